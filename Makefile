@@ -1,0 +1,49 @@
+# Needs Python 3.11 or newer, make and git; each target makes the virtual environment that it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test test-long check format bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## start everything on embedded servers, watch calls being billed, end with an audit
+	$(BIN)/metering demo
+
+test: $(VENV)/.installed ## run the tests, on servers that they start themselves
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not long"
+
+test-long: $(VENV)/.installed ## run the tests that take longer
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m long
+
+check: $(VENV)/.installed ## lint, format, types, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.installed ## measure events per second from a filled stream to ack
+	$(BIN)/metering bench
+
+lock: $(VENV)/.installed ## resolve the dependencies anew (names, versions and hashes; no index addresses)
+	$(BIN)/uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade \
+		-o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade \
+		--extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean: ## remove what the targets above made, data of the embedded servers included
+	rm -rf $(VENV) .metering .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,55 @@
+"""Named places between two effects, at which a test can kill or freeze a process.
+
+`METERING_CRASH_POINT=meter.after_commit` kills the process with SIGKILL when it first reaches that point;
+`meter.after_commit:3` the third time; `meter.after_lock:1:stop` freezes it with SIGSTOP instead. Unset, as always outside
+tests, reaching a point is one call of an empty function.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from enum import StrEnum
+
+ENVIRONMENT_VARIABLE = "METERING_CRASH_POINT"
+
+
+class CrashPoint(StrEnum):
+    """Every crash point there is; the tests kill a process at each."""
+
+    METER_AFTER_READ = "meter.after_read"
+    METER_AFTER_PARSE = "meter.after_parse"
+    LEDGER_AFTER_LOCK = "ledger.after_lock"
+    LEDGER_AFTER_WRITE = "ledger.after_write"
+    METER_BEFORE_COMMIT = "meter.before_commit"
+    METER_AFTER_COMMIT = "meter.after_commit"
+    METER_BEFORE_ACK = "meter.before_ack"
+    METER_AFTER_ACK = "meter.after_ack"
+
+
+def _pass(_point: CrashPoint) -> None:
+    """What `reach` is when no crash point is armed."""
+
+
+def armed(setting: str) -> Callable[[CrashPoint], None]:
+    """What `reach` is when `setting` (`name[:occurrence[:kill|stop]]`) arms a crash point.
+
+    Raises ValueError for a name, an occurrence or an action that doesn't exist, so that a test can't pass by a typing error.
+    """
+    name, _, rest = setting.partition(":")
+    occurrence, _, action = rest.partition(":")
+    target = CrashPoint(name)
+    left = int(occurrence or "1")
+    send = {"": signal.SIGKILL, "kill": signal.SIGKILL, "stop": signal.SIGSTOP}[action]
+
+    def strike(point: CrashPoint) -> None:
+        nonlocal left
+        if point is target:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), send)
+
+    return strike
+
+
+_setting = os.environ.get(ENVIRONMENT_VARIABLE)
+reach: Callable[[CrashPoint], None] = armed(_setting) if _setting else _pass
