@@ -1,0 +1,77 @@
+"""An operator's corrections of a balance."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, insert, select
+
+from db.engine import driver_connection
+from db.ledger import BalanceChange, lock_accounts, write_accounts
+from db.models import Kind, Transaction
+from db.orgs import OrgError
+from metering.runtime.clock import Clock
+
+MAX_ADJUSTMENT_CENTS: Final = 10**15
+"""Ten trillion dollars: far beyond any correction, and far from where 64-bit sums end."""
+
+
+class AdjustmentConflictError(Exception):
+    """The key was used before for another adjustment. The text says for which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """An adjustment as the ledger holds it. `change` is None where it had been made before."""
+
+    transaction_id: int
+    amount_cents: int
+    balance_after_cents: int
+    change: BalanceChange | None
+
+
+def adjust(
+    connection: Connection, org_id: int, *, amount_cents: int, reason: str, key: str, clock: Clock
+) -> Adjusted:
+    """Change an org's balance by `amount_cents` (either sign, not 0), once per `key`, in the caller's transaction.
+
+    The same key with the same amount and reason does nothing (CONTRACT.md section 7). Raises AdjustmentConflictError for the
+    same key with others, OrgError for an org that doesn't exist, ValueError for an amount out of range.
+    """
+    if not 0 < abs(amount_cents) <= MAX_ADJUSTMENT_CENTS:
+        raise ValueError(f"cents: must be a whole number from 1 to {MAX_ADJUSTMENT_CENTS}, or its negative.")
+    driver = driver_connection(connection)
+    account = lock_accounts(driver, [org_id], clock).get(org_id)
+    if account is None:
+        raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
+    made = connection.execute(
+        select(
+            Transaction.id, Transaction.amount_cents, Transaction.description, Transaction.balance_after_cents
+        ).where(
+            Transaction.org_id == org_id,
+            Transaction.kind == Kind.ADJUSTMENT.value,
+            Transaction.source_key == key,
+        )
+    ).one_or_none()
+    if made is not None:
+        if (made.amount_cents, made.description) != (amount_cents, reason):
+            raise AdjustmentConflictError(
+                f"key: {key!r} was used before for org {org_id}, for {made.amount_cents} cents, {made.description!r};"
+                " choose another key for another adjustment."
+            )
+        return Adjusted(made.id, made.amount_cents, made.balance_after_cents, None)
+    account.balance_cents += amount_cents
+    transaction_id = connection.scalar(
+        insert(Transaction)
+        .values(
+            org_id=org_id,
+            kind=Kind.ADJUSTMENT.value,
+            amount_cents=amount_cents,
+            balance_after_cents=account.balance_cents,
+            created_at=account.posted_at,
+            description=reason,
+            source_key=key,
+        )
+        .returning(Transaction.id)
+    )
+    write_accounts(driver, [account])
+    return Adjusted(int(transaction_id or 0), amount_cents, account.balance_cents, account)

@@ -1,0 +1,72 @@
+"""Connections to Postgres, and the one place that commits."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine
+
+from metering.runtime.crashpoints import CrashPoint, reach
+
+_state = threading.local()
+
+
+def make_engine(url: str, *, application_name: str, pool_size: int = 2, lock_timeout_ms: int = 0) -> Engine:
+    """An engine for `url`. Nothing connects yet. A statement waits at most `lock_timeout_ms` for a lock; 0 is without limit.
+
+    READ COMMITTED is asked for by name: the ledger's second statement must see what was committed while its first one waited.
+    """
+    return create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=30,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": 5,
+            "options": f"-c lock_timeout={lock_timeout_ms} -c timezone=UTC",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        },
+    )
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """One transaction: committed if the block ends, rolled back if it raises.
+
+    The only place in this project that commits. While it is open nothing may be said to Redis or Stripe
+    (`in_transaction` lets the tests see to that).
+    """
+    with engine.connect() as connection:
+        connection.begin()  # by hand: SQLAlchemy doesn't see what is done on the driver's connection, and would commit nothing
+        _state.open = True
+        try:
+            yield connection
+            reach(CrashPoint.METER_BEFORE_COMMIT)
+            connection.commit()
+        except BaseException:
+            if driver_connection(connection).closed:
+                connection.invalidate()  # or the pool would try to roll back on a dead connection, and log that it can't
+            raise
+        finally:
+            _state.open = False
+
+
+def in_transaction() -> bool:
+    """Whether this thread has a transaction open."""
+    return getattr(_state, "open", False)
+
+
+def driver_connection(connection: Connection) -> psycopg.Connection:
+    """The psycopg connection under `connection`, for COPY and for statements whose speed matters."""
+    found = connection.connection.driver_connection
+    if not isinstance(found, psycopg.Connection):
+        raise TypeError(
+            f"the database URL must name the driver psycopg (postgresql+psycopg://...), not {type(found)}"
+        )
+    return found

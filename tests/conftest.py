@@ -1,0 +1,123 @@
+"""Real servers for all tests: each test process starts its own Postgres and Valkey, each test has a database of its own."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+import structlog
+from hypothesis import HealthCheck, settings
+from sqlalchemy import Engine, make_url
+
+from db.engine import make_engine
+from db.schema import migrate
+from metering.runtime.redis_connection import connect_redis
+from metering.sandbox.servers import Servers, running
+
+settings.register_profile(
+    "metering",
+    deadline=None,  # real servers on noisy machines
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.load_profile("metering")
+
+_numbers = itertools.count(1)
+
+structlog.configure(
+    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), cache_logger_on_first_use=False
+)
+
+
+@dataclass(frozen=True)
+class Database:
+    """One test's database, as each kind of user sees it."""
+
+    owner_url: str
+    """As role metering_owner, whose tables they are."""
+    url: str
+    """As role metering_app, which the roles of the product connect as."""
+    admin_url: str
+    """As superuser: for damage that nobody else can do."""
+    engine: Engine
+    """Role metering_app, as a meter would connect."""
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """This test process's own Postgres and Valkey."""
+    with running(tmp_path_factory.mktemp("servers")) as started:
+        yield started
+
+
+def _named(url: str, database: str) -> str:
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+def _execute_as_admin(servers: Servers, statement: str) -> None:
+    url = make_url(servers.admin_database_url).set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.fixture(scope="session")
+def template_database(servers: Servers) -> str:
+    """The name of a migrated database that tests' databases are copied from."""
+    name = "metering_template"
+    _execute_as_admin(servers, f"CREATE DATABASE {name} OWNER metering_owner")
+    engine = make_engine(_named(servers.owner_database_url, name), application_name="tests")
+    migrate(engine)
+    engine.dispose()
+    return name
+
+
+def _make_database(servers: Servers, template: str) -> Iterator[Database]:
+    name = f"test_{next(_numbers)}"
+    _execute_as_admin(
+        servers, f"CREATE DATABASE {name} TEMPLATE {template} OWNER metering_owner STRATEGY file_copy"
+    )
+    url = _named(servers.database_url, name)
+    engine = make_engine(url, application_name="tests", pool_size=10, lock_timeout_ms=20_000)
+    yield Database(
+        _named(servers.owner_database_url, name), url, _named(servers.admin_database_url, name), engine
+    )
+    engine.dispose()
+    _execute_as_admin(servers, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(servers: Servers, template_database: str) -> Iterator[Database]:
+    """A migrated, empty database."""
+    yield from _make_database(servers, template_database)
+
+
+@pytest.fixture
+def empty_database(servers: Servers) -> Iterator[Database]:
+    """A database without any tables."""
+    yield from _make_database(servers, "template0")
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> Iterator[str]:
+    """This test process's Valkey, emptied."""
+    client = connect_redis(servers.redis_url)
+    client.flushall()
+    yield servers.redis_url
+    client.close()
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of this test process's Valkey, emptied."""
+    with connect_redis(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A place for embedded servers of the test's own."""
+    return tmp_path / "data"

@@ -1,0 +1,58 @@
+"""A batch on its way from the stream to the ledger: stream entries, parsed once, priced with the price book of the moment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from db.ledger import PricedCall
+from db.rejections import RejectedEntry
+from metering.rules.events import CallEvent, parse_event
+from metering.rules.pricing import PriceBook, charge_call
+from metering.rules.rejections import Reason, Rejection
+from workers.stream import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEntry:
+    """A stream entry and what it says, or why it can't be billed."""
+
+    stream_id: str
+    raw: bytes
+    event: CallEvent | Rejection
+
+    def unprocessable(self, why: str) -> "ParsedEntry":
+        """The same entry, given up."""
+        return ParsedEntry(self.stream_id, self.raw, Rejection(Reason.UNPROCESSABLE, why))
+
+
+def parse_entries(entries: Sequence[Entry], now: datetime) -> list[ParsedEntry]:
+    """Parse each entry; never raises, whatever the entries hold."""
+    return [
+        ParsedEntry(
+            entry.stream_id,
+            entry.raw,
+            parse_event(entry.raw, now)
+            if entry.has_event
+            else Rejection(
+                Reason.INVALID_FIELD, "event: the stream entry has no field of this name; XADD it as `event`"
+            ),
+        )
+        for entry in entries
+    ]
+
+
+def price_entries(
+    parsed: Sequence[ParsedEntry], book: PriceBook
+) -> tuple[list[PricedCall], list[RejectedEntry]]:
+    """Price each call with the price in force when it started (CONTRACT.md section 2, rule 4); set aside what isn't a call."""
+    calls: list[PricedCall] = []
+    rejected: list[RejectedEntry] = []
+    for entry in parsed:
+        event = entry.event
+        if isinstance(event, Rejection):
+            rejected.append(RejectedEntry(entry.stream_id, entry.raw, event))
+            continue
+        price = book.in_force(event.tier, event.started_at)
+        charge = charge_call(event.duration_us, price) if price is not None else None
+        calls.append(PricedCall(entry.stream_id, entry.raw, event, price, charge))
+    return calls, rejected

@@ -1,0 +1,176 @@
+"""The stream of completed calls, as one consumer of its group sees it (CONTRACT.md section 3)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+
+# Every Redis key that this file owns.
+STREAM: Final = "calls:completed"
+GROUP: Final = "meter"
+EVENT_FIELD: Final = b"event"
+
+PAGE: Final = 500
+"""How many pending entries are looked at or claimed at once."""
+
+# Taken together, so that no entry can be given to the consumer between the look and the deletion: it would be lost to the group.
+_DELETE_IDLE_CONSUMERS: Final = """
+local deleted = 0
+for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+    local consumer = {}
+    for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
+    if consumer.pending == 0 and (consumer.name == ARGV[2] or consumer.idle > tonumber(ARGV[3])) then
+        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+        deleted = deleted + 1
+    end
+end
+return deleted
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the stream."""
+
+    stream_id: str
+    raw: bytes
+    """The `event` field's bytes; of an entry without that field, all its fields as lines `name=value`."""
+    has_event: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An entry that was delivered to some consumer and isn't acked."""
+
+    stream_id: str
+    consumer: str
+    idle_ms: int
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in the stream. Entries leave it only after their effect is committed."""
+
+    length: int
+    pending: int
+
+    @property
+    def lag(self) -> int:
+        """Entries that no meter has read. `XINFO GROUPS` can't say, once consumers delete out of order."""
+        return max(self.length - self.pending, 0)
+
+
+class CallStream:
+    """The stream, read as `consumer`. Every method may raise redis.RedisError."""
+
+    def __init__(self, client: redis.Redis, consumer: str) -> None:
+        self._client = client
+        self.consumer = consumer
+
+    def join(self) -> None:
+        """Make the group unless it is there, from the stream's beginning: nothing that was pushed is skipped."""
+        try:
+            self._client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def read_new(self, *, limit: int, block_ms: int) -> list[Entry]:
+        """What nobody has read yet: as much as is there, at most `limit`. Waits up to `block_ms` only where nothing is."""
+        answer = _command(
+            self._client,
+            *(
+                "XREADGROUP",
+                "GROUP",
+                GROUP,
+                self.consumer,
+                "COUNT",
+                limit,
+                "BLOCK",
+                block_ms,
+                "STREAMS",
+                STREAM,
+                ">",
+            ),
+        )
+        return [_entry(*item) for item in answer[0][1]] if answer else []
+
+    def pending(self, *, consumer: str | None = None, min_idle_ms: int = 0) -> Iterator[list[Pending]]:
+        """Pages of entries delivered but not acked, oldest first: `consumer`'s, or everybody's."""
+        start = "-"
+        while True:
+            who = [consumer] if consumer is not None else []
+            rows = _command(
+                self._client,
+                "XPENDING",
+                STREAM,
+                GROUP,
+                "IDLE",
+                min_idle_ms,
+                start,
+                "+",
+                PAGE,
+                *who,
+                parse_detail=True,
+            )
+            page = [
+                Pending(
+                    row["message_id"].decode(),
+                    row["consumer"].decode(),
+                    row["time_since_delivered"],
+                    row["times_delivered"],
+                )
+                for row in rows
+            ]
+            if not page:
+                return
+            yield page
+            start = f"({page[-1].stream_id}"
+
+    def claim(self, stream_ids: Sequence[str], *, min_idle_ms: int) -> list[Entry]:
+        """Take over those of `stream_ids` that have been idle for so long; entries deleted meanwhile just leave the group."""
+        answer = _command(self._client, "XCLAIM", STREAM, GROUP, self.consumer, min_idle_ms, *stream_ids)
+        return [_entry(*item) for item in answer if item is not None]
+
+    def ack(self, stream_ids: Sequence[str]) -> None:
+        """Take entries out of the group and the stream, both or neither: one acked but not deleted would never leave."""
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.xack(STREAM, GROUP, *stream_ids)
+            pipeline.xdel(STREAM, *stream_ids)
+            pipeline.execute()
+
+    def delete_idle_consumers(self, *, idle_ms: int, leave: bool = False) -> int:
+        """Delete consumers that hold nothing and have been idle for so long; with `leave`, this one too. Gives their number."""
+        own = self.consumer if leave else ""
+        return int(self._client.eval(_DELETE_IDLE_CONSUMERS, 1, STREAM, GROUP, own, idle_ms))
+
+
+def backlog(client: redis.Redis) -> Backlog:
+    """How much waits in the stream, and how much of it some meter has in hand."""
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.xlen(STREAM)
+        _command(pipeline, "XPENDING", STREAM, GROUP)
+        length, summary = pipeline.execute(raise_on_error=False)
+    if isinstance(length, Exception):
+        raise length
+    if isinstance(summary, redis.ResponseError):  # no group yet, so nobody has anything in hand
+        return Backlog(length, 0)
+    if isinstance(summary, Exception):
+        raise summary
+    return Backlog(length, int(summary["pending"]))
+
+
+def _command(client: redis.Redis, *words: str | int, **options: bool) -> Any:
+    """A command word by word: redis-py's own methods for these spend more time on options than the server on the command."""
+    return client.execute_command(*words, **options)  # type: ignore[no-untyped-call]
+
+
+def _entry(stream_id: bytes, fields: dict[bytes, bytes] | None) -> Entry:
+    found = fields or {}
+    raw = found.get(EVENT_FIELD)
+    if raw is None:
+        lines = b"\n".join(name + b"=" + value for name, value in found.items())
+        return Entry(stream_id.decode(), lines, has_event=False)
+    return Entry(stream_id.decode(), raw)
