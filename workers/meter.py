@@ -16,12 +16,22 @@ from db.engine import driver_connection, transaction
 from db.failures import Failure, diagnose, driver_error
 from db.ledger import Posted, StalePriceBookError, post_calls
 from db.prices import load_price_book
+from metering.rules.gates import Balance
 from metering.rules.pricing import PriceBook
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
+from metering.signals.gates import Gates, Signal
 from workers.batch import ParsedEntry, parse_entries, price_entries
+from workers.metrics import (
+    BATCH_EVENTS,
+    BATCH_SECONDS,
+    COMMIT_TO_SIGNAL_SECONDS,
+    EVENT_TO_COMMIT_SECONDS,
+    age_s,
+    count_posted,
+)
 from workers.stream import CallStream, Entry, Pending
 
 BATCH_LIMIT: Final = 500
@@ -58,6 +68,7 @@ class Meter:
         self,
         engine: Engine,
         stream: CallStream,
+        gates: Gates,
         *,
         clock: Clock,
         stop: threading.Event,
@@ -68,6 +79,7 @@ class Meter:
     ) -> None:
         self._engine = engine
         self._stream = stream
+        self._gates = gates
         self._clock = clock
         self._stop = stop
         self._batch_limit = batch_limit
@@ -77,6 +89,7 @@ class Meter:
         self._book = PriceBook(0, [])
         self._prices_due = 0.0
         self._claim_due = 0.0
+        self._owed: dict[int, Balance] = {}
         self._log = log.bind(meter=stream.consumer)
 
     def run(self) -> None:
@@ -112,6 +125,8 @@ class Meter:
             self._recover(consumer=None, min_idle_ms=self._abandoned_after_ms)
             self._stream.delete_idle_consumers(idle_ms=CONSUMER_FORGOTTEN_AFTER_MS)
             self._claim_due = now_s + CLAIM_EVERY_S
+        if self._owed:
+            self._follow_gates()
         entries = self._stream.read_new(limit=self._batch_limit, block_ms=self._block_ms)
         if entries:
             self._bill(entries)
@@ -162,9 +177,20 @@ class Meter:
     def _finish(
         self, parsed: Sequence[ParsedEntry], posted: Posted, started_s: float, *, recovered: bool
     ) -> None:
+        """What follows the commit: the gates, then the stream, then the log and the metrics."""
+        committed_s = self._monotonic()
+        EVENT_TO_COMMIT_SECONDS.observe(age_s(parsed[0].stream_id, self._clock()))
+        for change in posted.changes.values():
+            self._owed[change.org_id] = Balance(change.org_id, change.balance_cents, change.version)
+        signals = self._follow_gates()
+        COMMIT_TO_SIGNAL_SECONDS.observe(self._monotonic() - committed_s)
         reach(CrashPoint.METER_BEFORE_ACK)
         self._ack([entry.stream_id for entry in parsed])
         reach(CrashPoint.METER_AFTER_ACK)
+        took_s = self._monotonic() - started_s
+        BATCH_SECONDS.observe(took_s)
+        BATCH_EVENTS.observe(len(parsed))
+        count_posted(posted)
         for call in posted.debits:
             self._log.debug(
                 "call billed", org_id=call.event.org_id, call_id=call.event.call_id, stream_id=call.stream_id
@@ -186,9 +212,24 @@ class Meter:
             duplicates=posted.duplicates,
             rejected=posted.rejections_by_reason(),
             orgs=len(posted.changes),
+            signals=len(signals),
             recovered=recovered,
-            took_ms=round((self._monotonic() - started_s) * 1_000, 1),
+            took_ms=round(took_s * 1_000, 1),
         )
+
+    def _follow_gates(self) -> list[Signal]:
+        """Bring the gates to the balances that were committed.
+
+        Never holds up the ack: a Redis that has no memory left refuses gates, but entries must leave it. What is still owed is
+        told with the next batch; if this process dies before, the sweep finds it.
+        """
+        try:
+            signals = self._gates.follow(self._owed.values(), self._clock())
+        except redis.RedisError as error:
+            self._log.warning("gates can't follow for now", owed=len(self._owed), error=_sentence(error))
+            return []
+        self._owed.clear()
+        return signals
 
     def _post(self, parsed: Sequence[ParsedEntry]) -> Posted:
         """Post a batch, whatever it takes: wait out outages, end who blocks it, and part it around an event that can't be posted.

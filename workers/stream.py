@@ -71,11 +71,24 @@ class CallStream:
 
     def join(self) -> None:
         """Make the group unless it is there, from the stream's beginning: nothing that was pushed is skipped."""
+        if (
+            self._group_exists()
+        ):  # looked for first: a Redis without memory refuses to make one, but lets entries be taken out
+            return
         try:
             self._client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+
+    def _group_exists(self) -> bool:
+        try:
+            groups: Any = self._client.xinfo_groups(STREAM)
+        except redis.ResponseError as error:
+            if "no such key" in str(error):
+                return False
+            raise
+        return any(group["name"] == GROUP.encode() for group in groups)
 
     def read_new(self, *, limit: int, block_ms: int) -> list[Entry]:
         """What nobody has read yet: as much as is there, at most `limit`. Waits up to `block_ms` only where nothing is."""

@@ -23,6 +23,10 @@ class Settings(BaseSettings):
     """`redis://`, `rediss://` or `unix://`."""
     data_dir: Path = Field(default=Path(".metering"))
     """Where the embedded servers keep their data."""
+    metrics_host: str = "127.0.0.1"
+    """Where a role's metrics are served; every interface is `0.0.0.0`."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """The port of a role's metrics; 0 takes a free one."""
 
     @field_validator("database_url")
     @classmethod

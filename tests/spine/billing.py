@@ -2,8 +2,9 @@
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -16,6 +17,8 @@ from db.prices import set_price
 from metering.rules.money import parse_usd
 from metering.rules.pricing import Price
 from metering.runtime.clock import Clock, system_clock
+from metering.signals.gates import Gates
+from tests.waiting import wait_until
 from workers.meter import BATCH_LIMIT, Meter
 from workers.stream import STREAM, CallStream, backlog
 
@@ -67,6 +70,35 @@ def push(client: redis.Redis, events: Iterable[Mapping[str, Any] | bytes]) -> No
     pipeline.execute()
 
 
+@contextmanager
+def running_meters(
+    engine: Engine,
+    client: redis.Redis,
+    *,
+    meters: int = 1,
+    batch_limit: int = BATCH_LIMIT,
+    block_ms: int = 5,
+    clock: Clock = system_clock,
+) -> Iterator[list[Future[None]]]:
+    """So many meters, each in a thread, while the block runs; what ended one of them is raised at its end."""
+    stop = threading.Event()
+
+    def run(number: int) -> None:
+        stream = CallStream(client, f"meter-{number}")
+        Meter(
+            engine, stream, Gates(client), clock=clock, stop=stop, batch_limit=batch_limit, block_ms=block_ms
+        ).run()
+
+    with ThreadPoolExecutor(meters) as threads:
+        running = [threads.submit(run, number) for number in range(meters)]
+        try:
+            yield running
+        finally:
+            stop.set()
+        for meter in running:
+            meter.result()
+
+
 def run_meters(
     engine: Engine,
     client: redis.Redis,
@@ -75,27 +107,13 @@ def run_meters(
     batch_limit: int = BATCH_LIMIT,
     clock: Clock = system_clock,
 ) -> None:
-    """Run so many meters, each in a thread, until nothing waits in the stream."""
-    stop = threading.Event()
-
-    def run(number: int) -> None:
-        stream = CallStream(client, f"meter-{number}")
-        Meter(engine, stream, clock=clock, stop=stop, batch_limit=batch_limit, block_ms=5).run()
-
-    with ThreadPoolExecutor(meters + 1) as threads:
-        running = [threads.submit(run, number) for number in range(meters)]
-
-        def watch() -> None:
-            waited = threading.Event()
-            for _ in range(DRAIN_LIMIT_S * 200):
-                if backlog(client).length == 0 or any(meter.done() for meter in running):
-                    break
-                waited.wait(0.005)
-            stop.set()
-
-        threads.submit(watch).result()
-        for meter in running:
-            meter.result()
+    """Run so many meters until nothing waits in the stream."""
+    with running_meters(engine, client, meters=meters, batch_limit=batch_limit, clock=clock) as running:
+        wait_until(
+            lambda: backlog(client).length == 0 or any(meter.done() for meter in running),
+            limit_s=DRAIN_LIMIT_S,
+            every_s=0.005,
+        )
     assert backlog(client).length == 0
     assert backlog(client).pending == 0
 

@@ -1,0 +1,32 @@
+"""When an org's gate is closed, and what is said when that changes (CONTRACT.md section 4)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class GateState(StrEnum):
+    """Whether new calls may start. Only `open` lets one start, inbound and outbound by the same rule."""
+
+    OPEN = "open"
+    EXHAUSTED = "exhausted"
+
+
+class SignalType(StrEnum):
+    """What a signal says."""
+
+    EXHAUSTED = "balance.exhausted"
+    RESTORED = "balance.restored"
+
+
+def gate_state(balance_cents: int) -> GateState:
+    """An org is exhausted at 0 and below, however it came there."""
+    return GateState.OPEN if balance_cents > 0 else GateState.EXHAUSTED
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """An org's balance at a version: what its gate follows."""
+
+    org_id: int
+    balance_cents: int
+    version: int

@@ -1,0 +1,31 @@
+"""Where a role's metrics are read (CONTRACT.md section 9)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import disable_created_metrics, start_http_server
+
+
+class MetricsPortError(Exception):
+    """The metrics can't be served where they were asked for. The text says what to do."""
+
+
+@contextmanager
+def serving_metrics(host: str, port: int) -> Iterator[str]:
+    """Serve this process's metrics at `http://host:port/metrics` while the block runs; port 0 takes a free one.
+
+    Gives the address that is served. Raises MetricsPortError where it can't be had.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    try:
+        server, thread = start_http_server(port, host)
+    except (OSError, OverflowError) as error:
+        raise MetricsPortError(
+            f"METERING_METRICS_PORT: {host}:{port} can't be served ({error}); choose another port, or 0 for a free one."
+        ) from error
+    try:
+        yield f"http://{host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,96 @@
+"""What the meter and the jobs tell Prometheus (CONTRACT.md section 9). Base units, and no org ever as a label."""
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+import redis
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from db.ledger import Posted
+from workers.stream import backlog
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+EVENTS: Final = Counter("metering_events", "Stream entries finished, by what became of them.", ["outcome"])
+DEBITED_CENTS: Final = Counter("metering_debited_cents", "Cents debited for calls.", ["tier", "direction"])
+BILLED_SECONDS: Final = Counter("metering_billed_seconds", "Billable seconds of calls debited.", ["tier"])
+BATCH_SECONDS: Final = Histogram(
+    "metering_batch_seconds", "From a batch's arrival in the meter to its ack.", buckets=_SECONDS
+)
+BATCH_EVENTS: Final = Histogram(
+    "metering_batch_events", "Stream entries per batch.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+EVENT_TO_COMMIT_SECONDS: Final = Histogram(
+    "metering_event_to_commit_seconds",
+    "From an event's arrival in the stream to the commit of its effect; the oldest event of each batch.",
+    buckets=_SECONDS,
+)
+COMMIT_TO_SIGNAL_SECONDS: Final = Histogram(
+    "metering_commit_to_signal_seconds",
+    "From a batch's commit to its gates and signals in Redis.",
+    buckets=_SECONDS,
+)
+GATES_EXHAUSTED: Final = Gauge(
+    "metering_gates_exhausted", "Orgs whose gate is closed, as the last sweep saw them."
+)
+GATES_MENDED: Final = Counter(
+    "metering_gates_mended", "Gates that a sweep found wrong and mended or removed."
+)
+SWEEP_SECONDS: Final = Histogram(
+    "metering_sweep_seconds", "How long a sweep over all gates took.", buckets=_SECONDS
+)
+
+for _outcome in ("debited", "unbilled", "duplicate", "rejected"):
+    EVENTS.labels(_outcome)  # there from the start, so that a rate over its first rise is right
+
+
+def count_posted(posted: Posted) -> None:
+    """Count what became of a batch."""
+    EVENTS.labels("debited").inc(len(posted.debits))
+    EVENTS.labels("unbilled").inc(posted.unbilled)
+    EVENTS.labels("duplicate").inc(posted.duplicates)
+    EVENTS.labels("rejected").inc(len(posted.rejected))
+    cents: Tally[tuple[str, str]] = Tally()
+    seconds: Tally[str] = Tally()
+    for call in posted.debits:
+        if call.charge is not None:
+            cents[call.event.tier, call.event.direction] += call.charge.amount_cents
+            seconds[call.event.tier] += call.charge.billable_seconds
+    for (tier, direction), amount_cents in cents.items():
+        DEBITED_CENTS.labels(tier, direction).inc(amount_cents)
+    for tier, billed_seconds in seconds.items():
+        BILLED_SECONDS.labels(tier).inc(billed_seconds)
+
+
+def age_s(stream_id: str, now: datetime) -> float:
+    """How long before `now` an entry came into the stream, by Redis's clock; never negative, where clocks differ."""
+    return max(now.timestamp() - int(stream_id.partition("-")[0]) / 1_000, 0.0)
+
+
+class BacklogCollector(Collector):
+    """What waits in the stream, asked of Redis when Prometheus asks; nothing is told while Redis can't be asked."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics' names, without asking Redis."""
+        yield GaugeMetricFamily("metering_stream_lag_events", "Events in the stream that no meter has read.")
+        yield GaugeMetricFamily(
+            "metering_stream_pending_events", "Events that a meter has read and not finished."
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        try:
+            waiting = backlog(self._client)
+        except redis.RedisError:
+            return
+        for metric, value in zip(self.describe(), (waiting.lag, waiting.pending), strict=True):
+            if isinstance(metric, GaugeMetricFamily):
+                metric.add_metric([], value)
+            yield metric
