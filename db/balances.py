@@ -3,13 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 
 from db.engine import driver_connection, transaction
 from db.ledger import array, lock_accounts
 from db.models import Account
 from metering.rules.gates import Balance
 from metering.runtime.clock import Clock
+
+_READ: Final = (
+    "SELECT org_id, balance_cents, version FROM accounts WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id"
+)
 
 _RAISE: Final = """
     UPDATE accounts SET version = raised.version
@@ -33,13 +37,8 @@ def pages_of_org_ids(engine: Engine, size: int) -> Iterator[list[int]]:
 
 def read_balances(engine: Engine, org_ids: Iterable[int]) -> list[Balance]:
     """The balances of those of `org_ids` that exist, in order of id."""
-    wanted = (
-        select(Account.org_id, Account.balance_cents, Account.version)
-        .where(Account.org_id == func.any(sorted(set(org_ids))))
-        .order_by(Account.org_id)
-    )
-    with transaction(engine) as connection:
-        return [Balance(*row) for row in connection.execute(wanted)]
+    with transaction(engine) as connection, driver_connection(connection).cursor(binary=True) as cursor:
+        return [Balance(*row) for row in cursor.execute(_READ, [array(org_ids)])]
 
 
 def raise_versions(engine: Engine, above: Mapping[int, int], clock: Clock) -> list[Balance]:
