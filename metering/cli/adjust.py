@@ -1,0 +1,80 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""`metering adjust`."""
+
+from typing import Annotated
+
+import typer
+
+from metering.cli.errors import CommandError
+from metering.cli.gates import follow_gate
+from metering.cli.output import JsonOption, say, show_json
+from metering.cli.values import id_value, text_value
+from metering.rules.gates import Balance
+
+MAX_REASON_CHARS = 500
+MAX_KEY_CHARS = 200
+
+
+def adjust(
+    org: Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)],
+    cents: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="US cents to add; negative to take away.",
+            show_default=False,
+        ),
+    ],
+    reason: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Why, in words; the customer reads it as the description.",
+            show_default=False,
+        ),
+    ],
+    key: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            help="Any text of your own: the same key again adjusts nothing again.",
+            show_default=False,
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Correct an org's balance, once per key."""
+    from db.adjustments import adjust as adjust_balance
+    from db.engine import transaction
+    from metering.cli.connections import open_database
+    from metering.rules.money import format_usd
+    from metering.runtime.clock import system_clock
+
+    id_value("ORG", org)
+    text_value("reason", reason, max_chars=MAX_REASON_CHARS)
+    text_value("key", key, max_chars=MAX_KEY_CHARS)
+    with open_database(command="adjust") as engine, transaction(engine) as connection:
+        try:
+            done = adjust_balance(
+                connection, org, amount_cents=cents, reason=reason, key=key, clock=system_clock
+            )
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+    if done.change is not None:
+        follow_gate(Balance(org, done.change.balance_cents, done.change.version))
+    if as_json:
+        show_json(
+            {
+                "org_id": org,
+                "transaction_id": done.transaction_id,
+                "amount_cents": done.amount_cents,
+                "balance_after_cents": done.balance_after_cents,
+                "adjusted": done.change is not None,
+            }
+        )
+        return
+    amount, balance = format_usd(done.amount_cents), format_usd(done.balance_after_cents)
+    if done.change is None:
+        say(f"Nothing changed: key {key} adjusted org {org} by {amount} USD before, to {balance} USD.")
+    else:
+        say(f"Org {org} is adjusted by {amount} USD; its balance is {balance} USD.")

@@ -1,0 +1,69 @@
+"""The `metering` command."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from metering.cli import orgs, rejected, tiers
+from metering.cli.adjust import adjust
+from metering.cli.audit import audit
+from metering.cli.demo import demo
+from metering.cli.errors import explain
+from metering.cli.jobs import jobs
+from metering.cli.meter import meter
+from metering.cli.migrate import migrate
+from metering.cli.output import warn
+from metering.cli.push import push
+from metering.cli.status import status
+from metering.cli.up import up
+
+
+class Commands(TyperGroup):
+    """All commands: where one fails for a reason that can happen to anyone, it says so in a sentence and ends with status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            sentence = explain(error)
+            if sentence is None:
+                raise
+            warn(sentence)
+            raise typer.Exit(1) from error
+
+
+RUN = "Run"
+SET_UP = "Set up"
+CALLS = "Calls and balances"
+LOOK = "Look"
+
+app = typer.Typer(
+    cls=Commands,
+    name="metering",
+    help="Prepaid call metering: call events in, exact debits out.",
+    epilog="Settings come from the environment: METERING_DATABASE_URL and METERING_REDIS_URL; unset, the commands use the "
+    "embedded servers under METERING_DATA_DIR (.metering), which `demo` and `up` start.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks may show values, and values may be secrets
+)
+app.command(rich_help_panel=RUN)(demo)
+app.command(rich_help_panel=RUN)(up)
+app.command(rich_help_panel=RUN)(meter)
+app.command(rich_help_panel=RUN)(jobs)
+app.command(rich_help_panel=SET_UP)(migrate)
+app.add_typer(orgs.app, name="org", rich_help_panel=SET_UP)
+app.add_typer(tiers.app, name="tier", rich_help_panel=SET_UP)
+app.command(rich_help_panel=CALLS)(push)
+app.command(rich_help_panel=CALLS)(adjust)
+app.add_typer(rejected.app, name="rejected", rich_help_panel=CALLS)
+app.command(rich_help_panel=LOOK)(status)
+app.command(rich_help_panel=LOOK)(audit)
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    app(prog_name="metering")

@@ -1,0 +1,89 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""`metering org`."""
+
+from typing import Annotated
+
+import typer
+
+from metering.cli.gates import follow_gate
+from metering.cli.output import (
+    JsonOption,
+    LimitOption,
+    OffsetOption,
+    add_row,
+    say,
+    show_json,
+    show_list,
+    show_page,
+    table,
+)
+from metering.cli.values import id_value, text_value
+from metering.rules.gates import Balance
+
+MAX_NAME_CHARS = 200
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Make orgs, and list them with their balances."
+)
+
+
+@app.command()
+def create(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="What people call it; need not be unique.", show_default=False),
+    ],
+    org_id: Annotated[
+        int | None,
+        typer.Option(
+            "--id",
+            metavar="N",
+            help="Its id, where telephony knows it by one already.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an org, with a balance of 0.00 and the next free id, or the given one."""
+    from db.engine import transaction
+    from db.orgs import create_org
+    from metering.cli.connections import open_database
+    from metering.runtime.clock import system_clock
+
+    if org_id is not None:
+        id_value("id", org_id)
+    text_value("NAME", name, max_chars=MAX_NAME_CHARS)
+    with open_database(command="org") as engine, transaction(engine) as connection:
+        made = create_org(connection, name, system_clock(), org_id=org_id)
+    follow_gate(Balance(made, balance_cents=0, version=0))
+    if as_json:
+        show_json({"org_id": made})
+    else:
+        say(f"Org {made} is made: {name}, balance 0.00 USD.")
+
+
+@app.command("list")
+def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption = False) -> None:
+    """List orgs in order of id, with their balances."""
+    from db.orgs import list_orgs
+    from metering.cli.connections import open_database
+    from metering.rules.money import format_usd
+
+    with open_database(command="org") as engine, engine.connect() as connection:
+        accounts, total = list_orgs(connection, limit=limit, offset=offset)
+    if as_json:
+        results = [
+            {
+                "org_id": account.org_id,
+                "name": account.name,
+                "balance_cents": account.balance_cents,
+                "created_at": account.created_at,
+            }
+            for account in accounts
+        ]
+        show_list(results, total)
+        return
+    shown = table(">org", "name", ">balance USD", "created")
+    for account in accounts:
+        add_row(shown, [account.org_id, account.name, format_usd(account.balance_cents), account.created_at])
+    show_page(shown, "org", offset=offset, total=total)

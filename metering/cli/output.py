@@ -1,0 +1,130 @@
+"""How commands show what they have to say: tables for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+PIPED_WIDTH: Final = 200
+"""Columns where nobody looks on: wide enough that rows stay lines."""
+MAX_CELL_CHARS: Final = 120
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+LimitOption = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="Show at most so many.")
+]
+OffsetOption = Annotated[
+    int, typer.Option("--offset", metavar="N", min=0, max=2**62, help="Leave out so many at the beginning.")
+]
+
+
+def iso(at: datetime) -> str:
+    """A time as CONTRACT.md section 2, rule 10 has it: UTC with milliseconds, `2026-04-20T18:25:06.201Z`."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def printable(text: str) -> str:
+    """`text` with whatever could steer a terminal shown as an escape: it may come from anywhere."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 event`, `17,456 events`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def say(sentence: str) -> None:
+    """A line for people on standard output."""
+    typer.echo(printable(sentence))
+
+
+def warn(sentence: str) -> None:
+    """A line on standard error, so that it never gets into what a program reads."""
+    for line in sentence.splitlines():
+        typer.echo(printable(line), err=True)
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """`value` as one line of JSON: pure ASCII, times as `iso` has them."""
+    typer.echo(json.dumps(value, default=_encode))
+
+
+def _encode(value: object) -> str:
+    if isinstance(value, datetime):
+        return iso(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def show_list(results: Sequence[Mapping[str, Any]], total: int) -> None:
+    """A list in the shape that CONTRACT.md section 7 gives it."""
+    show_json({"results": results, "total": total})
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table. A column whose name begins with `>` is aligned to the right."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for name in columns:
+        made.add_column(
+            name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
+        )
+    return made
+
+
+def add_row(to: Table, cells: Iterable[object]) -> None:
+    """Add a row of plain text: times as `iso` has them, None as a dash, long text cut."""
+    to.add_row(*(Text(_cell(cell)) for cell in cells))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    text = printable(iso(value) if isinstance(value, datetime) else str(value))
+    return text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}..."
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where rich prints to; wide where it isn't a terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else PIPED_WIDTH, highlight=False)
+
+
+def show_table(shown: Table) -> None:
+    """Print a table for people."""
+    console().print(shown)
+
+
+def show_page(shown: Table, noun: str, *, offset: int, total: int) -> None:
+    """Print a table that holds a page of a longer list, and say what is left out."""
+    if total == 0:
+        say(f"There are no {noun}s.")
+        return
+    show_table(shown)
+    if shown.row_count < total:
+        rest = offset + shown.row_count
+        say(
+            f"{shown.row_count} of {total:,}"
+            + (f"; --offset {rest} shows the next." if rest < total else ".")
+        )
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error; silent where that isn't a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[events]:,} events"),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )

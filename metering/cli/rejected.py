@@ -1,0 +1,269 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""`metering rejected`."""
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from metering.cli.errors import CommandError, quoted
+from metering.cli.output import (
+    JsonOption,
+    LimitOption,
+    OffsetOption,
+    add_row,
+    counted,
+    progress_bar,
+    say,
+    show_json,
+    show_list,
+    show_page,
+    table,
+    warn,
+)
+from metering.cli.values import id_value
+from metering.rules.rejections import Reason
+
+if TYPE_CHECKING:
+    import redis
+    from sqlalchemy import Engine, Select
+
+    from db.models import RejectedEvent
+
+PAGE_EVENTS: Final = 500
+
+ReasonOption = Annotated[
+    Reason | None,
+    typer.Option(
+        metavar="REASON", help=f"Only those with this reason: {', '.join(Reason)}.", show_default=False
+    ),
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="List events that could not be billed, and push them again.",
+)
+
+
+@app.command("list")
+def list_(
+    limit: LimitOption = 50,
+    offset: OffsetOption = 0,
+    reason: ReasonOption = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that were replayed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the rejected events that wait for somebody to mend the cause, oldest first."""
+    from db.rejections import list_rejected
+    from metering.cli.connections import open_database
+
+    with open_database(command="rejected") as engine, engine.connect() as connection:
+        events, total = list_rejected(
+            connection, limit=limit, offset=offset, reason=reason, waiting_only=not all_
+        )
+    if as_json:
+        show_list([_json(event) for event in events], total)
+        return
+    shown = table(">id", "received", "reason", "detail", "event", "replayed")
+    for event in events:
+        raw = event.raw.decode("utf-8", "backslashreplace")
+        add_row(shown, [event.id, event.received_at, event.reason, event.detail, raw, event.replayed_at])
+    show_page(shown, "rejected event", offset=offset, total=total)
+
+
+def _json(event: "RejectedEvent") -> dict[str, Any]:
+    """A rejected event in the shape that CONTRACT.md section 7 gives it."""
+    raw: dict[str, str]
+    try:
+        raw = {"raw": event.raw.decode()}
+    except UnicodeDecodeError:
+        raw = {"raw_base64": base64.b64encode(event.raw).decode()}
+    return {
+        "id": event.id,
+        "stream_id": event.stream_id,
+        "reason": event.reason,
+        "detail": event.detail,
+        "received_at": event.received_at,
+        **raw,
+        "raw_length_bytes": event.raw_length_bytes,
+        "replayed_at": event.replayed_at,
+        "replayed_as": event.replayed_as,
+    }
+
+
+@dataclass(slots=True)
+class Replay:
+    """What became of the events that were to be replayed."""
+
+    replayed_as: dict[int, str] = field(default_factory=dict)
+    """By id: the new stream entry."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """By id: why it was not replayed."""
+
+
+@app.command()
+def replay(
+    ids: Annotated[
+        list[int] | None, typer.Argument(metavar="ID", help="Which; their ids.", show_default=False)
+    ] = None,
+    reason: ReasonOption = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that wait.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also those of the given ids that were replayed before.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Push rejected events again, once the cause is mended, as the bytes that came.
+
+    Name them by id, or by reason, or take all that wait. They stay listed, marked as replayed. A call is billed
+    once, however often it is replayed; what still can't be billed is rejected anew.
+    """
+    from metering.cli.connections import open_database, open_redis
+    from metering.runtime.clock import system_clock
+
+    chosen = ids or []
+    if bool(chosen) == bool(reason is not None or all_):
+        raise typer.BadParameter(
+            "name events by their ids, or by --reason, or take --all that wait.", param_hint="ID"
+        )
+    if again and not chosen:
+        raise typer.BadParameter("goes with ids only.", param_hint="--again")
+    for rejected_id in chosen:
+        id_value("ID", rejected_id)
+    with open_database(command="rejected") as engine, open_redis() as client, progress_bar() as bar:
+        task = bar.add_task("replaying", total=None, events=0)
+        done = _replay(
+            client,
+            engine,
+            _pages_by_id(engine, chosen) if chosen else _pages_waiting(engine, reason),
+            system_clock,
+            again=again,
+            report=lambda so_far: bar.update(task, events=so_far),
+        )
+    for rejected_id in chosen:
+        if rejected_id not in done.replayed_as:
+            done.refused.setdefault(rejected_id, "there is no rejected event with this id")
+    _show(done, as_json=as_json)
+    if chosen and done.refused:
+        raise CommandError(f"{counted(len(done.refused), 'event')} of those asked for not replayed.")
+
+
+def _show(done: Replay, *, as_json: bool) -> None:
+    if as_json:
+        results = [{"id": key, "replayed_as": stream_id} for key, stream_id in done.replayed_as.items()]
+        refused = [{"id": key, "detail": why} for key, why in done.refused.items()]
+        show_json({"results": results, "total": len(results), "refused": refused})
+        return
+    for rejected_id, why in done.refused.items():
+        warn(f"Event {rejected_id} was not replayed: {why}.")
+    say(f"{counted(len(done.replayed_as), 'event')} replayed.")
+
+
+def _replay(
+    client: "redis.Redis",
+    engine: "Engine",
+    pages: Iterator[Sequence["RejectedEvent"]],
+    clock: Callable[[], datetime],
+    *,
+    again: bool,
+    report: Callable[[int], None],
+) -> Replay:
+    """Push each event of `pages` and only then mark it: a crash between the two makes a duplicate, which costs nothing."""
+    import redis
+
+    from db.engine import transaction
+    from db.rejections import mark_replayed
+    from metering.cli.push import append_events
+
+    done = Replay()
+    for page in pages:
+        wanted = []
+        for event in page:
+            why = _why_not(event, again=again)
+            if why is None:
+                wanted.append(event)
+            else:
+                done.refused[event.id] = why
+        if not wanted:
+            continue
+        try:
+            answers = append_events(client, [event.raw for event in wanted])
+        except redis.RedisError as error:
+            raise _interrupted(error, done) from error
+        pairs = list(zip(wanted, answers, strict=True))
+        pushed = {event.id: answer.decode() for event, answer in pairs if isinstance(answer, bytes)}
+        with transaction(engine) as connection:
+            mark_replayed(connection, pushed, clock())
+        done.replayed_as |= pushed
+        report(len(done.replayed_as))
+        for _, answer in pairs:
+            if isinstance(answer, redis.RedisError):
+                raise _interrupted(answer, done) from answer
+    return done
+
+
+def _interrupted(error: Exception, done: Replay) -> CommandError:
+    from metering.cli.push import SEE_TO_REDIS
+
+    return CommandError(
+        f"Redis can't be reached, or refuses: {quoted(error)}; {counted(len(done.replayed_as), 'event')} replayed before that."
+        f" {SEE_TO_REDIS} Replaying the rest is safe: a call is billed once."
+    )
+
+
+def _why_not(event: "RejectedEvent", *, again: bool) -> str | None:
+    """Why an event can't be replayed, or None if it can."""
+    if event.reason == Reason.TOO_LARGE:
+        return f"of its {event.raw_length_bytes:,} bytes at most the first 64 KiB are kept; its producer has to send it anew"
+    if event.reason == Reason.INVALID_FIELD and event.detail.startswith("event:"):
+        return "its stream entry had no field `event`; its producer has to send it anew"
+    if event.replayed_at is not None and not again:
+        return f"it was replayed before, as {event.replayed_as}; --again does it once more"
+    return None
+
+
+def _pages_by_id(engine: "Engine", ids: Sequence[int]) -> Iterator[Sequence["RejectedEvent"]]:
+    from sqlalchemy import select
+
+    from db.models import RejectedEvent
+
+    ordered = sorted(set(ids))
+    for start in range(0, len(ordered), PAGE_EVENTS):
+        yield _read(
+            engine, select(RejectedEvent).where(RejectedEvent.id.in_(ordered[start : start + PAGE_EVENTS]))
+        )
+
+
+def _pages_waiting(engine: "Engine", reason: Reason | None) -> Iterator[Sequence["RejectedEvent"]]:
+    """Those that wait now: not those that are rejected anew while this goes on, or it would never end."""
+    from sqlalchemy import func, select
+
+    from db.models import RejectedEvent
+
+    with engine.connect() as connection:
+        newest_id = connection.scalar(select(func.max(RejectedEvent.id))) or 0
+    last_id = 0
+    while True:
+        waiting = select(RejectedEvent).where(
+            RejectedEvent.replayed_at.is_(None), RejectedEvent.id > last_id, RejectedEvent.id <= newest_id
+        )
+        if reason is not None:
+            waiting = waiting.where(RejectedEvent.reason == reason.value)
+        page = _read(engine, waiting.limit(PAGE_EVENTS))
+        if not page:
+            return
+        yield page
+        last_id = page[-1].id
+
+
+def _read(engine: "Engine", events: "Select[RejectedEvent]") -> Sequence["RejectedEvent"]:
+    from sqlalchemy.orm import Session
+
+    from db.models import RejectedEvent
+
+    with Session(engine) as session:
+        return session.scalars(events.order_by(RejectedEvent.id)).all()

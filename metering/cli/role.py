@@ -1,0 +1,84 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""What every role needs to run: its servers, its logs, its metrics, and a way to be told to stop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import threading
+
+    import redis
+    from sqlalchemy import Engine
+
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Log more: for a meter, a line for each call that is billed.")
+]
+StopWithStdinOption = Annotated[
+    bool, typer.Option("--stop-with-stdin", hidden=True, help="Stop when standard input ends.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRole:
+    """A role's servers, which are there and at this program's schema, and the event that tells it to stop."""
+
+    engine: "Engine"
+    client: "redis.Redis"
+    stop: "threading.Event"
+
+
+@contextmanager
+def running_role(
+    command: str, *, lock_timeout_ms: int, verbose: bool, stop_with_stdin: bool
+) -> Iterator[RunningRole]:
+    """Set up the role that `metering <command>` runs. Its `stop` may be set from the start: it was told to while it waited."""
+    import structlog
+
+    from metering.cli.connections import engine_for, located
+    from metering.cli.stopping import stop_on_signals
+    from metering.runtime.logs import configure_logs
+    from metering.runtime.metrics_server import serving_metrics
+    from metering.runtime.redis_connection import connect_redis
+    from metering.runtime.settings import read_settings
+
+    configure_logs(verbose=verbose)
+    settings = read_settings()
+    with (
+        stop_on_signals(or_end_of_stdin=stop_with_stdin) as stop,
+        located() as found,
+        engine_for(found.database_url, command=command, lock_timeout_ms=lock_timeout_ms) as engine,
+        connect_redis(found.redis_url) as client,
+        serving_metrics(settings.metrics_host, settings.metrics_port) as metrics_url,
+    ):
+        structlog.get_logger().info("metrics are served", role=command, url=metrics_url)
+        _wait_for_schema(engine, stop)
+        yield RunningRole(engine, client, stop)
+
+
+def _wait_for_schema(engine: "Engine", stop: "threading.Event") -> None:
+    """Wait until Postgres is there, or `stop` is set. Raises SchemaMismatchError if it isn't at this program's schema."""
+    import structlog
+
+    from db.failures import Failure, diagnose
+    from db.schema import check_schema
+    from metering.cli.errors import quoted
+    from metering.runtime.backoff import backoff_s
+
+    waits = backoff_s()
+    while not stop.is_set():
+        try:
+            check_schema(engine)
+        except Exception as error:
+            if diagnose(error) is not Failure.OUTAGE:
+                raise
+            wait_s = next(waits)
+            structlog.get_logger().warning(
+                "waiting for Postgres", error=quoted(error), wait_s=round(wait_s, 2)
+            )
+            stop.wait(wait_s)
+        else:
+            return

@@ -1,0 +1,145 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""`metering status`."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from metering.cli.output import JsonOption, add_row, counted, say, show_json, show_table, table
+
+if TYPE_CHECKING:
+    import redis
+    from sqlalchemy import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """What waits in the stream. `oldest_waiting_seconds` is None where nothing does."""
+
+    lag: int
+    pending: int
+    oldest_waiting_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStatus:
+    """A meter in the stream's group: how many events it has in hand, and how long ago it last asked for any."""
+
+    name: str
+    pending: int
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """What the database holds. `rejected_waiting` counts by reason."""
+
+    orgs: int
+    orgs_exhausted: int
+    balance_cents: int
+    rejected_waiting: dict[str, int]
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Show how things stand: the backlog, the meters, the orgs, and what was rejected."""
+    from db.schema import expected_revision
+    from metering.cli.connections import open_database, open_redis
+
+    with open_database(command="status") as engine, open_redis() as client:
+        ledger, stream, meters = _ledger(engine), _stream(client), _meters(client)
+    if as_json:
+        found: dict[str, Any] = {
+            "schema_revision": expected_revision(),  # the database's own, or open_database would have refused it
+            **asdict(ledger),
+            "stream": asdict(stream),
+            "meters": [asdict(meter) for meter in meters],
+        }
+        show_json(found)
+    else:
+        _show(ledger, stream, meters, expected_revision())
+
+
+def _ledger(engine: "Engine") -> LedgerStatus:
+    from sqlalchemy import func, select
+
+    from db.models import Account, RejectedEvent
+
+    with engine.connect() as connection:
+        orgs, exhausted, balance_cents = connection.execute(
+            select(
+                func.count(),
+                func.count().filter(Account.balance_cents <= 0),
+                func.coalesce(func.sum(Account.balance_cents), 0),
+            ).select_from(Account)
+        ).one()
+        waiting = connection.execute(
+            select(RejectedEvent.reason, func.count())
+            .where(RejectedEvent.replayed_at.is_(None))
+            .group_by(RejectedEvent.reason)
+            .order_by(RejectedEvent.reason)
+        )
+        return LedgerStatus(orgs, exhausted, int(balance_cents), dict(waiting.all()))
+
+
+def _stream(client: "redis.Redis") -> StreamStatus:
+    from workers.stream import STREAM, backlog
+
+    waiting = backlog(client)
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.time()
+        pipeline.xrange(STREAM, count=1)
+        (now_s, now_us), oldest = pipeline.execute()
+    age_s = None
+    if oldest:
+        pushed_ms = int(oldest[0][0].split(b"-")[0])  # Redis's own clock, as `now` is
+        age_s = max(now_s * 1_000 + now_us // 1_000 - pushed_ms, 0) / 1_000
+    return StreamStatus(waiting.lag, waiting.pending, age_s)
+
+
+def _meters(client: "redis.Redis") -> list[MeterStatus]:
+    import redis
+
+    from workers.stream import GROUP, STREAM
+
+    try:
+        consumers: Any = client.xinfo_consumers(STREAM, GROUP)
+    except redis.ResponseError as error:
+        if "no such key" in str(error) or str(error).startswith("NOGROUP"):
+            return []  # no meter has run yet
+        raise
+    return [
+        MeterStatus(
+            consumer["name"].decode("utf-8", "replace"), consumer["pending"], consumer["idle"] / 1_000
+        )
+        for consumer in consumers
+    ]
+
+
+def _show(ledger: LedgerStatus, stream: StreamStatus, meters: list[MeterStatus], revision: str) -> None:
+    from metering.rules.money import format_usd
+
+    shown = table("what", ">how much", title="Metering")
+    waiting = sum(ledger.rejected_waiting.values())
+    rows: list[tuple[str, object]] = [
+        ("orgs", f"{ledger.orgs:,}"),
+        ("orgs exhausted (balance 0 or less)", f"{ledger.orgs_exhausted:,}"),
+        ("all balances, USD", format_usd(ledger.balance_cents)),
+        ("events that no meter has read", f"{stream.lag:,}"),
+        ("events that a meter has in hand", f"{stream.pending:,}"),
+        (
+            "oldest of these events, seconds",
+            None if stream.oldest_waiting_seconds is None else f"{stream.oldest_waiting_seconds:,.1f}",
+        ),
+        ("rejected events that wait", f"{waiting:,}"),
+        *((f"  {reason}", f"{number:,}") for reason, number in ledger.rejected_waiting.items()),
+        ("schema", revision),
+    ]
+    for row in rows:
+        add_row(shown, row)
+    show_table(shown)
+    if not meters:
+        say("No meter runs.")
+        return
+    shown = table("meter", ">events in hand", ">seconds since it asked", title=counted(len(meters), "meter"))
+    for meter in meters:
+        add_row(shown, [meter.name, f"{meter.pending:,}", f"{meter.idle_seconds:,.1f}"])
+    show_table(shown)

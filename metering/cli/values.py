@@ -1,0 +1,35 @@
+"""Values from the command line, checked where typer can't: the sentence names the option and says the rule."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from metering.cli.errors import CommandError
+
+MAX_ID: Final = 2**63 - 1
+
+
+def id_value(name: str, value: int) -> int:
+    """An id: a positive 64-bit integer."""
+    if 1 <= value <= MAX_ID:
+        return value
+    raise CommandError(f"{name}: must be a whole number from 1 to {MAX_ID}.")
+
+
+def text_value(name: str, value: str, *, max_chars: int) -> str:
+    """Text fit for a column and for a terminal."""
+    if value.strip() and len(value) <= max_chars and value.isprintable():
+        return value
+    raise CommandError(f"{name}: must be 1 to {max_chars} printable characters on one line.")
+
+
+def time_value(name: str, value: str) -> datetime:
+    """A time with its offset, in UTC."""
+    try:
+        at = datetime.fromisoformat(value)
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise CommandError(
+        f"{name}: must be an ISO 8601 date and time with an offset, such as 2026-05-01T00:00:00Z."
+    )

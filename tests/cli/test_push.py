@@ -1,0 +1,188 @@
+"""`metering push`."""
+
+import gzip
+import json
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from metering.cli import push
+from tests.cli.conftest import Cli
+from workers.stream import STREAM
+
+LINES: Final = [b'{"call_id":1}', b'{"call_id": 2}\r', b"\xff not JSON"]
+"""What the events file holds."""
+
+
+@pytest.fixture
+def cli(redis_url: str, data_dir: Path) -> Cli:
+    """The command with Redis alone: pushing needs no Postgres, and no embedded one either."""
+    return Cli({"METERING_REDIS_URL": redis_url, "METERING_DATA_DIR": str(data_dir)})
+
+
+def pushed(client: redis.Redis) -> list[bytes]:
+    """The events in the stream, in their order."""
+    entries: Any = client.xrange(STREAM)
+    assert all(set(fields) == {b"event"} for _, fields in entries)
+    return [fields[b"event"] for _, fields in entries]
+
+
+def test_lines_go_in_as_they_are(cli: Cli, redis_client: redis.Redis, events_file: Path) -> None:
+    assert cli.json("push", str(events_file)) == {"pushed": 3}
+    assert pushed(redis_client) == LINES
+    assert cli.run("push", str(events_file)).stdout == "3 events pushed.\n"
+
+
+def test_gzip_is_known_by_its_bytes(
+    cli: Cli, redis_client: redis.Redis, events_file: Path, tmp_path: Path
+) -> None:
+    for name in ("events.jsonl.gz", "events"):
+        (tmp_path / name).write_bytes(gzip.compress(events_file.read_bytes()))
+        assert cli.json("push", str(tmp_path / name)) == {"pushed": 3}
+    assert pushed(redis_client) == LINES * 2
+
+
+def test_standard_input_plain_and_gzip(cli: Cli, redis_client: redis.Redis, events_file: Path) -> None:
+    for data in (events_file.read_bytes(), gzip.compress(events_file.read_bytes())):
+        done = cli.process("push", "-", "--json", stdin=data)
+        assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"pushed": 3}, b"")
+    assert pushed(redis_client) == LINES * 2
+
+
+def test_nothing_to_push(cli: Cli, redis_client: redis.Redis, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "blank").write_bytes(b"\n \n")
+    for name in ("empty", "blank"):
+        assert cli.json("push", str(tmp_path / name)) == {"pushed": 0}
+    assert pushed(redis_client) == []
+
+
+def test_more_than_a_batch_stays_in_order(cli: Cli, redis_client: redis.Redis, tmp_path: Path) -> None:
+    lines = [b"%d" % number for number in range(1_201)]
+    (tmp_path / "events").write_bytes(b"\n".join(lines))
+    assert cli.json("push", str(tmp_path / "events")) == {"pushed": 1_201}
+    assert pushed(redis_client) == lines
+
+
+def test_long_lines_do_not_make_large_batches(
+    cli: Cli, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    append = push.append_events
+
+    def note(client: redis.Redis, raws: Sequence[bytes]) -> list[Any]:
+        sizes.append(len(raws))
+        return append(client, raws)
+
+    monkeypatch.setattr(push, "append_events", note)
+    monkeypatch.setattr(push, "BATCH_BYTES", 1_000)
+    (tmp_path / "events").write_bytes(b"\n".join([b"x" * 600] * 5))
+    assert cli.json("push", str(tmp_path / "events")) == {"pushed": 5}
+    assert sizes == [2, 2, 1]
+    assert redis_client.xlen(STREAM) == 5
+
+
+def test_a_line_without_end_is_refused_by_its_number(
+    cli: Cli, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    longest = push.MAX_LINE_BYTES
+    with gzip.open(tmp_path / "events.gz", "wb", compresslevel=1) as file:
+        file.write(b"first\n" + b"x" * longest + b"\n" + b"y" * (longest + 1) + b"\nlast\n")
+    said = cli.fail("push", str(tmp_path / "events.gz"))
+    assert said.startswith(
+        f"FILE: line 3 of {tmp_path}/events.gz is longer than 16 MiB; 2 events before that pushed."
+    )
+    assert [len(event) for event in pushed(redis_client)] == [5, longest]
+
+
+def test_a_damaged_file_is_pushed_up_to_the_damage(
+    cli: Cli, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    whole = gzip.compress(b"\n".join(b"%d" % number for number in range(50_000)))
+    (tmp_path / "events.gz").write_bytes(whole[: len(whole) // 2])
+    said = cli.fail("push", str(tmp_path / "events.gz"))
+    number = len(pushed(redis_client))
+    assert number > 1_000
+    assert f"can't be read after line {number} (" in said
+    assert f"{number:,} events before that pushed. Pushing the same input again is safe" in said
+
+
+def test_a_file_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
+    assert (
+        cli.fail("push", str(tmp_path / "none"))
+        == f"FILE: {tmp_path}/none can't be read (No such file or directory)."
+    )
+    assert cli.fail("push", str(tmp_path)) == f"FILE: {tmp_path} can't be read (Is a directory)."
+
+
+def test_what_redis_refuses_is_not_counted(cli: Cli, redis_client: redis.Redis, events_file: Path) -> None:
+    redis_client.set(STREAM, "no stream")
+    said = cli.fail("push", str(events_file))
+    assert "WRONGTYPE" in said
+    assert (
+        "; 0 events surely pushed. See to the server, or to METERING_REDIS_URL. Pushing the same input again is safe"
+        in said
+    )
+
+
+@contextmanager
+def breaking_off(url: str, path: Path, *, after_bytes: int) -> Iterator[str]:
+    """A way to the server at `url` (unix) that is cut, for good, once so many bytes of answers came through it."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def carry() -> None:
+            near, _ = listening.accept()
+            with near, socket.socket(socket.AF_UNIX) as far:
+                far.connect(urlsplit(url).path)
+                threading.Thread(target=forward, args=(near, far), daemon=True).start()
+                left = after_bytes
+                while left > 0:
+                    answer = far.recv(min(left, 4_096))
+                    near.sendall(answer)
+                    left -= len(answer)
+                near.shutdown(socket.SHUT_RDWR)
+            path.unlink()
+
+        def forward(near: socket.socket, far: socket.socket) -> None:
+            try:
+                while data := near.recv(4_096):
+                    far.sendall(data)
+            except OSError:
+                pass  # cut
+
+        carrier = threading.Thread(target=carry, daemon=True)
+        carrier.start()
+        yield f"unix://{path}"
+        carrier.join()
+
+
+def test_redis_going_away_in_the_middle(
+    cli: Cli,
+    redis_client: redis.Redis,
+    redis_url: str,
+    tmp_path: Path,
+) -> None:
+    lines = [b"%d" % number for number in range(2_000)]
+    (tmp_path / "events").write_bytes(b"\n".join(lines))
+    # An answer takes 22 to 24 bytes: the cut falls into those to the second batch of 500.
+    with breaking_off(redis_url, tmp_path / "s", after_bytes=15_000) as cut_url:
+        broken = Cli({**cli.settings, "METERING_REDIS_URL": cut_url})
+        said = broken.fail("push", str(tmp_path / "events"))
+    assert (
+        "; 500 events surely pushed. See to the server, or to METERING_REDIS_URL. Pushing the same input again is safe"
+        in said
+    )
+    before = pushed(redis_client)
+    assert 500 <= len(before) <= 1_000
+    assert before == lines[: len(before)]
+    assert cli.json("push", str(tmp_path / "events")) == {"pushed": 2_000}
+    assert pushed(redis_client) == before + lines

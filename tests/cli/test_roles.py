@@ -1,0 +1,146 @@
+"""`metering meter`, `metering up`, and the supervisor between them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metering.cli import roles
+from metering.cli.roles import Supervisor, meter_roles
+from tests.cli.conftest import Cli
+from tests.cli.waiting import wait_until
+from tests.conftest import Database
+
+EVENT = (
+    b'{"call_id":%d,"org_id":1,"tier":"bolt","direction":"outbound","duration_seconds":75,'
+    b'"ended_at":"2026-04-20T18:25:06.201Z"}'
+)
+
+
+def end(process: "subprocess.Popen[bytes]", number: signal.Signals) -> tuple[int, str, str]:
+    """Send a signal, and give status, output and errors."""
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output.decode(), errors.decode()
+
+
+def meters(cli: Cli) -> list[str]:
+    return [meter["name"] for meter in cli.json("status")["meters"]]
+
+
+def prepare(cli: Cli) -> None:
+    cli.run("org", "create", "Acme", "--id", "1")
+    cli.run("tier", "set", "bolt", "0.08")
+
+
+def balance_cents(cli: Cli) -> int:
+    return int(cli.json("status")["balance_cents"])
+
+
+def test_a_meter_bills_until_it_is_told_to_stop(cli: Cli, tmp_path: Path) -> None:
+    prepare(cli)
+    (tmp_path / "events").write_bytes(b"\n".join(EVENT % call_id for call_id in range(1, 11)))
+    cli.run("push", str(tmp_path / "events"))
+    process = cli.start("meter", "--name", "tests-1", "--verbose")
+    wait_until(lambda: balance_cents(cli) == -160, "billing")
+    assert meters(cli) == ["tests-1"]
+    status, _, errors = end(process, signal.SIGTERM)
+    assert status == 0, errors
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert lines[-1]["event"] == "meter has stopped"
+    assert sum(line["event"] == "call billed" for line in lines) == 10
+    assert meters(cli) == []
+
+
+def test_a_meter_waits_for_postgres(cli: Cli) -> None:
+    settings = {**cli.settings, "METERING_DATABASE_URL": "postgresql://app:s3cr3t@127.0.0.1:1/metering"}
+    process = Cli(settings).start("meter")
+    assert process.stderr is not None
+    first = process.stderr.readline().decode()
+    assert json.loads(first)["event"] == "waiting for Postgres"
+    status, _, errors = end(process, signal.SIGINT)
+    assert status == 0
+    assert "s3cr3t" not in first + errors
+
+
+def test_a_meter_refuses_another_schema(empty_database: Database, redis_url: str) -> None:
+    cli = Cli({"METERING_DATABASE_URL": empty_database.owner_url, "METERING_REDIS_URL": redis_url})
+    assert cli.fail("meter").endswith("run `metering migrate`.")
+    assert cli.fail("up").endswith("run `metering migrate`.")
+
+
+def test_a_supervisor_starts_again_what_dies_and_ends_what_hangs(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in cli.settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(roles, "STOP_LIMIT_S", 0.5)
+    said: list[str] = []
+    (role,) = meter_roles(1)
+    with Supervisor([role], say=said.append, log_path=tmp_path / "log") as supervisor:
+        wait_until(lambda: meters(cli), "the meter's start")
+        first = supervisor.pids()[role.name]
+        assert os.getsid(first) == first
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: supervisor.pids().get(role.name, first) != first, "the meter's second start")
+        assert len(said) == 1
+        assert said[0].startswith(f"{role.name} was killed by signal 9; starting it again in 0.")
+        second = supervisor.pids()[role.name]
+        wait_until(lambda: (tmp_path / "log").read_text().count("meter is ready") == 2, "the second meter")
+        os.kill(second, signal.SIGSTOP)
+    assert said[1:] == [f"{role.name} did not stop within 0 s and is killed; nothing is lost by that."]
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+
+
+SUPERVISE = """
+import time
+from metering.cli.roles import Supervisor, meter_roles
+with Supervisor(meter_roles(2), say=print):
+    time.sleep(60)
+"""
+
+
+def test_a_killed_supervisor_leaves_no_roles_behind(cli: Cli) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", SUPERVISE], env=cli.environment(), stderr=subprocess.PIPE
+    )
+    wait_until(lambda: len(meters(cli)) == 2, "the meters' start")
+    process.kill()
+    _, errors = process.communicate(
+        timeout=60
+    )  # ends with the last that holds standard error: the meters do too
+    assert errors.decode().count('"meter has stopped"') == 2
+    assert meters(cli) == []
+
+
+def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> None:
+    for package in ("db", "metering"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported from the directory')")
+    cli = Cli({"METERING_DATA_DIR": str(data_dir)})
+    process = cli.start("up", "--meters", "2", cwd=tmp_path)
+    assert process.stdout is not None
+    panel = ""
+    while "metering status" not in panel:
+        line = process.stdout.readline().decode()
+        assert line, process.communicate()
+        panel += line
+    assert f"{data_dir}/run" in panel
+    assert "2 meters" in panel
+
+    wait_until(lambda: len(meters(cli)) == 2, "the meters' start")
+    prepare(cli)
+    (tmp_path / "event").write_bytes(EVENT % 1)
+    cli.run("push", str(tmp_path / "event"))
+    wait_until(lambda: balance_cents(cli) == -16, "billing")
+    assert cli.json("migrate")["from"] is not None
+
+    status, _, errors = end(process, signal.SIGINT)
+    assert status == 0, errors
+    assert errors.count('"meter has stopped"') == 2
+    assert cli.fail("status").startswith("Nothing runs under ")

@@ -1,0 +1,93 @@
+"""`metering tier`."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+
+def test_a_first_price_is_in_force_since_ever(cli: Cli) -> None:
+    assert cli.json("tier", "set", "bolt", "0.08") == {
+        "tier": "bolt",
+        "usd_per_minute": "0.08",
+        "increment": "60/60",
+        "minimum_seconds": 0,
+        "connect_fee_usd": "0.00",
+        "in_force_from": None,
+        "changed": True,
+    }
+    said = cli.run("tier", "set", "bolt", "0.08").stdout
+    assert said.startswith(
+        "Nothing changed: tier bolt costs $0.08 per minute, in increments of 60/60 s, since ever"
+    )
+
+
+def test_every_term_of_a_later_price(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    start = (datetime.now(UTC) + timedelta(days=1)).replace(microsecond=0)
+    local = start.astimezone(UTC).isoformat().replace("+00:00", "") + "+00:00"
+    terms = ("--increment", "30/6", "--minimum", "30", "--connect-fee", "0.015", "--from", local)
+    later = cli.json("tier", "set", "bolt", "0.333333", *terms)
+    assert later == {
+        "tier": "bolt",
+        "usd_per_minute": "0.333333",
+        "increment": "30/6",
+        "minimum_seconds": 30,
+        "connect_fee_usd": "0.015",
+        "in_force_from": start.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+        "changed": True,
+    }
+    listed = cli.json("tier", "list")
+    assert listed["total"] == 2
+    assert [price["usd_per_minute"] for price in listed["results"]] == ["0.08", "0.333333"]
+    said = cli.run("tier", "set", "bolt", "0.333333", *terms).stdout
+    assert "in increments of 30/6 s, at least 30 s, plus $0.015 per call, from 20" in said
+    assert "0.333333" in cli.run("tier", "list").stdout
+
+
+def test_a_later_price_starts_a_minute_from_now_unless_told(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    start = datetime.fromisoformat(cli.json("tier", "set", "bolt", "0.09")["in_force_from"])
+    assert timedelta(seconds=30) < start - datetime.now(UTC) <= timedelta(seconds=60)
+
+
+def test_offsets_are_understood(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    later = cli.json("tier", "set", "bolt", "0.1", "--from", "2999-01-01T02:00:00+02:00")
+    assert later["in_force_from"] == "2999-01-01T00:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["Bolt!", "0.08"], "tier must be 1 to 64 of a-z"),
+        (["bolt", "8 cents"], "USD_PER_MINUTE: must be plain USD from 0"),
+        (["bolt", "0.0000001"], "USD_PER_MINUTE: must be plain USD from 0"),
+        (["bolt", "0.08", "--connect-fee", "1e3"], "connect-fee: must be plain USD from 0"),
+        (["bolt", "0.08", "--increment", "60"], "increment: must be FIRST/NEXT in whole seconds"),
+        (["bolt", "0.08", "--minimum", "604801"], "minimum: must be from 0 to 604800 seconds"),
+        (
+            ["bolt", "0.08", "--from", "2999-01-01T00:00:00"],
+            "from: must be an ISO 8601 date and time with an offset",
+        ),
+        (["bolt", "0.08", "--from", "tomorrow"], "from: must be an ISO 8601 date and time with an offset"),
+        (["bolt", "0.08", "--from", "0001-01-01T00:00:00+14:00"], "from: must be an ISO 8601 date and time"),
+    ],
+)
+def test_bad_terms_are_named(offline: Cli, arguments: list[str], sentence: str) -> None:
+    assert offline.fail("tier", "set", *arguments).startswith(sentence)
+
+
+def test_prices_that_come_too_early_are_refused(cli: Cli) -> None:
+    said = cli.fail("tier", "set", "bolt", "0.08", "--from", "2999-01-01T00:00:00Z")
+    assert said.startswith("from: the first price of tier bolt is in force since ever")
+    assert cli.json("tier", "list")["total"] == 0
+    cli.run("tier", "set", "bolt", "0.08")
+    said = cli.fail("tier", "set", "bolt", "0.06", "--from", "2020-01-01T00:00:00Z")
+    assert said.startswith("from: a later price starts at least 60 s ahead")
+    assert cli.json("tier", "list")["total"] == 1
+
+
+def test_help_says_what_a_connect_fee_is(offline: Cli) -> None:
+    assert "USD per call" in offline.run("tier", "set", "--help").stdout
