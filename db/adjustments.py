@@ -60,6 +60,7 @@ def adjust(
             )
         return Adjusted(made.id, made.amount_cents, made.balance_after_cents, None)
     account.balance_cents += amount_cents
+    account.transaction_count += 1
     transaction_id = connection.scalar(
         insert(Transaction)
         .values(

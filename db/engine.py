@@ -39,8 +39,8 @@ def make_engine(url: str, *, application_name: str, pool_size: int = 2, lock_tim
 def transaction(engine: Engine) -> Iterator[Connection]:
     """One transaction: committed if the block ends, rolled back if it raises.
 
-    The only place in this project that commits. While it is open nothing may be said to Redis or Stripe
-    (`in_transaction` lets the tests see to that).
+    The only place that commits what roles and commands write; only migrations commit for themselves. While it is open nothing may
+    be said to Redis or Stripe (`in_transaction` lets the tests see to that).
     """
     with engine.connect() as connection:
         connection.begin()  # by hand: SQLAlchemy doesn't see what is done on the driver's connection, and would commit nothing
@@ -50,7 +50,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             reach(CrashPoint.METER_BEFORE_COMMIT)
             connection.commit()
         except BaseException:
-            if driver_connection(connection).closed:
+            # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would raise, and hide this error.
+            if not connection.invalidated and driver_connection(connection).closed:
                 connection.invalidate()  # or the pool would try to roll back on a dead connection, and log that it can't
             raise
         finally:

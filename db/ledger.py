@@ -44,6 +44,7 @@ class BalanceChange:
     org_id: int
     balance_cents: int
     version: int
+    transaction_count: int
     posted_at: datetime
 
 
@@ -72,7 +73,7 @@ class Posted:
 
 # Sorted, so that two batches can't wait for each other. NO KEY: nothing points at an account with a foreign key.
 LOCK_ACCOUNTS: Final = """
-    SELECT org_id, balance_cents, version, last_posted_at FROM accounts
+    SELECT org_id, balance_cents, version, transaction_count, last_posted_at FROM accounts
     WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE
 """
 
@@ -106,9 +107,10 @@ _COPY_TYPES: Final = [
 
 UPDATE_ACCOUNTS: Final = """
     UPDATE accounts
-    SET balance_cents = change.balance_cents, version = change.version, last_posted_at = change.posted_at
-    FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
-        AS change (org_id, balance_cents, version, posted_at)
+    SET balance_cents = change.balance_cents, version = change.version,
+        transaction_count = change.transaction_count, last_posted_at = change.posted_at
+    FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
+        AS change (org_id, balance_cents, version, transaction_count, posted_at)
     WHERE accounts.org_id = change.org_id
 """
 
@@ -131,15 +133,21 @@ def lock_accounts(
         rows = cursor.execute(LOCK_ACCOUNTS, [array(set(org_ids))]).fetchall()
     now = to_milliseconds(clock())
     return {
-        org_id: BalanceChange(org_id, balance_cents, version + 1, max(now, last_posted_at or now))
-        for org_id, balance_cents, version, last_posted_at in rows
+        org_id: BalanceChange(org_id, balance_cents, version + 1, count, max(now, last_posted_at or now))
+        for org_id, balance_cents, version, count, last_posted_at in rows
     }
 
 
 def write_accounts(connection: psycopg.Connection, changes: Iterable[BalanceChange]) -> None:
     """Bring accounts that this transaction has locked to what `changes` say."""
     rows = [
-        (change.org_id, change.balance_cents, change.version, change.posted_at.isoformat())
+        (
+            change.org_id,
+            change.balance_cents,
+            change.version,
+            change.transaction_count,
+            change.posted_at.isoformat(),
+        )
         for change in changes
     ]
     connection.execute(UPDATE_ACCOUNTS, [array(column) for column in zip(*rows, strict=True)])
@@ -262,6 +270,7 @@ def _debit_rows(
             raise ValueError(f"call {event.call_id} of org {event.org_id} was not priced")
         account = changed[event.org_id] = accounts[event.org_id]
         account.balance_cents -= charge.amount_cents
+        account.transaction_count += 1
         yield (
             *(event.org_id, Kind.DEBIT.value, -charge.amount_cents, account.balance_cents),
             *(account.posted_at, charge.description),

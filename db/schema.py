@@ -48,7 +48,12 @@ def check_schema(engine: Engine) -> None:
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     expected = expected_revision()
-    if found != expected:
-        raise SchemaMismatchError(
-            f"The database is at schema {found or 'none'}, this program needs {expected}: run `metering migrate`."
-        )
+    if found == expected:
+        return
+    known = {script.revision for script in ScriptDirectory.from_config(_configuration()).walk_revisions()}
+    remedy = (
+        "run `metering migrate`" if found is None or found in known else "it is newer: update this program"
+    )
+    raise SchemaMismatchError(
+        f"The database is at schema {found or 'none'}, this program needs {expected}: {remedy}."
+    )

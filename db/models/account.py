@@ -23,6 +23,8 @@ class Account(Base):
     balance_cents: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
     """Rises by one with every committed change; what follows the balance elsewhere is compared by it."""
+    transaction_count: Mapped[int] = mapped_column(server_default="0")
+    """How many transactions the org has: so that one of 0 cents can't vanish unseen, and a list needn't count its rows."""
     last_posted_at: Mapped[datetime | None]
     """When the newest transaction was posted: no later one may bear an earlier time, whatever the clocks say."""
     created_at: Mapped[datetime]

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from metering.cli.errors import CommandError
-from metering.cli.output import JsonOption, add_row, counted, iso, say, show_json, show_table, table
+from metering.cli.output import JsonOption, add_row, counted, say, show_json, show_table, table
+from metering.rules.times import format_time
 
 if TYPE_CHECKING:
     from db.audit import AuditReport
@@ -76,5 +77,5 @@ def show_audit(report: "AuditReport") -> None:
         counted(report.counts[name], name.removesuffix("s")) for name in ("orgs", "transactions")
     )
     say(
-        f"{looked_at}; {'every invariant holds' if report.passed else _found(report)}, as of {iso(report.taken_at)}."
+        f"{looked_at}; {'every invariant holds' if report.passed else _found(report)}, as of {format_time(report.taken_at)}."
     )

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from metering.cli import orgs, rejected, tiers
 from metering.cli.adjust import adjust
 from metering.cli.audit import audit
+from metering.cli.bench import bench
 from metering.cli.demo import demo
 from metering.cli.errors import explain
 from metering.cli.jobs import jobs
@@ -62,6 +63,7 @@ app.command(rich_help_panel=CALLS)(adjust)
 app.add_typer(rejected.app, name="rejected", rich_help_panel=CALLS)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(audit)
+app.command(rich_help_panel=LOOK)(bench)
 
 
 def main() -> None:

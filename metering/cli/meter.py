@@ -23,6 +23,12 @@ def meter(
             show_default=False,
         ),
     ] = None,
+    batch_limit: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=10_000, help="How many calls at most to bill in one transaction."
+        ),
+    ] = 500,
     verbose: VerboseOption = False,
     stop_with_stdin: StopWithStdinOption = False,
 ) -> None:
@@ -40,4 +46,4 @@ def meter(
         "meter", lock_timeout_ms=LOCK_TIMEOUT_MS, verbose=verbose, stop_with_stdin=stop_with_stdin
     ) as role:
         stream, gates = CallStream(role.client, consumer), Gates(role.client)
-        Meter(role.engine, stream, gates, clock=system_clock, stop=role.stop).run()
+        Meter(role.engine, stream, gates, clock=system_clock, stop=role.stop, batch_limit=batch_limit).run()

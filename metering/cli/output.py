@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from metering.rules.times import format_time
 
 PIPED_WIDTH: Final = 200
 """Columns where nobody looks on: wide enough that rows stay lines."""
@@ -23,11 +25,6 @@ LimitOption = Annotated[
 OffsetOption = Annotated[
     int, typer.Option("--offset", metavar="N", min=0, max=2**62, help="Leave out so many at the beginning.")
 ]
-
-
-def iso(at: datetime) -> str:
-    """A time as CONTRACT.md section 2, rule 10 has it: UTC with milliseconds, `2026-04-20T18:25:06.201Z`."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def printable(text: str) -> str:
@@ -55,13 +52,13 @@ def warn(sentence: str) -> None:
 
 
 def show_json(value: Mapping[str, Any]) -> None:
-    """`value` as one line of JSON: pure ASCII, times as `iso` has them."""
+    """`value` as one line of JSON: pure ASCII, times as `format_time` has them."""
     typer.echo(json.dumps(value, default=_encode))
 
 
 def _encode(value: object) -> str:
     if isinstance(value, datetime):
-        return iso(value)
+        return format_time(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
@@ -81,14 +78,14 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def add_row(to: Table, cells: Iterable[object]) -> None:
-    """Add a row of plain text: times as `iso` has them, None as a dash, long text cut."""
+    """Add a row of plain text: times as `format_time` has them, None as a dash, long text cut."""
     to.add_row(*(Text(_cell(cell)) for cell in cells))
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    text = printable(iso(value) if isinstance(value, datetime) else str(value))
+    text = printable(format_time(value) if isinstance(value, datetime) else str(value))
     return text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}..."
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from metering.cli.errors import CommandError
-from metering.cli.output import JsonOption, add_row, iso, say, show_json, show_list, show_page, table
+from metering.cli.output import JsonOption, add_row, say, show_json, show_list, show_page, table
 from metering.cli.values import time_value
+from metering.rules.times import format_time
 
 if TYPE_CHECKING:
     from metering.rules.pricing import Price
@@ -136,7 +137,7 @@ def _json(price: "Price") -> dict[str, Any]:
 
 
 def _since(price: "Price") -> str:
-    return "ever" if price.in_force_from is None else iso(price.in_force_from)
+    return "ever" if price.in_force_from is None else format_time(price.in_force_from)
 
 
 def _sentence(price: "Price", *, changed: bool) -> str:
@@ -146,6 +147,6 @@ def _sentence(price: "Price", *, changed: bool) -> str:
         extras.append(f"at least {price.minimum_s} s")
     if price.connect_fee_microusd:
         extras.append(f"plus ${fields['connect_fee_usd']} per call")
-    since = "since ever" if price.in_force_from is None else f"from {iso(price.in_force_from)} on"
+    since = "since ever" if price.in_force_from is None else f"from {format_time(price.in_force_from)} on"
     costs = f"{price.tier} costs ${fields['usd_per_minute']} per minute, {', '.join(extras)}, {since}"
     return f"Tier {costs}." if changed else f"Nothing changed: tier {costs}, as was set before."

@@ -70,11 +70,11 @@ def _panel(found: "Located", meters: int) -> "Panel":
 
 def _first_steps(now: "datetime") -> list[str]:
     """Commands that bill a first call, ended at `now`."""
-    from metering.cli.output import iso
+    from metering.rules.times import format_time
 
     event = (
         '{"call_id":1,"org_id":1,"tier":"bolt","direction":"outbound",'
-        f'"duration_seconds":75,"ended_at":"{iso(now)}"}}'
+        f'"duration_seconds":75,"ended_at":"{format_time(now)}"}}'
     )
     return [
         "metering org create Acme --id 1",

@@ -13,6 +13,7 @@ CREATE TABLE accounts (
     name text NOT NULL,
     balance_cents bigint DEFAULT 0 NOT NULL,
     version bigint DEFAULT 0 NOT NULL,
+    transaction_count bigint DEFAULT 0 NOT NULL,
     last_posted_at timestamptz,
     created_at timestamptz NOT NULL,
     CONSTRAINT accounts_pkey PRIMARY KEY (org_id)
@@ -126,13 +127,25 @@ EXCEPTION WHEN duplicate_object OR unique_violation THEN
 END $$;
 """
 
+# By column, so that nobody makes an account with a balance, or a row with an id of his choice.
 GRANTS = """
 GRANT USAGE ON SCHEMA public TO metering_app;
-GRANT SELECT ON alembic_version TO metering_app;
-GRANT SELECT, INSERT ON transactions, tiers, tier_prices TO metering_app;
-GRANT SELECT, INSERT, UPDATE (balance_cents, version, last_posted_at) ON accounts TO metering_app;
-GRANT SELECT, INSERT, UPDATE (replayed_at, replayed_as) ON rejected_events TO metering_app;
+GRANT SELECT ON alembic_version, accounts, transactions, tiers, tier_prices, rejected_events TO metering_app;
+GRANT INSERT (org_id, name, created_at),
+    UPDATE (balance_cents, version, transaction_count, last_posted_at) ON accounts TO metering_app;
 GRANT USAGE ON SEQUENCE accounts_org_id_seq TO metering_app;
+GRANT INSERT (
+    org_id, kind, amount_cents, balance_after_cents, created_at, description, source_key,
+    call_id, stream_id, tier, direction, duration_us, ended_at, phone_number_id, phone_number_value, metadata,
+    billable_seconds, rate_microusd_per_minute, increment_first_s, increment_next_s, minimum_s, connect_fee_microusd
+) ON transactions TO metering_app;
+GRANT INSERT ON tiers TO metering_app;
+GRANT INSERT (
+    tier, in_force_from, rate_microusd_per_minute, increment_first_s, increment_next_s, minimum_s, connect_fee_microusd,
+    created_at
+) ON tier_prices TO metering_app;
+GRANT INSERT (stream_id, reason, detail, raw, raw_length_bytes, raw_sha256, received_at),
+    UPDATE (replayed_at, replayed_as) ON rejected_events TO metering_app;
 """
 
 
