@@ -70,14 +70,8 @@ def _meters(count: int, batch_limit: int) -> Iterator[list["subprocess.Popen[byt
     processes = [
         subprocess.Popen(
             [
-                sys.executable,
-                "-P",
-                "-m",
-                "metering",
-                "meter",
-                "--name",
-                f"bench-{number}",
-                "--stop-with-stdin",
+                *(sys.executable, "-P", "-m", "metering", "meter", "--stop-with-stdin"),
+                *("--name", f"bench-{number}", "--batch-limit", str(batch_limit)),
             ],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
