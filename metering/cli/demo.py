@@ -1,0 +1,33 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""`metering demo`."""
+
+import random
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    seconds: Annotated[int, typer.Option(min=1, max=600, help="How long calls are pushed.")] = 30,
+    rate: Annotated[int, typer.Option(min=1, max=2_000, help="Events pushed per second, on average.")] = 500,
+    orgs: Annotated[int, typer.Option(min=1, max=1_000, help="How many orgs make calls.")] = 36,
+    meters: Annotated[int, typer.Option(min=1, max=16, help="How many meters bill them.")] = 2,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Push the same calls as another demo. Unset: others each time.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Watch simulated calls being billed, on embedded servers that it starts; ends with an audit.
+
+    Telephony keeps its own record of what it pushes, and the ledger has to agree with it to the cent. Exit status 0
+    means that it does and that the audit passed; 1 names what is off. Ctrl-C ends it early: what was pushed until
+    then is billed and checked.
+    """
+    from metering.cli.demo_run import Plan, run_demo
+
+    chosen = random.randrange(10**6) if seed is None else seed  # noqa: S311 - to be repeatable, not secret
+    status = run_demo(Plan(duration_s=seconds, rate=rate, orgs=orgs, meters=meters, seed=chosen))
+    if status:
+        raise typer.Exit(status)

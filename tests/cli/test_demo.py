@@ -1,0 +1,226 @@
+"""`metering demo`: real servers, real meters, a verdict that can be trusted."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import make_url
+
+from metering.cli.demo_run import DRAIN_LIMIT_S
+from metering.rules.rejections import Reason
+from metering.rules.times import format_time
+from metering.runtime.clock import system_clock
+from metering.runtime.redis_connection import connect_redis
+from metering.sandbox.servers import NothingRuns, Servers, joined
+from tests.cli.conftest import Cli
+from tests.cli.waiting import wait_until
+
+LIMIT_S = 90
+AUDIT_PASSED = re.compile(r"^Audit of [0-9,]+ transactions of [0-9,]+ orgs: passed\.$", re.MULTILINE)
+AGREES = "Ledger and telephony's record agree, for every org and to the cent."
+SHORT = ("--seconds", "5", "--rate", "100", "--orgs", "5", "--meters", "1")
+LONG = ("--seconds", "300", "--rate", "200", "--orgs", "5", "--meters", "1")
+
+
+@pytest.fixture
+def demo_cli(data_dir: Path) -> Cli:
+    """The command on embedded servers of the test's own."""
+    return Cli({"METERING_DATA_DIR": str(data_dir)})
+
+
+@contextmanager
+def started(demo_cli: Cli, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A demo under way; whatever is left of it at the end is killed."""
+    process = demo_cli.start("demo", *options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        output, errors = process.communicate()  # empty, unless the test failed before it read them
+        sys.stdout.write((output + errors).decode())
+
+
+def end_of(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
+    """The demo's exit status, and what it has printed."""
+    output, errors = process.communicate(timeout=LIMIT_S)
+    assert errors == b""
+    return process.returncode, output.decode()
+
+
+@contextmanager
+def servers_of(data_dir: Path) -> Iterator[tuple[psycopg.Connection, redis.Redis, Servers]]:
+    """The servers of a demo that is starting, as superuser."""
+    with ExitStack() as stack:
+
+        def join() -> bool:
+            try:
+                found.append(stack.enter_context(joined(data_dir)))
+            except NothingRuns:
+                return False
+            return True
+
+        found: list[Servers] = []
+        wait_until(join, "the start of the servers")
+        url = make_url(found[0].admin_database_url).set(drivername="postgresql", database="metering")
+        connection = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
+        yield (
+            stack.enter_context(connection),
+            stack.enter_context(connect_redis(found[0].redis_url)),
+            found[0],
+        )
+
+
+def org_with_debits(connection: psycopg.Connection) -> int:
+    """Some org, once the demo has billed calls to it."""
+
+    def look() -> bool:
+        try:
+            row = connection.execute("SELECT min(org_id) FROM transactions WHERE kind = 'debit'").fetchone()
+        except psycopg.errors.UndefinedTable:
+            return False
+        org_ids.extend([row[0]] if row and row[0] else [])
+        return bool(org_ids)
+
+    org_ids: list[int] = []
+    wait_until(look, "the first debit")
+    return org_ids[0]
+
+
+def call(org_id: int, call_id: int) -> bytes:
+    return json.dumps(
+        {
+            "call_id": call_id,
+            "org_id": org_id,
+            "tier": "bolt",
+            "direction": "inbound",
+            "duration_seconds": 75,
+            "ended_at": format_time(system_clock()),
+        }
+    ).encode()
+
+
+def test_a_demo_bills_everything_once_and_passes_its_audit(demo_cli: Cli) -> None:
+    ended = demo_cli.process("demo", "--seconds", "4", "--rate", "200", "--seed", "5")
+    output = ended.stdout.decode()
+    assert ended.returncode == 0, output + ended.stderr.decode()
+    assert ended.stderr == b""
+    assert AUDIT_PASSED.search(output)
+    assert AGREES in output
+    assert "\x1b" not in output
+    rows = dict(re.findall(r"│ ([^│]+?) +│ +([0-9,]*) │", output))
+    assert int(rows["calls billed"].replace(",", "")) > 400
+    last_line = re.findall(r"billed ([0-9,]+) .* lag 0  pending 0 .* duplicates and 0 s ([0-9,]+) ", output)[
+        -1
+    ]
+    assert last_line == (rows["calls billed"], rows["dropped: duplicates + calls of 0 s"])
+    for reason in set(Reason) - {Reason.UNPROCESSABLE}:
+        assert int(rows[f"rejected: {reason}"]) > 0
+
+
+def test_a_call_that_telephony_knows_nothing_of_is_named(demo_cli: Cli, data_dir: Path) -> None:
+    with started(demo_cli, *SHORT) as demo:
+        with servers_of(data_dir) as (connection, client, _):
+            org_id = org_with_debits(connection)
+            client.xadd("calls:completed", {"event": call(org_id, 1)})
+        status, output = end_of(demo)
+    assert status == 1
+    assert AUDIT_PASSED.search(output)
+    assert AGREES not in output
+    [named] = re.findall(
+        r"^  Org ([0-9]+) was billed ([0-9]+) calls.* says ([0-9]+) calls", output, re.MULTILINE
+    )
+    assert int(named[0]) == org_id
+    assert int(named[1]) == int(named[2]) + 1
+
+
+def test_a_debit_written_by_hand_is_named(demo_cli: Cli, data_dir: Path) -> None:
+    with started(demo_cli, *SHORT) as demo:
+        with servers_of(data_dir) as (connection, _, _):
+            org_id = org_with_debits(connection)
+            connection.execute(
+                """
+                INSERT INTO transactions (org_id, kind, amount_cents, balance_after_cents, created_at, description,
+                    call_id, duration_us, ended_at, tier, direction, billable_seconds, rate_microusd_per_minute,
+                    increment_first_s, increment_next_s, minimum_s, connect_fee_microusd)
+                VALUES (%s, 'debit', -8, 0, date_trunc('milliseconds', now()), 'by hand', 1, 60000000, now(), 'bolt',
+                    'inbound', 60, 80000, 60, 60, 0, 0)
+                """,
+                [org_id],
+            )
+        status, output = end_of(demo)
+    assert status == 1
+    assert re.search(r"^Audit of .*: FAILED\.$", output, re.MULTILINE)
+    assert f"  Audit, balance_is_sum, org {org_id}: " in output
+    assert f"  Org {org_id} was billed " in output
+
+
+def test_ctrl_c_bills_what_was_pushed_and_checks_it(demo_cli: Cli, data_dir: Path) -> None:
+    with started(demo_cli, *LONG) as demo:
+        with servers_of(data_dir) as (connection, _, _):
+            org_with_debits(connection)
+        demo.send_signal(signal.SIGINT)
+        status, output = end_of(demo)
+    assert status == 130
+    assert AUDIT_PASSED.search(output)
+    assert AGREES in output
+
+
+def test_a_second_ctrl_c_leaves_the_rest_in_the_stream_and_says_how_much(
+    demo_cli: Cli, data_dir: Path
+) -> None:
+    with started(demo_cli, *LONG) as demo, servers_of(data_dir) as (connection, client, _):
+        org_with_debits(connection)
+        with connection.transaction():
+            connection.execute("LOCK TABLE accounts IN EXCLUSIVE MODE")  # nobody can bill any more
+            wait_until(lambda: client.xlen("calls:completed") > 100, "a backlog")
+            demo.send_signal(signal.SIGINT)
+            assert demo.stdout is not None
+            while b"Ctrl-C again" not in (line := demo.stdout.readline()):
+                assert line, "it ended without the offer to leave the rest"
+            demo.send_signal(signal.SIGINT)
+            status, output = end_of(demo)
+        last_look_s = int(re.findall(r"^ +([0-9]+) s  pushed", output, re.MULTILINE)[-1])
+        assert last_look_s < DRAIN_LIMIT_S  # or it was not the second Ctrl-C that ended it
+        [left] = re.findall(
+            r"^Nothing was compared: in the stream ([0-9,]+) events wait", output, re.MULTILINE
+        )
+        assert int(left.replace(",", "")) == client.xlen("calls:completed") > 100
+    assert status == 130
+    assert AUDIT_PASSED.search(output)
+    assert AGREES not in output
+
+
+@pytest.mark.long
+def test_what_a_killed_demo_left_does_not_disturb_the_next(demo_cli: Cli, data_dir: Path) -> None:
+    with ExitStack() as stack:
+        demo = stack.enter_context(started(demo_cli, *LONG))
+        connection, client, _ = stack.enter_context(servers_of(data_dir))
+        org_id = org_with_debits(connection)
+        demo.kill()
+        demo.wait()
+        left = [*(call(org_id, call_id) for call_id in range(1, 2_001)), *(b"not JSON",) * 100]
+        # With its meters gone, or not quite: whoever is there takes them.
+        for raw in left:
+            client.xadd("calls:completed", {"event": raw})
+        status, output = end_of(stack.enter_context(started(demo_cli, *SHORT)))
+    assert status == 0, output
+    assert AUDIT_PASSED.search(output)
+    assert AGREES in output
+
+
+@pytest.mark.parametrize("url", ["METERING_DATABASE_URL", "METERING_REDIS_URL"])
+def test_it_refuses_servers_that_are_not_embedded(data_dir: Path, url: str) -> None:
+    value = {"METERING_DATABASE_URL": "postgresql://nowhere/x", "METERING_REDIS_URL": "redis://nowhere/0"}[
+        url
+    ]
+    sentence = Cli({"METERING_DATA_DIR": str(data_dir), url: value}).fail("demo")
+    assert sentence.endswith("unset METERING_DATABASE_URL and METERING_REDIS_URL.")
+    assert not data_dir.exists()
