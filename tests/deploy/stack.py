@@ -1,0 +1,272 @@
+"""What docker-compose.yml starts, started here without Docker: the same flags, variables and commands on real servers.
+
+What differs: addresses, because nothing resolves `postgres` and `valkey` here, and all that a container would wall off.
+"""
+
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import redis
+from psycopg import pq
+
+from metering.sandbox.account import Account, account_for
+from metering.sandbox.postgres import Postgres
+from metering.sandbox.valkey import Valkey
+from tests.deploy.composed import METRICS_PORT, ROOT, composed
+
+LIMIT_S: Final = 60.0
+POSTGRES_BIN: Final = Postgres.program().parent
+PASSWORDS: Final = {
+    name: secrets.token_hex(12)
+    for name in (
+        "POSTGRES_SUPERUSER_PASSWORD",
+        "POSTGRES_OWNER_PASSWORD",
+        "POSTGRES_APP_PASSWORD",
+        "VALKEY_PASSWORD",
+    )
+}
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """`settings` and what a process needs to run at all: like a container's, it holds nothing else of this machine's."""
+    kept = ("HOME", "LANG", "TMPDIR", "SYSTEMROOT")
+    path = os.pathsep.join((str(POSTGRES_BIN), os.environ.get("PATH", os.defpath)))
+    return {**{name: os.environ[name] for name in kept if name in os.environ}, "PATH": path, **settings}
+
+
+@dataclass
+class Running:
+    """One of our services as a process."""
+
+    process: "subprocess.Popen[bytes]"
+    log_path: Path
+    metrics_port: int
+
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def stop(self, limit_s: float) -> int:
+        """What `docker compose stop` does; gives the exit status. Fails where Docker would kill it."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=limit_s)
+
+
+@dataclass
+class Stack:
+    """The file's servers, running on `data_dir` for the time of a with block."""
+
+    data_dir: Path
+    postgres_port: int = field(default_factory=free_port)
+    valkey_port: int = field(default_factory=free_port)
+    services: dict[str, Any] = field(default_factory=lambda: composed(PASSWORDS)["services"])
+    _ends: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        self.data_dir.mkdir()
+        self.account = account_for(self.data_dir, [Postgres.program()])
+        with ExitStack() as starting:
+            starting.enter_context(self._postgres())
+            starting.enter_context(self._valkey())
+            self._ends = starting.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def here(self, text: str, metrics_port: int = METRICS_PORT) -> str:
+        """A text of the file's, with addresses that lead to where things are here."""
+        for there, port in (
+            ("@postgres:5432", self.postgres_port),
+            ("@valkey:6379", self.valkey_port),
+        ):
+            text = text.replace(there, f"@127.0.0.1:{port}")
+        return text.replace(str(METRICS_PORT), str(metrics_port))
+
+    def environment(self, service: str, metrics_port: int = METRICS_PORT) -> dict[str, str]:
+        """The variables that the file gives a service, in an otherwise clean environment."""
+        given = self.services[service]["environment"]
+        return clean_environment({name: self.here(str(value), metrics_port) for name, value in given.items()})
+
+    def redis(self) -> redis.Redis:
+        return redis.Redis(port=self.valkey_port, password=PASSWORDS["VALKEY_PASSWORD"])
+
+    def run(
+        self, service: str, command: Sequence[str] | None = None, **options: Any
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run `metering` with a service's variables to its end: its own command, or another."""
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "metering", *(command or self.services[service]["command"])],
+            env=self.environment(service),
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+            **options,
+        )
+
+    @contextmanager
+    def started(self, service: str) -> Iterator[Running]:
+        """Start a service's command; it is killed at the end if it runs still."""
+        metrics_port = free_port()
+        log_path = self.data_dir / f"{service}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "metering", *self.services[service]["command"]],
+                env=self.environment(service, metrics_port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield Running(process, log_path, metrics_port)
+        finally:
+            process.kill()
+            process.wait()
+
+    def check_health(
+        self, service: str, *, metrics_port: int = METRICS_PORT, **settings: str
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run a service's health check as the file has it, with `settings` added to the service's variables."""
+        kind, *test = self.services[service]["healthcheck"]["test"]
+        test = [self.here(part, metrics_port) for part in test]
+        if kind == "CMD-SHELL":
+            test = ["/bin/sh", "-c", *test]
+        elif test[0] == "python":
+            test[0] = sys.executable
+        environment = self.environment(service, metrics_port) | settings
+        return subprocess.run(test, env=environment, capture_output=True, timeout=LIMIT_S, check=False)
+
+    def psql(self, program: str, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
+        """Run a program of Postgres's as its superuser, who in the container needs no address and no password."""
+        environment = clean_environment(
+            {
+                **{str(name): str(value) for name, value in self.services["postgres"]["environment"].items()},
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(self.postgres_port),
+                "PGPASSWORD": PASSWORDS["POSTGRES_SUPERUSER_PASSWORD"],
+            }
+        )
+        return subprocess.run(
+            [POSTGRES_BIN / program, *arguments],
+            env=environment,
+            stderr=subprocess.PIPE,
+            timeout=LIMIT_S,
+            check=True,
+            **options,
+        )
+
+    @contextmanager
+    def _postgres(self) -> Iterator[None]:
+        """Postgres as its image sets it up: initdb, the database, the scripts in order of their names."""
+        service = self.services["postgres"]
+        variables = service["environment"]
+        password_path = self.data_dir / "superuser-password"
+        password_path.write_text(variables["POSTGRES_PASSWORD"] + "\n", encoding="utf-8")
+        self.account.own(password_path)
+        initdb: list[str | Path] = [
+            POSTGRES_BIN / "initdb",
+            "--username=postgres",
+            f"--pwfile={password_path.name}",
+            # Between containers a password is asked for; initdb alone would trust 127.0.0.1, where these tests are.
+            "--auth=scram-sha-256",
+            "--pgdata=postgres",
+            "--no-sync",
+        ]
+        self.account.run([*initdb, *shlex.split(variables["POSTGRES_INITDB_ARGS"])], self.data_dir)
+        _, *flags = service["command"]
+        here = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.postgres_port),
+            "unix_socket_directories": "",
+        }
+        settings = [part for name, value in here.items() for part in ("-c", f"{name}={value}")]
+        command: list[str | Path] = [Postgres.program(), "-D", "postgres", *flags, *settings]
+        with self._server(command, "postgres", signal.SIGINT, self.account):
+            target = f"host=127.0.0.1 port={self.postgres_port} user=postgres dbname=postgres"
+            self._wait("postgres", lambda: pq.PGconn.ping(target.encode()) == pq.Ping.OK)
+            database = variables["POSTGRES_DB"]
+            self.psql("psql", "--username=postgres", "--no-psqlrc", "-c", f"CREATE DATABASE {database}")
+            (scripts,) = (
+                volume.split(":")[0]
+                for volume in service["volumes"]
+                if volume.split(":")[1] == "/docker-entrypoint-initdb.d"
+            )
+            for script in sorted((ROOT / scripts).iterdir()):
+                assert script.suffix == ".sql"
+                options = ["-v", "ON_ERROR_STOP=1", "--username=postgres", "--no-password", "--no-psqlrc"]
+                self.psql("psql", *options, f"--dbname={database}", "-f", str(script))
+            yield
+
+    @contextmanager
+    def _valkey(self) -> Iterator[None]:
+        """Valkey as its image starts it: the command, with VALKEY_EXTRA_FLAGS split at its blanks behind it."""
+        service = self.services["valkey"]
+        _, *flags = service["command"]
+        flags += service["environment"]["VALKEY_EXTRA_FLAGS"].split()
+        (self.data_dir / "valkey").mkdir()
+        here = [
+            "--port",
+            str(self.valkey_port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.data_dir / "valkey"),
+        ]
+        with self._server([Valkey.program(), *flags, *here], "valkey", signal.SIGTERM, Account()):
+            with self.redis() as client:
+                self._wait("valkey", lambda: _answers(client))
+            yield
+
+    @contextmanager
+    def _server(
+        self, command: Sequence[str | Path], name: str, stop: signal.Signals, account: Account
+    ) -> Iterator[None]:
+        with (self.data_dir / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*account.prefix, *command],
+                cwd=self.data_dir,
+                env=clean_environment({}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=account.uid,
+                group=account.gid,
+                extra_groups=None if account.uid is None else [],
+            )
+        try:
+            yield
+        finally:
+            process.send_signal(stop)
+            process.wait(timeout=LIMIT_S)
+
+    def _wait(self, name: str, ready: Any) -> None:
+        deadline_s = time.monotonic() + LIMIT_S
+        while not ready():
+            log = (self.data_dir / f"{name}.log").read_text(errors="replace")
+            assert time.monotonic() < deadline_s, f"{name} does not answer: {log}"
+            time.sleep(0.05)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
