@@ -28,9 +28,12 @@ settings.load_profile("metering")
 
 _numbers = itertools.count(1)
 
-structlog.configure(
-    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), cache_logger_on_first_use=False
-)
+
+@pytest.fixture(autouse=True)
+def _logs() -> None:
+    """Only warnings, and to where this test's output goes: a command that ran in this process may have set up other logs."""
+    structlog.reset_defaults()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,12 @@ def running_role(
         located() as found,
         engine_for(found.database_url, command=command, lock_timeout_ms=lock_timeout_ms) as engine,
         connect_redis(found.redis_url) as client,
-        serving_metrics(settings.metrics_host, settings.metrics_port) as metrics_url,
     ):
-        structlog.get_logger().info("metrics are served", role=command, url=metrics_url)
         _wait_for_schema(engine, stop)
-        yield RunningRole(engine, client, stop)
+        # Only now: a health check that reads them must not find a role well that can't work yet.
+        with serving_metrics(settings.metrics_host, settings.metrics_port) as metrics_url:
+            structlog.get_logger().info("metrics are served", role=command, url=metrics_url)
+            yield RunningRole(engine, client, stop)
 
 
 def _wait_for_schema(engine: "Engine", stop: "threading.Event") -> None:
