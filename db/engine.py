@@ -50,7 +50,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             reach(CrashPoint.METER_BEFORE_COMMIT)
             connection.commit()
         except BaseException:
-            # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would raise, and hide this error.
+            # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would hide this error.
             if not connection.invalidated and driver_connection(connection).closed:
                 connection.invalidate()  # or the pool would try to roll back on a dead connection, and log that it can't
             raise

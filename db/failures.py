@@ -34,8 +34,8 @@ def diagnose(error: Exception) -> Failure:
     """
     cause = driver_error(error)
     if cause is None:
-        # SQLAlchemy's own errors (no connection left in the pool, ...) and the system's (no route, ...) concern no event.
-        outage = isinstance(error, OSError) or type(error).__module__.startswith("sqlalchemy.")
+        # SQLAlchemy's own errors (no connection left in the pool, ...) and the system's (no memory, ...) concern no event.
+        outage = isinstance(error, OSError | MemoryError) or type(error).__module__.startswith("sqlalchemy.")
         return Failure.OUTAGE if outage else Failure.POISON
     if isinstance(cause, errors.LockNotAvailable | errors.DeadlockDetected | errors.SerializationFailure):
         return Failure.LOCKED

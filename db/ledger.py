@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 import psycopg
 from sqlalchemy import Connection
 
@@ -23,8 +24,7 @@ class StalePriceBookError(Exception):
     """The calls were priced with a price book that is no longer the newest: load it again and price them anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class PricedCall:
+class PricedCall(msgspec.Struct, frozen=True, gc=False):
     """A call event, ready to be posted. `price` is None where the price book doesn't know the tier, `charge` for 0 seconds."""
 
     stream_id: str
@@ -56,6 +56,8 @@ class Posted:
     unbilled: int = 0
     duplicates: int = 0
     rejected: list[RejectedEntry] = field(default_factory=list)
+    deferred: list[PricedCall] = field(default_factory=list)
+    """Left for later, untouched: somebody else holds the org's account."""
     changes: dict[int, BalanceChange] = field(default_factory=dict)
     """By org: the accounts as this transaction left them."""
 
@@ -65,6 +67,7 @@ class Posted:
         self.unbilled += other.unbilled
         self.duplicates += other.duplicates
         self.rejected += other.rejected
+        self.deferred += other.deferred
         self.changes |= other.changes
 
     def rejections_by_reason(self) -> dict[str, int]:
@@ -76,6 +79,10 @@ LOCK_ACCOUNTS: Final = """
     SELECT org_id, balance_cents, version, transaction_count, last_posted_at FROM accounts
     WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE
 """
+
+SKIP_LOCKED: Final = " SKIP LOCKED"
+
+EXISTING_ACCOUNTS: Final = "SELECT org_id FROM accounts WHERE org_id = ANY(%s::bigint[])"
 
 # LATERAL with LIMIT keeps the planner on the index, one probe per call, whatever it believes of the table's size.
 FIND_BILLED_CALLS: Final = """
@@ -121,16 +128,17 @@ def array(values: Iterable[int | str]) -> str:
 
 
 def lock_accounts(
-    connection: psycopg.Connection, org_ids: Iterable[int], clock: Clock
+    connection: psycopg.Connection, org_ids: Iterable[int], clock: Clock, *, skip_locked: bool = False
 ) -> dict[int, BalanceChange]:
-    """Lock the accounts that exist among `org_ids`, in order of id, and read them.
+    """Lock the accounts that exist among `org_ids`, in order of id, and read them; with `skip_locked` only those that are free.
 
     Returns each as the start of a change, its version already raised by one. `posted_at` is the time of posting: read under the
     locks, cut to milliseconds, and never before the account's newest transaction, so that id order is time order even where
     clocks differ (CONTRACT.md section 2, rule 7).
     """
     with connection.cursor(binary=True) as cursor:
-        rows = cursor.execute(LOCK_ACCOUNTS, [array(set(org_ids))]).fetchall()
+        statement = LOCK_ACCOUNTS + (SKIP_LOCKED if skip_locked else "")
+        rows = cursor.execute(statement, [array(set(org_ids))]).fetchall()
     now = to_milliseconds(clock())
     return {
         org_id: BalanceChange(org_id, balance_cents, version + 1, count, max(now, last_posted_at or now))
@@ -160,22 +168,28 @@ def post_calls(
     *,
     price_book_version: int,
     clock: Clock,
+    skip_locked: bool = False,
 ) -> Posted:
     """Bill each of `calls` once, in their order, and keep what can't be billed, in the caller's transaction.
 
     Each org is locked first, in a statement of its own; only then are calls that were billed before looked for. In one statement
     the look-up would run on a snapshot from before the wait, and a duplicate could slip past it.
 
+    With `skip_locked` it waits for nobody: calls of an org whose account somebody else holds are deferred.
+
     Raises StalePriceBookError if `calls` were priced with another price book than the newest one.
     """
     driver = driver_connection(connection)
     posted = Posted(rejected=list(rejected))
     if calls:
-        accounts = lock_accounts(driver, (call.event.org_id for call in calls), clock)
+        org_ids = {call.event.org_id for call in calls}
+        accounts = lock_accounts(driver, org_ids, clock, skip_locked=skip_locked)
+        held = _held_by_others(driver, org_ids - accounts.keys()) if skip_locked else set()
         reach(CrashPoint.LEDGER_AFTER_LOCK)
         _require_price_book(driver, price_book_version)
         known = _find_billed(driver, calls)
-        _sort_out(calls, accounts, known, posted)
+        posted.deferred = [call for call in calls if call.event.org_id in held]
+        _sort_out([call for call in calls if call.event.org_id not in held], accounts, known, posted)
         if posted.debits:
             posted.changes = _write_debits(driver, posted.debits, accounts)
             write_accounts(driver, posted.changes.values())
@@ -183,6 +197,13 @@ def post_calls(
         keep_rejected(driver, posted.rejected, clock())
     reach(CrashPoint.LEDGER_AFTER_WRITE)
     return posted
+
+
+def _held_by_others(driver: psycopg.Connection, org_ids: set[int]) -> set[int]:
+    """Which of the orgs that couldn't be locked are there all the same."""
+    if not org_ids:
+        return set()
+    return {row[0] for row in driver.execute(EXISTING_ACCOUNTS, [array(org_ids)])}
 
 
 def _require_price_book(driver: psycopg.Connection, version: int) -> None:
@@ -234,14 +255,14 @@ def _sort_out(
         key = (event.org_id, event.call_id)
         if event.org_id not in accounts:
             posted.rejected.append(call.reject(Reason.UNKNOWN_ORG, f"org_id: there is no org {event.org_id}"))
-        elif call.price is None:
-            posted.rejected.append(call.reject(Reason.UNKNOWN_TIER, f"tier: there is no tier {event.tier!r}"))
         elif (billed := known.get(key)) is not None:
             if same_call(billed, event):
                 posted.duplicates += 1
             else:
                 detail = f"call_id: call {event.call_id} of org {event.org_id} was billed before with other content"
                 posted.rejected.append(call.reject(Reason.CONFLICTING_DUPLICATE, detail))
+        elif call.price is None:
+            posted.rejected.append(call.reject(Reason.UNKNOWN_TIER, f"tier: there is no tier {event.tier!r}"))
         elif call.charge is None:
             posted.unbilled += 1
         else:

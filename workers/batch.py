@@ -1,19 +1,19 @@
 """A batch on its way from the stream to the ledger: stream entries, parsed once, priced with the price book of the moment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from db.ledger import PricedCall
 from db.rejections import RejectedEntry
-from metering.rules.events import CallEvent, parse_event
+from metering.rules.events import MAX_EVENT_BYTES, CallEvent, parse_event
 from metering.rules.pricing import PriceBook, charge_call
 from metering.rules.rejections import Reason, Rejection
 from workers.stream import Entry
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedEntry:
+class ParsedEntry(msgspec.Struct, frozen=True, gc=False):
     """A stream entry and what it says, or why it can't be billed."""
 
     stream_id: str
@@ -31,14 +31,23 @@ def parse_entries(entries: Sequence[Entry], now: datetime) -> list[ParsedEntry]:
         ParsedEntry(
             entry.stream_id,
             entry.raw,
-            parse_event(entry.raw, now)
-            if entry.has_event
-            else Rejection(
-                Reason.INVALID_FIELD, "event: the stream entry has no field of this name; XADD it as `event`"
-            ),
+            parse_event(entry.raw, now) if entry.events == 1 else _not_one_event(entry),
         )
         for entry in entries
     ]
+
+
+def _not_one_event(entry: Entry) -> Rejection:
+    """Why an entry without an event, or with several, can't be billed."""
+    if len(entry.raw) > MAX_EVENT_BYTES:  # else all of it would be kept, be it a gigabyte
+        return Rejection(
+            Reason.TOO_LARGE,
+            f"{len(entry.raw)} bytes and not one field `event`; at most {MAX_EVENT_BYTES} are allowed",
+        )
+    return Rejection(
+        Reason.INVALID_FIELD,
+        f"event: the stream entry has {entry.events} fields of this name; XADD each call as an entry with one",
+    )
 
 
 def price_entries(

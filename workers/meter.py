@@ -16,22 +16,15 @@ from db.engine import driver_connection, transaction
 from db.failures import Failure, diagnose, driver_error
 from db.ledger import Posted, StalePriceBookError, post_calls
 from db.prices import load_price_book
-from metering.rules.gates import Balance
 from metering.rules.pricing import PriceBook
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
-from metering.signals.gates import Gates, Signal
+from metering.signals.gates import Gates
 from workers.batch import ParsedEntry, parse_entries, price_entries
-from workers.metrics import (
-    BATCH_EVENTS,
-    BATCH_SECONDS,
-    COMMIT_TO_SIGNAL_SECONDS,
-    EVENT_TO_COMMIT_SECONDS,
-    age_s,
-    count_posted,
-)
+from workers.failures import StoppedError, sentence
+from workers.finisher import CommittedBatch, Finisher
 from workers.stream import CallStream, Entry, Pending
 
 BATCH_LIMIT: Final = 500
@@ -48,13 +41,14 @@ GIVE_UP_AFTER_DELIVERIES: Final = 10
 LOCK_TIMEOUT_MS: Final = 2_000
 """To be set on the engine that a meter is given."""
 END_BLOCKERS_AFTER_S: Final = 1.0
+PATIENCE_ROUNDS: Final = 6
+"""How often a batch waits for locks before it goes on without the orgs that somebody holds; ours are ended long before that."""
+PATIENCE_ROUNDS_RECOVERED: Final = 2
+"""The same for entries that come again: what was left for later must not hold up what is new each time."""
+SECOND_CHANCE_AFTER_S: Final = 0.5
 CONSUMER_FORGOTTEN_AFTER_MS: Final = 3_600_000
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class StoppedError(Exception):
-    """The meter was told to stop while it waited for something. What it held stays pending."""
 
 
 class Meter:
@@ -79,7 +73,6 @@ class Meter:
     ) -> None:
         self._engine = engine
         self._stream = stream
-        self._gates = gates
         self._clock = clock
         self._stop = stop
         self._batch_limit = batch_limit
@@ -89,24 +82,38 @@ class Meter:
         self._book = PriceBook(0, [])
         self._prices_due = 0.0
         self._claim_due = 0.0
-        self._owed: dict[int, Balance] = {}
         self._log = log.bind(meter=stream.consumer)
+        self._gates = gates
 
     def run(self) -> None:
         """Bill what comes until told to stop; outlive outages of Postgres and Redis."""
+        self._finisher = Finisher(
+            self._stream, self._gates, clock=self._clock, stop=self._stop, monotonic=self._monotonic
+        )
+        try:
+            self._run()
+            self._finisher.flush()
+        except StoppedError:
+            pass
+        finally:
+            self._finisher.close()
+        self._leave()
+
+    def _run(self) -> None:
         waits = backoff_s()
         while not self._stop.is_set():
             try:
                 # Postgres first: what is read while it is away would only count as one more delivery.
                 self._load_prices()
                 self._stream.join()
+                self._finisher.flush()  # what is on its way out isn't left behind
                 self._recover(consumer=self._stream.consumer, min_idle_ms=0)
                 self._log.info("meter is ready", price_book_version=self._book.version)
                 waits = backoff_s()
                 while not self._stop.is_set():
                     self._turn()
             except StoppedError:
-                break
+                raise
             except Exception as error:
                 if isinstance(error, redis.ResponseError) and str(error).startswith("NOGROUP"):
                     self._log.warning("the consumer group is gone; making it again")
@@ -114,7 +121,6 @@ class Meter:
                 if not isinstance(error, redis.RedisError) and diagnose(error) is not Failure.OUTAGE:
                     raise
                 self._wait_out(error, next(waits))
-        self._leave()
 
     def _turn(self) -> None:
         """Take what is there and bill it; now and then look at the prices and at what others left."""
@@ -125,8 +131,6 @@ class Meter:
             self._recover(consumer=None, min_idle_ms=self._abandoned_after_ms)
             self._stream.delete_idle_consumers(idle_ms=CONSUMER_FORGOTTEN_AFTER_MS)
             self._claim_due = now_s + CLAIM_EVERY_S
-        if self._owed:
-            self._follow_gates()
         entries = self._stream.read_new(limit=self._batch_limit, block_ms=self._block_ms)
         if entries:
             self._bill(entries)
@@ -160,106 +164,73 @@ class Meter:
             given_up = [
                 ParsedEntry(e.stream_id, e.raw, Rejection(Reason.UNPROCESSABLE, why)) for e in entries
             ]
-            self._finish(given_up, self._post(given_up), self._monotonic(), recovered=True)
+            self._bill_parsed(given_up, self._monotonic(), recovered=True)
         else:
             self._bill(entries, recovered=True)
+        self._finisher.flush()  # alone to the end
 
     def _bill(self, entries: Sequence[Entry], *, recovered: bool = False) -> None:
-        """Bill a batch: parse, price and post it, and after the commit take it out of the stream."""
+        """Bill a batch: parse, price and post it, and after the commit have it finished."""
         if not entries:
             return
         started_s = self._monotonic()
         reach(CrashPoint.METER_AFTER_READ)
         parsed = parse_entries(entries, self._clock())
         reach(CrashPoint.METER_AFTER_PARSE)
-        self._finish(parsed, self._post(parsed), started_s, recovered=recovered)
+        self._bill_parsed(parsed, started_s, recovered=recovered)
 
-    def _finish(
-        self, parsed: Sequence[ParsedEntry], posted: Posted, started_s: float, *, recovered: bool
-    ) -> None:
-        """What follows the commit: the gates, then the stream, then the log and the metrics."""
-        committed_s = self._monotonic()
-        EVENT_TO_COMMIT_SECONDS.observe(age_s(parsed[0].stream_id, self._clock()))
-        for change in posted.changes.values():
-            self._owed[change.org_id] = Balance(change.org_id, change.balance_cents, change.version)
-        signals = self._follow_gates()
-        COMMIT_TO_SIGNAL_SECONDS.observe(self._monotonic() - committed_s)
-        reach(CrashPoint.METER_BEFORE_ACK)
-        self._ack([entry.stream_id for entry in parsed])
-        reach(CrashPoint.METER_AFTER_ACK)
-        took_s = self._monotonic() - started_s
-        BATCH_SECONDS.observe(took_s)
-        BATCH_EVENTS.observe(len(parsed))
-        count_posted(posted)
-        for call in posted.debits:
-            self._log.debug(
-                "call billed", org_id=call.event.org_id, call_id=call.event.call_id, stream_id=call.stream_id
-            )
-        for rejected in posted.rejected:
+    def _bill_parsed(self, parsed: Sequence[ParsedEntry], started_s: float, *, recovered: bool) -> None:
+        posted = self._post(parsed, patience=PATIENCE_ROUNDS_RECOVERED if recovered else PATIENCE_ROUNDS)
+        if posted.deferred:
             self._log.warning(
-                "event rejected",
-                stream_id=rejected.stream_id,
-                reason=rejected.rejection.reason.value,
-                detail=rejected.rejection.detail,
+                "orgs' accounts are held by somebody; their calls wait", calls=len(posted.deferred)
             )
-        self._log.info(
-            "batch",
-            first_stream_id=parsed[0].stream_id,
-            last_stream_id=parsed[-1].stream_id,
-            events=len(parsed),
-            debited=len(posted.debits),
-            unbilled=posted.unbilled,
-            duplicates=posted.duplicates,
-            rejected=posted.rejections_by_reason(),
-            orgs=len(posted.changes),
-            signals=len(signals),
-            recovered=recovered,
-            took_ms=round(took_s * 1_000, 1),
-        )
+            self._forgive([call.stream_id for call in posted.deferred])
+        self._finisher.finish(CommittedBatch(parsed, posted, started_s, self._monotonic(), recovered))
 
-    def _follow_gates(self) -> list[Signal]:
-        """Bring the gates to the balances that were committed.
-
-        Never holds up the ack: a Redis that has no memory left refuses gates, but entries must leave it. What is still owed is
-        told with the next batch; if this process dies before, the sweep finds it.
-        """
-        try:
-            signals = self._gates.follow(self._owed.values(), self._clock())
-        except redis.RedisError as error:
-            self._log.warning("gates can't follow for now", owed=len(self._owed), error=_sentence(error))
-            return []
-        self._owed.clear()
-        return signals
-
-    def _post(self, parsed: Sequence[ParsedEntry]) -> Posted:
+    def _post(self, parsed: Sequence[ParsedEntry], *, patience: int, last_chance: bool = False) -> Posted:
         """Post a batch, whatever it takes: wait out outages, end who blocks it, and part it around an event that can't be posted.
 
-        Raises StoppedError if told to stop before it is posted.
+        After `patience` rounds of waiting for locks, calls of orgs that somebody else holds are deferred. Raises StoppedError if
+        told to stop before the batch is posted.
         """
         waits = backoff_s()
-        locked = stale = False
+        locked_rounds = 0
+        stale = forgiven = False
         while True:
             try:
                 if stale:
                     self._load_prices()
-                return self._transact(parsed, locked=locked)
+                return self._transact(parsed, locked=locked_rounds > 0, skip_locked=locked_rounds >= patience)
             except StalePriceBookError:
                 stale = True
+                continue  # even if told to stop: nothing keeps this batch from being finished
             except Exception as error:  # noqa: BLE001 - diagnose tells what it means; nothing is passed over
-                match diagnose(error):
-                    case Failure.LOCKED:
-                        locked = True
-                        self._log.warning(
-                            "another transaction holds what this batch needs", error=_sentence(error)
-                        )
-                    case Failure.OUTAGE:
-                        self._wait_out(error, next(waits))
-                    case Failure.POISON:
-                        return self._part(parsed, error)
+                failure = diagnose(error)
+                if failure is Failure.POISON:
+                    return self._part(parsed, error, patience=patience, last_chance=last_chance)
+                if not forgiven:
+                    forgiven = self._forgive([entry.stream_id for entry in parsed])
+                if failure is Failure.LOCKED:
+                    locked_rounds += 1
+                    self._log.warning(
+                        "another transaction holds what this batch needs", error=sentence(error)
+                    )
+                else:
+                    self._wait_out(error, next(waits))
             if self._stop.is_set():
                 raise StoppedError
 
-    def _transact(self, parsed: Sequence[ParsedEntry], *, locked: bool) -> Posted:
+    def _forgive(self, stream_ids: Sequence[str]) -> bool:
+        """Don't hold it against a batch that it isn't finished: the database is to blame, however many meters it goes through."""
+        try:
+            self._stream.forgive(stream_ids)
+        except redis.RedisError as error:
+            self._log.warning("could not forgive a batch", error=sentence(error))
+            return False
+        return True
+
+    def _transact(self, parsed: Sequence[ParsedEntry], *, locked: bool, skip_locked: bool) -> Posted:
         """Price the batch and post it in one transaction; `locked` if somebody was in its way before."""
         calls, rejected = price_entries(parsed, self._book)
         with (
@@ -267,22 +238,33 @@ class Meter:
             self._ending_blockers(driver_connection(connection)) if locked else nullcontext(),
         ):
             posted = post_calls(
-                connection, calls, rejected, price_book_version=self._book.version, clock=self._clock
+                connection,
+                calls,
+                rejected,
+                price_book_version=self._book.version,
+                clock=self._clock,
+                skip_locked=skip_locked,
             )
         reach(CrashPoint.METER_AFTER_COMMIT)
         return posted
 
-    def _part(self, parsed: Sequence[ParsedEntry], error: Exception) -> Posted:
+    def _part(
+        self, parsed: Sequence[ParsedEntry], error: Exception, *, patience: int, last_chance: bool
+    ) -> Posted:
         """Post a batch that failed for what is in it in halves, until the guilty event is alone: that one is kept, not billed."""
         if len(parsed) > 1:
             middle = len(parsed) // 2
-            posted = self._post(parsed[:middle])
-            posted.add(self._post(parsed[middle:]))
+            posted = self._post(parsed[:middle], patience=patience)
+            posted.add(self._post(parsed[middle:], patience=patience))
             return posted
         if isinstance(parsed[0].event, Rejection):
             raise error  # not even its rejection can be written: that is no event's fault
+        if driver_error(error) is None and not last_chance:
+            # Not the database's verdict on the data, but some error of this process: it may have been the moment's.
+            self._stop.wait(SECOND_CHANCE_AFTER_S)
+            return self._post(parsed, patience=patience, last_chance=True)
         self._log.error("event alone makes its batch fail", stream_id=parsed[0].stream_id, exc_info=error)
-        return self._post([parsed[0].unprocessable(_sentence(error))])
+        return self._post([parsed[0].unprocessable(sentence(error))], patience=patience)
 
     @contextmanager
     def _ending_blockers(self, waiting: psycopg.Connection) -> Iterator[None]:
@@ -292,33 +274,27 @@ class Meter:
             try:
                 ended = end_blockers(self._engine, waiting)
             except Exception as error:  # noqa: BLE001 - a thread's end; the batch tries again, and so will this
-                self._log.warning("could not look for blockers", error=_sentence(error))
+                self._log.warning("could not look for blockers", error=sentence(error))
                 return
             if ended:
                 self._log.warning("ended sessions that held locks and did not move", pids=ended)
 
         timer = threading.Timer(END_BLOCKERS_AFTER_S, strike)
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError as error:  # no thread to be had: the batch has to do without
+            self._log.warning("could not look for blockers", error=sentence(error))
+            yield
+            return
         try:
             yield
         finally:
             timer.cancel()
             timer.join()
 
-    def _ack(self, stream_ids: Sequence[str]) -> None:
-        """Take what is committed out of the stream; through outages, because acking twice does no harm."""
-        waits = backoff_s()
-        while True:
-            try:
-                return self._stream.ack(stream_ids)
-            except redis.RedisError as error:
-                self._wait_out(error, next(waits))
-            if self._stop.is_set():
-                raise StoppedError
-
     def _wait_out(self, error: Exception, wait_s: float) -> None:
         """Wait before trying again what an outage stopped; less, if told to stop."""
-        self._log.warning("waiting out an outage", error=_sentence(error), wait_s=round(wait_s, 2))
+        self._log.warning("waiting out an outage", error=sentence(error), wait_s=round(wait_s, 2))
         if driver_error(error) is not None:
             self._engine.dispose()  # its other connections went the same way
         self._stop.wait(wait_s)
@@ -328,11 +304,5 @@ class Meter:
         try:
             self._stream.delete_idle_consumers(idle_ms=CONSUMER_FORGOTTEN_AFTER_MS, leave=True)
         except redis.RedisError as error:
-            self._log.warning("could not leave the group", error=_sentence(error))
+            self._log.warning("could not leave the group", error=sentence(error))
         self._log.info("meter has stopped")
-
-
-def _sentence(error: Exception) -> str:
-    """An error in a line fit for a log and for a column of text."""
-    first_line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first_line}".replace("\0", " ")[:500]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import redis
 
 # Every Redis key that this file owns.
@@ -13,6 +14,16 @@ EVENT_FIELD: Final = b"event"
 
 PAGE: Final = 500
 """How many pending entries are looked at or claimed at once."""
+
+# In one, so that an entry is either still to be finished or gone.
+_TAKE_OUT: Final = """
+local taken = {}
+for i = 2, #ARGV do
+    if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then taken[#taken + 1] = ARGV[i] end
+end
+if #taken > 0 then redis.call('XDEL', KEYS[1], unpack(taken)) end
+return #taken
+"""
 
 # Taken together, so that no entry can be given to the consumer between the look and the deletion: it would be lost to the group.
 _DELETE_IDLE_CONSUMERS: Final = """
@@ -29,14 +40,14 @@ return deleted
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of the stream."""
 
     stream_id: str
     raw: bytes
-    """The `event` field's bytes; of an entry without that field, all its fields as lines `name=value`."""
-    has_event: bool = True
+    """The `event` field's bytes; of an entry without that field, or with several, all its fields as lines `name=value`."""
+    events: int = 1
+    """How many fields `event` it has; only an entry with one can be billed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,10 @@ class CallStream:
     def __init__(self, client: redis.Redis, consumer: str) -> None:
         self._client = client
         self.consumer = consumer
+        self._take_out = client.register_script(_TAKE_OUT)
+        for command in ("XREADGROUP", "XCLAIM"):
+            # As Redis says it: made into a dict, of fields with the same name all but the last would be lost without a trace.
+            client.set_response_callback(command, _as_it_came)
 
     def join(self) -> None:
         """Make the group unless it is there, from the stream's beginning: nothing that was pushed is skipped."""
@@ -131,7 +146,7 @@ class CallStream:
             page = [
                 Pending(
                     row["message_id"].decode(),
-                    row["consumer"].decode(),
+                    row["consumer"].decode(errors="replace"),
                     row["time_since_delivered"],
                     row["times_delivered"],
                 )
@@ -147,12 +162,19 @@ class CallStream:
         answer = _command(self._client, "XCLAIM", STREAM, GROUP, self.consumer, min_idle_ms, *stream_ids)
         return [_entry(*item) for item in answer if item is not None]
 
+    def forgive(self, stream_ids: Sequence[str]) -> None:
+        """Count the deliveries of those of `stream_ids` that are still pending from one again."""
+        reset = ("RETRYCOUNT", 1, "JUSTID")
+        _command(
+            self._client, "XCLAIM", STREAM, GROUP, self.consumer, 0, *stream_ids, *reset, parse_justid=True
+        )
+
     def ack(self, stream_ids: Sequence[str]) -> None:
-        """Take entries out of the group and the stream, both or neither: one acked but not deleted would never leave."""
-        with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xack(STREAM, GROUP, *stream_ids)
-            pipeline.xdel(STREAM, *stream_ids)
-            pipeline.execute()
+        """Take entries out of the group and the stream, both or neither: one acked but not deleted would never leave.
+
+        What isn't pending stays where it is: after a FLUSHALL, a new entry can bear the id of one that was read before.
+        """
+        self._take_out(keys=[STREAM], args=[GROUP, *stream_ids])
 
     def delete_idle_consumers(self, *, idle_ms: int, leave: bool = False) -> int:
         """Delete consumers that hold nothing and have been idle for so long; with `leave`, this one too. Gives their number."""
@@ -180,10 +202,16 @@ def _command(client: redis.Redis, *words: str | int, **options: bool) -> Any:
     return client.execute_command(*words, **options)  # type: ignore[no-untyped-call]
 
 
-def _entry(stream_id: bytes, fields: dict[bytes, bytes] | None) -> Entry:
-    found = fields or {}
-    raw = found.get(EVENT_FIELD)
-    if raw is None:
-        lines = b"\n".join(name + b"=" + value for name, value in found.items())
-        return Entry(stream_id.decode(), lines, has_event=False)
-    return Entry(stream_id.decode(), raw)
+def _as_it_came(answer: Any, **_options: Any) -> Any:
+    return answer
+
+
+def _entry(stream_id: bytes, fields: list[bytes] | None) -> Entry:
+    """An entry from its names and values in turn; None where it was deleted while it was pending."""
+    if fields is not None and len(fields) == 2 and fields[0] == EVENT_FIELD:  # noqa: PLR2004 - a name and a value
+        return Entry(stream_id.decode(), fields[1])
+    pairs = list(zip((fields or [])[::2], (fields or [])[1::2], strict=True))
+    events = [value for name, value in pairs if name == EVENT_FIELD]
+    if len(events) == 1:
+        return Entry(stream_id.decode(), events[0])
+    return Entry(stream_id.decode(), b"\n".join(name + b"=" + value for name, value in pairs), len(events))

@@ -19,7 +19,7 @@ from metering.rules.pricing import Price
 from metering.runtime.clock import Clock, system_clock
 from metering.signals.gates import Gates
 from tests.waiting import wait_until
-from workers.meter import BATCH_LIMIT, Meter
+from workers.meter import ABANDONED_AFTER_MS, BATCH_LIMIT, Meter
 from workers.stream import STREAM, CallStream, backlog
 
 DRAIN_LIMIT_S = 60
@@ -78,6 +78,7 @@ def running_meters(
     meters: int = 1,
     batch_limit: int = BATCH_LIMIT,
     block_ms: int = 5,
+    abandoned_after_ms: int = ABANDONED_AFTER_MS,
     clock: Clock = system_clock,
 ) -> Iterator[list[Future[None]]]:
     """So many meters, each in a thread, while the block runs; what ended one of them is raised at its end."""
@@ -86,7 +87,14 @@ def running_meters(
     def run(number: int) -> None:
         stream = CallStream(client, f"meter-{number}")
         Meter(
-            engine, stream, Gates(client), clock=clock, stop=stop, batch_limit=batch_limit, block_ms=block_ms
+            engine,
+            stream,
+            Gates(client),
+            clock=clock,
+            stop=stop,
+            batch_limit=batch_limit,
+            block_ms=block_ms,
+            abandoned_after_ms=abandoned_after_ms,
         ).run()
 
     with ThreadPoolExecutor(meters) as threads:

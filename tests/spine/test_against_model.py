@@ -76,7 +76,11 @@ def start_again(database: Database) -> None:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         connection.execute(text("DELETE FROM transactions"))
         connection.execute(text("DELETE FROM rejected_events"))
-        connection.execute(text("UPDATE accounts SET balance_cents = 0, version = 0, transaction_count = 0, last_posted_at = NULL"))
+        connection.execute(
+            text(
+                "UPDATE accounts SET balance_cents = 0, version = 0, transaction_count = 0, last_posted_at = NULL"
+            )
+        )
     admin.dispose()
 
 

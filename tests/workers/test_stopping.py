@@ -1,0 +1,55 @@
+"""A meter that is told to stop finishes what it has in hand, and leaves nothing behind."""
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+import workers.meter
+from db.ledger import Posted, StalePriceBookError, post_calls
+from tests.workers.calls import ORG_IDS, assert_billed, make_calls
+from tests.workers.processes import Site, wait_until, waits_for_lock
+from workers.meter import BATCH_LIMIT
+
+
+def test_sigterm_with_a_batch_in_hand(site: Site) -> None:
+    events = make_calls(1_000, seed=21)
+    meter = site.start("m")
+    wait_until(lambda: meter.said("meter is ready"), "getting ready")
+    with site.engine.begin() as connection:
+        lock = text("SELECT FROM accounts WHERE org_id = :org_id FOR NO KEY UPDATE")
+        connection.execute(lock, {"org_id": ORG_IDS[-1]})
+        site.push_at_once(events)
+        wait_until(lambda: waits_for_lock(site.engine), "waiting for the org")
+        in_hand = len(site.deliveries())
+        assert in_hand == BATCH_LIMIT
+        meter.send(signal.SIGTERM)
+    assert meter.wait() == 0
+    assert [batch["events"] for batch in meter.said("batch")] == [in_hand]
+    assert site.deliveries() == {}
+    assert site.consumers() == set()
+    assert not site.drained()
+
+    site.drain("m")
+    assert site.consumers() == set()
+    assert_billed(site.engine, site.client, events)
+
+
+def test_told_to_stop_while_prices_change(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that only has to be priced anew is finished all the same."""
+    stop = threading.Event()
+    events = make_calls(50, seed=22)
+
+    def post_with_an_old_book(*arguments: Any, **options: Any) -> Posted:
+        if stop.is_set():
+            return post_calls(*arguments, **options)
+        stop.set()
+        raise StalePriceBookError
+
+    monkeypatch.setattr(workers.meter, "post_calls", post_with_an_old_book)
+    site.push_at_once(events)
+    site.run_meter("m", stop)
+    assert_billed(site.engine, site.client, events)
+    assert site.consumers() == set()

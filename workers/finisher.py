@@ -1,0 +1,189 @@
+"""What follows a batch's commit, while the next batch is on its way: gates and signals, the ack, the log and the metrics."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import redis
+import structlog
+
+from db.ledger import Posted
+from metering.rules.gates import Balance
+from metering.runtime.backoff import backoff_s
+from metering.runtime.clock import Clock
+from metering.runtime.crashpoints import CrashPoint, reach
+from metering.signals.gates import Gates, Signal
+from workers.batch import ParsedEntry
+from workers.failures import StoppedError, sentence
+from workers.metrics import (
+    BATCH_EVENTS,
+    BATCH_SECONDS,
+    COMMIT_TO_SIGNAL_SECONDS,
+    EVENT_TO_COMMIT_SECONDS,
+    age_s,
+    count_posted,
+)
+from workers.stream import CallStream
+
+OWED_EVERY_S: Final = 1.0
+"""How often gates that couldn't follow are tried again where no batch comes."""
+
+
+class CommittedBatch(msgspec.Struct, frozen=True):
+    """A batch whose effect is in Postgres, and nowhere else yet."""
+
+    parsed: Sequence[ParsedEntry]
+    posted: Posted
+    started_s: float
+    committed_s: float
+    recovered: bool
+
+
+class Finisher:
+    """Finishes committed batches in their order, one at a time, in a thread of its own: so Redis works while Postgres does.
+
+    At most one batch waits for the one in hand. What it hasn't finished when the process dies is still pending in Redis, and the
+    sweep finds gates that didn't follow.
+    """
+
+    def __init__(
+        self,
+        stream: CallStream,
+        gates: Gates,
+        *,
+        clock: Clock,
+        stop: threading.Event,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._gates = gates
+        self._clock = clock
+        self._stop = stop
+        self._monotonic = monotonic
+        self._owed: dict[int, Balance] = {}
+        self._batches: queue.Queue[CommittedBatch | None] = queue.Queue(maxsize=1)
+        self._failure: BaseException | None = None
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(meter=stream.consumer)
+        self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
+        self._thread.start()
+
+    def finish(self, batch: CommittedBatch) -> None:
+        """Have a batch finished, after those before it. Raises what an earlier one failed with."""
+        self._raise_failure()
+        self._batches.put(batch)
+
+    def flush(self) -> None:
+        """Wait until every batch is finished. Raises what one of them failed with."""
+        self._batches.join()
+        self._raise_failure()
+
+    def close(self) -> None:
+        """Finish what there is, and end."""
+        self._batches.put(None)
+        self._thread.join()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        while True:
+            try:
+                batch = self._batches.get(timeout=OWED_EVERY_S)
+            except queue.Empty:
+                if self._owed:
+                    self._follow_gates()
+                continue
+            try:
+                if batch is None:
+                    return
+                if (
+                    self._failure is None
+                ):  # after a failure the meter is about to end: what is left stays pending
+                    self._finish(batch)
+            except BaseException as error:  # noqa: BLE001 - raised to the meter at its next call
+                self._failure = error
+            finally:
+                self._batches.task_done()
+
+    def _finish(self, batch: CommittedBatch) -> None:
+        parsed, posted = batch.parsed, batch.posted
+        for change in posted.changes.values():
+            self._owed[change.org_id] = Balance(change.org_id, change.balance_cents, change.version)
+        signals = self._follow_gates()
+        signalled_s = self._monotonic()
+        reach(CrashPoint.METER_BEFORE_ACK)
+        deferred = {call.stream_id for call in posted.deferred}
+        self._ack([entry.stream_id for entry in parsed if entry.stream_id not in deferred])
+        reach(CrashPoint.METER_AFTER_ACK)
+        took_s = self._monotonic() - batch.started_s
+        self._tell(batch, signals, took_s)
+        EVENT_TO_COMMIT_SECONDS.observe(
+            max(age_s(parsed[0].stream_id, self._clock()) - (self._monotonic() - batch.committed_s), 0.0)
+        )
+        COMMIT_TO_SIGNAL_SECONDS.observe(signalled_s - batch.committed_s)
+        BATCH_SECONDS.observe(took_s)
+        BATCH_EVENTS.observe(len(parsed))
+        count_posted(posted)
+
+    def _tell(self, batch: CommittedBatch, signals: Sequence[Signal], took_s: float) -> None:
+        """One line per batch, with the range of stream ids in which each of its calls is found; one per rejected event."""
+        parsed, posted = batch.parsed, batch.posted
+        for call in posted.debits if self._log.is_enabled_for(logging.DEBUG) else ():
+            self._log.debug(
+                "call billed", org_id=call.event.org_id, call_id=call.event.call_id, stream_id=call.stream_id
+            )
+        for rejected in posted.rejected:
+            self._log.warning(
+                "event rejected",
+                stream_id=rejected.stream_id,
+                reason=rejected.rejection.reason.value,
+                detail=rejected.rejection.detail,
+            )
+        self._log.info(
+            "batch",
+            first_stream_id=parsed[0].stream_id,
+            last_stream_id=parsed[-1].stream_id,
+            events=len(parsed),
+            debited=len(posted.debits),
+            unbilled=posted.unbilled,
+            duplicates=posted.duplicates,
+            rejected=posted.rejections_by_reason(),
+            deferred=len(posted.deferred),
+            orgs=len(posted.changes),
+            signals=len(signals),
+            recovered=batch.recovered,
+            took_ms=round(took_s * 1_000, 1),
+        )
+
+    def _follow_gates(self) -> list[Signal]:
+        """Bring the gates to the balances that were committed.
+
+        Never holds up the ack: a Redis that has no memory left refuses gates, but entries must leave it. What is still owed is
+        told with the next batch; if this process dies before, the sweep finds it.
+        """
+        try:
+            signals = self._gates.follow(self._owed.values(), self._clock())
+        except redis.RedisError as error:
+            self._log.warning("gates can't follow for now", owed=len(self._owed), error=sentence(error))
+            return []
+        self._owed.clear()
+        return signals
+
+    def _ack(self, stream_ids: Sequence[str]) -> None:
+        """Take what is committed out of the stream; through outages, because acking twice does no harm."""
+        waits = backoff_s()
+        while stream_ids:
+            try:
+                self._stream.ack(stream_ids)
+                break
+            except redis.RedisError as error:
+                wait_s = next(waits)
+                self._log.warning("could not ack a batch", error=sentence(error), wait_s=round(wait_s, 2))
+                self._stop.wait(wait_s)
+            if self._stop.is_set():
+                raise StoppedError
