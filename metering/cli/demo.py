@@ -8,8 +8,10 @@ import typer
 
 
 def demo(
-    seconds: Annotated[int, typer.Option(min=1, max=600, help="How long calls are pushed.")] = 30,
-    rate: Annotated[int, typer.Option(min=1, max=2_000, help="Events pushed per second, on average.")] = 500,
+    seconds: Annotated[int, typer.Option(min=1, max=600, help="How long calls start.")] = 30,
+    rate: Annotated[
+        int, typer.Option(min=1, max=2_000, help="Calls that want to start per second, on average.")
+    ] = 500,
     orgs: Annotated[int, typer.Option(min=1, max=1_000, help="How many orgs make calls.")] = 36,
     meters: Annotated[int, typer.Option(min=1, max=16, help="How many meters bill them.")] = 2,
     seed: Annotated[
@@ -19,10 +21,11 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Watch simulated calls being billed, on embedded servers that it starts; ends with an audit.
+    """Watch simulated calls being billed and gates following, on embedded servers that it starts; ends with an audit.
 
-    Telephony keeps its own record of what it pushes, and the ledger has to agree with it to the cent. Exit status 0
-    means that it does and that the audit passed; 1 names what is off. Ctrl-C ends it early: what was pushed until
+    Telephony asks each call's gate before it starts, and keeps its own record of what it pushes: the ledger has to
+    agree with it to the cent, and gates and signals with the ledger. Exit status 0 means that they do and that the
+    audit passed; 1 names what is off. Ctrl-C ends it early: what was pushed until
     then is billed and checked.
     """
     from metering.cli.demo_run import Plan, run_demo

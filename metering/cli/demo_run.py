@@ -1,9 +1,7 @@
 """One run of `metering demo`, from the start of the servers to the verdict."""
 
-import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,36 +14,44 @@ from rich.live import Live
 from sqlalchemy import Engine
 
 from db.adjustments import adjust
-from db.audit import run_audit
+from db.balances import read_balances
 from db.engine import transaction
 from db.orgs import create_org
 from db.prices import list_prices, set_price
 from metering.cli.connections import engine_for, located, prepare_database
-from metering.cli.demo_screen import Figures, live_view, plain_line, summary
+from metering.cli.demo_out import is_live, say_line, shown_path
+from metering.cli.demo_screen import Figures, live_view, plain_line
+from metering.cli.demo_verdict import INTERRUPTED, Run, conclude
 from metering.cli.demo_watch import DemoOrg, Watch
-from metering.cli.errors import CommandError, quoted
+from metering.cli.errors import CommandError
 from metering.cli.output import console, counted
-from metering.cli.roles import Supervisor, meter_roles
+from metering.cli.roles import JOBS, Supervisor, meter_roles
 from metering.cli.stopping import stop_on_signals
+from metering.rules.gates import Balance
 from metering.rules.money import MICROUSD_PER_USD, format_usd
 from metering.rules.pricing import Price
 from metering.runtime.clock import Clock, system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
-from metering.sandbox.outcome import Outcome, differences, last_rejection_id
-from metering.sandbox.pusher import Pusher
-from metering.sandbox.telephony import RATES_CENTS_PER_MINUTE, Telephony
+from metering.sandbox.calls import RATES_CENTS_PER_MINUTE, TIME_FACTOR
+from metering.sandbox.disagreements import wrong_gates
+from metering.sandbox.listener import Listener
+from metering.sandbox.outcome import Outcome, last_rejection_id
+from metering.sandbox.refills import Refills
+from metering.sandbox.said import last_position
+from metering.sandbox.switch import Switch
+from metering.sandbox.telephony import Telephony
+from metering.signals.gates import Gates
 from workers.stream import GROUP, STREAM, backlog
 
-INTERRUPTED: Final = 130
-"""The exit status of what Ctrl-C ended."""
 METERS_READY_LIMIT_S: Final = 20.0
 EARLIER_BACKLOG_LIMIT_S: Final = 20.0
 DRAIN_LIMIT_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.25
 LINE_EVERY_S: Final = 5.0
-MAX_NAMED: Final = 20
-METERS_LOG: Final = "demo-meters.log"
+GATES_LIMIT_S: Final = 20.0
+"""How long gates that are wrong at the end may take to be mended: the sweep comes round every few seconds."""
+ROLES_LOG: Final = "demo-roles.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +65,6 @@ class Plan:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """What there is to judge once the meters have stopped."""
-
-    telephony: Telephony
-    pusher: Pusher
-    outcome: Outcome
-    """Not read yet: in the end it is read in one go, and not piece by piece as for the screen."""
-    highest_lag: int
-    drained: bool
-
-
 class StoppedEarlyError(Exception):
     """Somebody pressed Ctrl-C before the first call was pushed."""
 
@@ -82,20 +76,20 @@ def run_demo(plan: Plan, *, clock: Clock = system_clock) -> int:
     out = console()
     with stop_on_signals() as stop, ExitStack() as stack:
         try:
-            with _step(out, stop, f"Postgres and Valkey, their data in {_shown(settings.data_dir)}"):
+            with _step(out, stop, f"Postgres and Valkey, their data in {shown_path(settings.data_dir)}"):
                 found = stack.enter_context(located(start=True))
             with _step(out, stop, "the database's schema, and four tiers"):
                 prepare_database(found)
                 engine = stack.enter_context(engine_for(found.database_url, command="demo"))
                 _make_tiers(engine, clock)
             client = stack.enter_context(connect_redis(found.redis_url))
-            with _meters(out, stop, client, plan.meters, settings.data_dir / METERS_LOG):
-                pushed = _push(out, stop, engine, client, plan, clock)
+            listener = stack.enter_context(Listener(client))
+            with _roles(out, stop, client, plan.meters, settings.data_dir / ROLES_LOG):
+                run = _simulate(out, stop, engine, client, listener, plan, clock)
         except StoppedEarlyError:
             out.print("Stopped before the first call was pushed.")
             return INTERRUPTED
-        waiting = 0 if pushed.drained else backlog(client).length
-        return _conclude(out, engine, pushed, waiting, interrupted=stop.is_set())
+        return conclude(out, engine, client, run, interrupted=stop.is_set())
 
 
 def _refuse_other_servers(settings: Settings) -> None:
@@ -110,9 +104,9 @@ def _refuse_other_servers(settings: Settings) -> None:
 def _step(out: Console, stop: Event, what: str) -> Iterator[None]:
     """Say what was made ready, and how long that took. Raises StoppedEarlyError if told to stop meanwhile."""
     began_s = time.monotonic()
-    with out.status(f"{what} ...") if _live(out) else nullcontext():
+    with out.status(f"{what} ...") if is_live(out) else nullcontext():
         yield
-    _say(out, f"{time.monotonic() - began_s:5.1f} s  {what}")
+    say_line(out, f"{time.monotonic() - began_s:5.1f} s  {what}")
     if stop.is_set():
         raise StoppedEarlyError
 
@@ -134,13 +128,14 @@ def _make_tiers(engine: Engine, clock: Clock) -> None:
 
 
 @contextmanager
-def _meters(out: Console, stop: Event, client: redis.Redis, number: int, log_path: Path) -> Iterator[None]:
-    """So many meters, for the time of the block; what an earlier demo left is billed first."""
-    roles = meter_roles(number)
+def _roles(out: Console, stop: Event, client: redis.Redis, number: int, log_path: Path) -> Iterator[None]:
+    """So many meters, and the jobs, for the time of the block; what an earlier demo left is billed first."""
+    meters = meter_roles(number)
     with ExitStack() as stack:
-        with _step(out, stop, f"{counted(number, 'meter')}, logging to {_shown(log_path)}"):
-            stack.enter_context(Supervisor(roles, say=lambda told: _say(out, told), log_path=log_path))
-            awaited = {role.arguments[-1] for role in roles}
+        with _step(out, stop, f"{counted(number, 'meter')} and the jobs, logging to {shown_path(log_path)}"):
+            roles = [*meters, JOBS]
+            stack.enter_context(Supervisor(roles, say=lambda told: say_line(out, told), log_path=log_path))
+            awaited = {role.arguments[-1] for role in meters}
             if not _wait(stop, METERS_READY_LIMIT_S, lambda: awaited <= _consumers(client)):
                 raise CommandError(f"The meters don't begin to work; {log_path} tells why.")
         if waiting := backlog(client).lag:
@@ -169,39 +164,70 @@ def _wait(stop: Event, limit_s: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def _push(out: Console, stop: Event, engine: Engine, client: redis.Redis, plan: Plan, clock: Clock) -> Pushed:
-    """Make orgs, push their calls on schedule, and wait until the meters have done with them."""
+def _simulate(
+    out: Console,
+    stop: Event,
+    engine: Engine,
+    client: redis.Redis,
+    listener: Listener,
+    plan: Plan,
+    clock: Clock,
+) -> Run:
+    """Make orgs, let their calls start and end on schedule, and wait until the meters have done with them."""
     with _step(out, stop, f"{counted(plan.orgs, 'new org')}, each with a balance to begin with"):
-        telephony, orgs = _make_orgs(engine, plan, clock)
+        log_began_at = last_position(client)
+        telephony, orgs = _make_orgs(engine, client, plan, clock)
         with engine.connect() as connection:
             newest_rejection_id = last_rejection_id(connection)
-    _say(out, f"\nCalls for {plan.duration_s} s, about {plan.rate:,} events/s, seed {plan.seed}.\n")
-    pusher = Pusher(client, telephony.pushes())
-    watch = Watch(engine, client, pusher, Outcome(telephony.org_ids, newest_rejection_id), orgs)
-    pusher.start()
+    say_line(
+        out,
+        f"\nCalls for {plan.duration_s} s, about {plan.rate:,} a second, seed {plan.seed}."
+        f" Time runs {TIME_FACTOR} times as fast:\n"
+        f"a call of {TIME_FACTOR} s ends a second later. Each call's gate is asked before it starts.\n",
+    )
+    switch = Switch(client, telephony.schedule())
+    refills = Refills(engine, client, listener, telephony.refills(), clock=clock)
+    outcome = Outcome(telephony.org_ids, newest_rejection_id)
+    watch = Watch(engine, client, switch, listener, outcome, orgs)
+    switch.start()
+    refills.start()
     with _screen(out, plan.duration_s) as show:
         try:
-            while pusher.is_alive() and not stop.is_set():
+            while switch.is_alive() and not stop.is_set():
                 show(watch.look(draining=False))
                 stop.wait(LOOK_EVERY_S)
         finally:
-            pusher.stop()
+            switch.stop()
+            refills.stop()
         drained = _drain(out, stop, watch, show)
-    return Pushed(
-        telephony, pusher, Outcome(telephony.org_ids, newest_rejection_id), watch.highest_lag, drained
+        behind = _settle(engine, client, telephony.org_ids) if drained else 0
+        show(watch.look(draining=True))
+    return Run(
+        telephony=telephony,
+        switch=switch,
+        refills=refills,
+        listener=listener,
+        log_began_at=log_began_at,
+        outcome=Outcome(telephony.org_ids, newest_rejection_id),
+        highest_lag=watch.highest_lag,
+        drained=drained,
+        gates_behind=behind,
     )
 
 
-def _make_orgs(engine: Engine, plan: Plan, clock: Clock) -> tuple[Telephony, list[DemoOrg]]:
-    """Orgs of this run's own, so that nothing that was there before can be taken for its work."""
+def _make_orgs(
+    engine: Engine, client: redis.Redis, plan: Plan, clock: Clock
+) -> tuple[Telephony, list[DemoOrg]]:
+    """Orgs of this run's own, so that nothing that was there before can be taken for its work; and their gates."""
     now = clock()
+    changes = []
     with transaction(engine) as connection:
         names = [f"Demo {number} of {now:%H:%M:%S}" for number in range(1, plan.orgs + 1)]
         org_ids = [create_org(connection, name, now) for name in names]
         telephony = Telephony(org_ids, start=now, seed=plan.seed, duration_s=plan.duration_s, rate=plan.rate)
         balances = telephony.starting_balances_cents()
         for org_id, cents in balances.items():
-            adjust(
+            done = adjust(
                 connection,
                 org_id,
                 amount_cents=cents,
@@ -209,15 +235,36 @@ def _make_orgs(engine: Engine, plan: Plan, clock: Clock) -> tuple[Telephony, lis
                 key="demo-start",
                 clock=clock,
             )
+            changes += [done.change] if done.change else []
+    Gates(client).follow(
+        [Balance(each.org_id, each.balance_cents, each.version) for each in changes], clock()
+    )
     return telephony, [
         DemoOrg(org_id, name, balances[org_id]) for org_id, name in zip(org_ids, names, strict=True)
     ]
 
 
+def _settle(engine: Engine, client: redis.Redis, org_ids: Sequence[int]) -> int:
+    """Wait until all gates say what their balances say; give how many didn't at first.
+
+    An entry leaves the stream after its gate has followed; so there is nothing to wait for, unless Redis failed just then or
+    somebody else wrote to a gate. Then it is the sweep that mends it.
+    """
+    gates = Gates(client)
+
+    def wrong() -> int:
+        return len(wrong_gates(gates.read(org_ids), read_balances(engine, org_ids)))
+
+    behind = wrong()
+    if behind:
+        _wait(Event(), GATES_LIMIT_S, lambda: wrong() == 0)
+    return behind
+
+
 @contextmanager
 def _screen(out: Console, duration_s: int) -> Iterator[Callable[[Figures], None]]:
     """Where figures are shown: in a live table, or now and then in a line where nobody looks on."""
-    if _live(out):
+    if is_live(out):
         with Live(console=out, auto_refresh=False) as live:
             yield lambda figures: live.update(live_view(figures, duration_s), refresh=True)
         return
@@ -228,13 +275,13 @@ def _screen(out: Console, duration_s: int) -> Iterator[Callable[[Figures], None]
         nonlocal due_s, shown, last
         last = figures
         if figures.elapsed_s >= due_s:
-            _say(out, plain_line(figures))
+            say_line(out, plain_line(figures))
             shown = figures
             due_s += LINE_EVERY_S
 
     yield show
     if last is not None and last is not shown:
-        _say(out, plain_line(last))
+        say_line(out, plain_line(last))
 
 
 def _drain(out: Console, stop: Event, watch: Watch, show: Callable[[Figures], None]) -> bool:
@@ -242,7 +289,7 @@ def _drain(out: Console, stop: Event, watch: Watch, show: Callable[[Figures], No
     deadline_s = time.monotonic() + DRAIN_LIMIT_S
     with stop_on_signals() as enough:
         if stop.is_set():
-            _say(out, "Stopping; what was pushed is billed first, unless you press Ctrl-C again.")
+            say_line(out, "Stopping; what was pushed is billed first, unless you press Ctrl-C again.")
         while not (drained := watch.drained()):
             show(watch.look(draining=True))
             if enough.wait(LOOK_EVERY_S):
@@ -250,99 +297,4 @@ def _drain(out: Console, stop: Event, watch: Watch, show: Callable[[Figures], No
                 break
             if time.monotonic() > deadline_s:
                 break
-    show(watch.look(draining=True))
     return drained
-
-
-def _conclude(out: Console, engine: Engine, pushed: Pushed, waiting: int, *, interrupted: bool) -> int:
-    """Compare the ledger with telephony's record, audit it, say what was found, and give the exit status."""
-    record, outcome = pushed.pusher.record, pushed.outcome
-    with engine.connect() as connection:
-        outcome.read(connection, pushed.pusher.stream_ids)
-    out.print()
-    out.print(
-        summary(
-            record,
-            outcome,
-            took_s=pushed.pusher.took_s,
-            highest_lag=pushed.highest_lag,
-            drained=pushed.drained,
-        )
-    )
-    report = run_audit(engine)
-    audited = (
-        f"{counted(report.counts['transactions'], 'transaction')} of {counted(report.counts['orgs'], 'org')}"
-    )
-    _say(out, f"\nAudit of {audited}: {'passed' if report.passed else 'FAILED'}.")
-    problems = [
-        f"Audit, {violation.invariant}, org {violation.org_id}: {violation.detail}."
-        for violation in report.violations
-    ]
-    if pushed.pusher.error is not None:
-        problems.append(f"Telephony could not push on: {quoted(pushed.pusher.error)}.")
-    if pushed.drained:
-        found = differences(record, outcome)
-        _say(
-            out,
-            f"Ledger and telephony's record {'DIFFER' if found else 'agree, for every org and to the cent'}.",
-        )
-        problems += found
-    else:
-        _say(
-            out,
-            f"Nothing was compared: in the stream {counted(waiting, 'event')} wait still, for `{_program()} up`.",
-        )
-    for problem in problems[:MAX_NAMED]:
-        _say(out, f"  {problem}")
-    if len(problems) > MAX_NAMED:
-        _say(out, f"  And {len(problems) - MAX_NAMED:,} more.")
-    if problems:
-        return 1
-    if interrupted:
-        return INTERRUPTED
-    if not pushed.drained:
-        return 1
-    _suggest(out, pushed.telephony)
-    return 0
-
-
-def _suggest(out: Console, telephony: Telephony) -> None:
-    """What to try next."""
-    program = _program()
-    _say(
-        out,
-        f"""
-To go on, start the servers and a meter again, and try the rest in another terminal:
-
-  {program} up
-  {program} org list
-  {program} rejected list --reason unknown_tier
-  {program} tier set {telephony.missing_tier} 0.20
-  {program} rejected replay --reason unknown_tier
-  {program} audit""",
-    )
-
-
-def _program() -> str:
-    """How to call this program from here."""
-    called = Path(sys.argv[0])
-    if called.name != "metering":
-        return f"{_shown(Path(sys.executable))} -m metering"
-    return "metering" if shutil.which("metering") else _shown(called)
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be written from here."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _live(out: Console) -> bool:
-    """Whether what was printed can be changed again. (rich's `is_terminal` is also true for a file under FORCE_COLOR.)"""
-    return out.file.isatty() and not out.is_dumb_terminal
-
-
-def _say(out: Console, text: str) -> None:
-    out.print(text, markup=False, soft_wrap=not _live(out))

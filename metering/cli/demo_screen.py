@@ -1,4 +1,4 @@
-"""What `metering demo` shows: a live table for people, plain lines for everybody else, and the summary."""
+"""What `metering demo` shows while it runs: a live table for people, plain lines for everybody else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from metering.rules.money import format_usd
-from metering.rules.rejections import Reason
-from metering.sandbox.outcome import Outcome
-from metering.sandbox.telephony import Record
 
 LOW: Final = 0.25
 """The part of its first balance below which an org's bar turns yellow."""
@@ -27,11 +24,30 @@ class OrgFigures:
     spent_cents: int
     balance_cents: int
     first_balance_cents: int
+    gate: str
 
     @property
     def left(self) -> float:
         """The part of its first balance that is left, 0 to 1."""
         return min(max(self.balance_cents / self.first_balance_cents, 0), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class GateFigures:
+    """Gates, and what they do to calls, at a moment."""
+
+    open: int
+    exhausted: int
+    running: int
+    started: int
+    refused_inbound: int
+    refused_outbound: int
+    unanswered: int
+    """Calls refused because no gate could be asked."""
+    signals: int
+    signals_per_s: float
+    push_to_gate_median_s: float | None
+    push_to_gate_longest_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +67,29 @@ class Figures:
     dropped: int
     """Events that rightly left nothing behind: duplicates, and calls of 0 seconds."""
     balance_cents: int
+    gates: GateFigures
     busiest: Sequence[OrgFigures]
 
 
 def plain_line(figures: Figures) -> str:
     """A moment in one line of plain ASCII."""
+    gates = figures.gates
+    unanswered = f"  not asked {gates.unanswered:,}" if gates.unanswered else ""
     return (
         f"{figures.elapsed_s:5.0f} s  pushed {figures.pushed:,} ({figures.pushed_per_s:,.0f}/s)"
         f"  billed {figures.billed:,} ({figures.billed_per_s:,.0f}/s)"
         f"  lag {figures.lag:,}  pending {figures.pending:,}  rejected {figures.rejected:,}"
         f"  duplicates and 0 s {figures.dropped:,}  balances {format_usd(figures.balance_cents)} USD"
+        f"  running {gates.running:,}  gates open {gates.open:,} exhausted {gates.exhausted:,}"
+        f"  refused in {gates.refused_inbound:,} out {gates.refused_outbound:,}{unanswered}"
+        f"  signals {gates.signals:,} ({gates.signals_per_s:,.1f}/s)"
+        f"  push to gate {shown_ms(gates.push_to_gate_median_s)}, longest {shown_ms(gates.push_to_gate_longest_s)}"
     )
+
+
+def shown_ms(took_s: float | None) -> str:
+    """A time in milliseconds; a dash where there is none yet."""
+    return "-" if took_s is None else f"{took_s * 1000:,.0f} ms"
 
 
 def live_view(figures: Figures, duration_s: float) -> RenderableType:
@@ -86,6 +114,9 @@ def _heading(figures: Figures, duration_s: float) -> RenderableType:
             else Text("All is billed", "bold")
         )
         bar = ProgressBar(total=max(figures.pushed, 1), completed=figures.pushed - left)
+    elif figures.elapsed_s >= duration_s:
+        title = Text.assemble(("The last calls end", "bold"), f"  {figures.gates.running:,} running")
+        bar = ProgressBar(total=1, completed=1)
     else:
         title = Text.assemble(("Calls come in", "bold"), f"  {figures.elapsed_s:.0f} of {duration_s:.0f} s")
         bar = ProgressBar(total=duration_s, completed=figures.elapsed_s)
@@ -110,7 +141,30 @@ def _totals(figures: Figures) -> RenderableType:
         *("rejected", Text(f"{figures.rejected:,}", bold), ""),
         *("   dropped", Text(f"{figures.dropped:,}", bold), "duplicates, calls of 0 s"),
     )
-    grid.add_row("balances", Text(format_usd(figures.balance_cents), bold), "USD")
+    gates = figures.gates
+    grid.add_row(
+        *("balances", Text(format_usd(figures.balance_cents), bold), "USD"),
+        *("   running", Text(f"{gates.running:,}", bold), f"{gates.started:,} started"),
+    )
+    refused = gates.refused_inbound + gates.refused_outbound + gates.unanswered
+    directions = f"in {gates.refused_inbound:,} out {gates.refused_outbound:,}"
+    grid.add_row(
+        *("gates", Text(f"{gates.open:,}", "bold green"), "open"),
+        *(
+            "   refused",
+            Text(f"{refused:,}", bold),
+            f"{gates.unanswered:,} not asked" if gates.unanswered else directions,
+        ),
+    )
+    grid.add_row(
+        *("", Text(f"{gates.exhausted:,}", "bold red"), "exhausted"),
+        *(
+            "   to gate",
+            Text(shown_ms(gates.push_to_gate_median_s), bold),
+            f"longest {shown_ms(gates.push_to_gate_longest_s)}",
+        ),
+    )
+    grid.add_row("signals", Text(f"{gates.signals:,}", bold), f"{gates.signals_per_s:,.1f}/s")
     return grid
 
 
@@ -119,6 +173,7 @@ def _orgs(orgs: Sequence[OrgFigures]) -> RenderableType:
     grid.add_column("the busiest orgs", no_wrap=True)
     for name in ("calls", "spent", "balance"):
         grid.add_column(name, justify="right", no_wrap=True, min_width=8)
+    grid.add_column("gate", no_wrap=True, min_width=9)
     grid.add_column(ratio=1)
     grid.show_header, grid.header_style = True, "dim"
     for org in orgs:
@@ -126,37 +181,7 @@ def _orgs(orgs: Sequence[OrgFigures]) -> RenderableType:
         grid.add_row(
             *(org.name, f"{org.calls:,}", format_usd(org.spent_cents)),
             Text(format_usd(org.balance_cents), style),
+            Text(org.gate, "green" if org.gate == "open" else "red"),
             ProgressBar(total=1, completed=org.left, complete_style=style, finished_style=style),
         )
     return grid
-
-
-def summary(
-    record: Record, outcome: Outcome, *, took_s: float, highest_lag: int, drained: bool
-) -> RenderableType:
-    """What the ledger says of the run beside what telephony's own record says."""
-    expected = list(record.orgs.values())
-    rejected = sum(outcome.rejections.values())
-    table = Table(title="Summary", title_justify="left", title_style="bold", header_style="bold")
-    table.add_column()
-    table.add_column("ledger", justify="right")
-    table.add_column("telephony's record", justify="right")
-    table.add_row("events pushed", "", f"{record.pushed:,}")
-    table.add_row("calls billed", f"{outcome.calls:,}", f"{sum(org.calls for org in expected):,}")
-    table.add_row("minutes", f"{outcome.minutes:,}", f"{sum(org.minutes for org in expected):,}")
-    table.add_row("cents", f"{outcome.cents:,}", f"{sum(org.cents for org in expected):,}")
-    table.add_row(
-        "dropped: duplicates + calls of 0 s",
-        f"{record.pushed - outcome.calls - rejected:,}" if drained else "",
-        f"{record.duplicates:,} + {record.free:,}",
-    )
-    for reason in Reason:
-        if outcome.rejections[reason] or record.rejections[reason]:
-            table.add_row(
-                f"rejected: {reason}", f"{outcome.rejections[reason]:,}", f"{record.rejections[reason]:,}"
-            )
-    table.caption = (
-        f"{record.pushed / took_s:,.0f} events/s for {took_s:.1f} s; highest lag {highest_lag:,} events"
-    )
-    table.caption_justify = "left"
-    return table

@@ -1,17 +1,24 @@
-"""Looking at a running demo: the figures of a moment, put together from telephony, the stream and the ledger."""
+"""Looking at a running demo: the figures of a moment, put together from telephony, gates, the stream and the ledger."""
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 import redis
 from sqlalchemy import Engine
 
-from metering.cli.demo_screen import Figures, OrgFigures
+from metering.cli.demo_screen import Figures, GateFigures, OrgFigures
+from metering.rules.gates import GateState
+from metering.sandbox.admissions import Admissions
+from metering.sandbox.closings import Closings, paired
+from metering.sandbox.listener import Heard, Listener
 from metering.sandbox.outcome import Outcome
-from metering.sandbox.pusher import Pusher
-from metering.sandbox.telephony import OrgRecord
+from metering.sandbox.record import OrgRecord
+from metering.sandbox.switch import Switch
+from metering.signals.gates import Gates
 from workers.stream import STREAM, backlog
 
 BUSIEST: Final = 10
@@ -28,35 +35,64 @@ class DemoOrg:
     first_balance_cents: int
 
 
+def push_to_gate_s(closings: Closings, heard: Sequence[Heard], admissions: Admissions) -> list[float]:
+    """How long it took, in seconds, each time that an event closed a gate: until the signal was heard.
+
+    From just before the event was sent to Redis for the first time, until telephony had the signal in hand from Pub/Sub: both on
+    telephony's own clock, so that waiting for a processor counts as well.
+    """
+    took_s = []
+    for org_id, closed in closings.of.items():
+        signals = ((each.message, each) for each in heard if each.message.org_id == org_id)
+        for closing, signal in paired(closed, signals):
+            call = admissions.calls.get((org_id, closing.call_id or 0))
+            if call is not None and call.pushed_s is not None:
+                took_s.append(signal.heard_s - call.pushed_s)
+    return took_s
+
+
 class Watch:
     """Looks at a demo from its start on."""
 
     def __init__(
-        self, engine: Engine, client: redis.Redis, pusher: Pusher, outcome: Outcome, orgs: list[DemoOrg]
+        self,
+        engine: Engine,
+        client: redis.Redis,
+        switch: Switch,
+        listener: Listener,
+        outcome: Outcome,
+        orgs: list[DemoOrg],
     ) -> None:
         self._engine = engine
         self._client = client
-        self._pusher = pusher
+        self._gates = Gates(client)
+        self._switch = switch
+        self._listener = listener
         self._outcome = outcome
         self._orgs = orgs
+        self._org_ids = {org.org_id for org in orgs}
+        self._closings = Closings(outcome.org_ids)
         self._began_s = time.monotonic()
         self._dropped = 0
-        self._looks: deque[tuple[float, int, int]] = deque(maxlen=RATES_OVER_LOOKS + 1)
+        self._looks: deque[tuple[float, int, int, int]] = deque(maxlen=RATES_OVER_LOOKS + 1)
         self.highest_lag = 0
 
     def look(self, *, draining: bool) -> Figures:
         """The figures of this moment."""
         # What was pushed is asked for first and what was billed last: so nothing is taken for dropped that is on its way.
-        pushed = self._pusher.record.pushed
+        pushed = self._switch.record.pushed
+        heard = self._listener.heard(self._org_ids)
         waiting = backlog(self._client)
+        states = {gate.org_id: gate.state for gate in self._gates.read([org.org_id for org in self._orgs])}
         with self._engine.connect() as connection:
-            self._outcome.read(connection, self._pusher.stream_ids)
+            self._outcome.read(connection, self._switch.stream_ids)
+            self._closings.read(connection)
         elapsed_s = time.monotonic() - self._began_s
         billed, rejected = self._outcome.calls, self._outcome.rejections.total()
-        self._looks.append((elapsed_s, pushed, billed))
+        self._looks.append((elapsed_s, pushed, billed, len(heard)))
         self.highest_lag = max(self.highest_lag, waiting.lag)
         self._dropped = max(self._dropped, pushed - waiting.length - billed - rejected)
-        first_s, first_pushed, first_billed = self._looks[0]
+        first_s, first_pushed, first_billed, first_heard = self._looks[0]
         span_s = elapsed_s - first_s
         return Figures(
             elapsed_s=elapsed_s,
@@ -71,15 +107,38 @@ class Watch:
             rejected=rejected,
             dropped=self._dropped,
             balance_cents=sum(self._outcome.balances_cents.values()),
-            busiest=[self._org(org) for org in self._orgs[:BUSIEST]],
+            gates=self._gate_figures(states, heard, (len(heard) - first_heard) / span_s if span_s else 0),
+            busiest=[self._org(org, states[org.org_id]) for org in self._orgs[:BUSIEST]],
         )
 
     def drained(self) -> bool:
         """Whether all that the demo pushed has left the stream; what others pushed doesn't matter."""
-        ids = self._pusher.first_and_last
+        ids = self._switch.first_and_last
         return ids is None or not self._client.xrange(STREAM, *ids, count=1)
 
-    def _org(self, org: DemoOrg) -> OrgFigures:
+    def _gate_figures(
+        self, states: dict[int, str | None], heard: Sequence[Heard], signals_per_s: float
+    ) -> GateFigures:
+        admissions = self._switch.admissions
+        took_s = push_to_gate_s(self._closings, heard, admissions)
+        is_open = sum(state == GateState.OPEN.value for state in states.values())
+        return GateFigures(
+            open=is_open,
+            exhausted=len(states) - is_open,
+            running=self._switch.running,
+            started=len(admissions.calls),
+            refused_inbound=admissions.directions["inbound"],
+            refused_outbound=admissions.directions["outbound"],
+            unanswered=admissions.unanswered,
+            signals=len(heard),
+            signals_per_s=signals_per_s,
+            push_to_gate_median_s=median(took_s) if took_s else None,
+            push_to_gate_longest_s=max(took_s, default=None),
+        )
+
+    def _org(self, org: DemoOrg, state: str | None) -> OrgFigures:
         billed = self._outcome.orgs.get(org.org_id, OrgRecord())
         balance_cents = self._outcome.balances_cents[org.org_id]
-        return OrgFigures(org.name, billed.calls, billed.cents, balance_cents, org.first_balance_cents)
+        return OrgFigures(
+            org.name, billed.calls, billed.cents, balance_cents, org.first_balance_cents, state or "missing"
+        )

@@ -26,6 +26,7 @@ from tests.cli.waiting import wait_until
 LIMIT_S = 90
 AUDIT_PASSED = re.compile(r"^Audit of [0-9,]+ transactions of [0-9,]+ orgs: passed\.$", re.MULTILINE)
 AGREES = "Ledger and telephony's record agree, for every org and to the cent."
+GATES_AGREE = re.compile(r"^Gates closed ([0-9,]+) times and opened ([0-9,]+) times", re.MULTILINE)
 SHORT = ("--seconds", "5", "--rate", "100", "--orgs", "5", "--meters", "1")
 LONG = ("--seconds", "300", "--rate", "200", "--orgs", "5", "--meters", "1")
 
@@ -108,13 +109,22 @@ def call(org_id: int, call_id: int) -> bytes:
 
 
 def test_a_demo_bills_everything_once_and_passes_its_audit(demo_cli: Cli) -> None:
-    ended = demo_cli.process("demo", "--seconds", "4", "--rate", "200", "--seed", "5")
+    ended = demo_cli.process("demo", "--seconds", "8", "--rate", "200", "--seed", "5")
     output = ended.stdout.decode()
     assert ended.returncode == 0, output + ended.stderr.decode()
     assert ended.stderr == b""
     assert AUDIT_PASSED.search(output)
     assert AGREES in output
     assert "\x1b" not in output
+    gates = GATES_AGREE.search(output)
+    assert gates is not None
+    assert int(gates[1]) >= 5  # orgs were exhausted
+    assert int(gates[2]) > 36  # and some refilled
+    refused = re.search(r"refused by a closed gate: ([0-9,]+) inbound, ([0-9,]+) outbound", output)
+    assert refused is not None
+    assert "0" not in refused.groups()
+    assert re.search(r"^Push to gate, [0-9]+ times: median [0-9,]+ ms", output, re.MULTILINE)
+    assert re.search(r"[0-9]+ calls? running when the gate closed cost [0-9.]+ after it", output)
     rows = dict(re.findall(r"│ ([^│]+?) +│ +([0-9,]*) │", output))
     assert int(rows["calls billed"].replace(",", "")) > 400
     last_line = re.findall(r"billed ([0-9,]+) .* lag 0  pending 0 .* duplicates and 0 s ([0-9,]+) ", output)[
@@ -171,6 +181,27 @@ def test_ctrl_c_bills_what_was_pushed_and_checks_it(demo_cli: Cli, data_dir: Pat
     assert status == 130
     assert AUDIT_PASSED.search(output)
     assert AGREES in output
+    assert GATES_AGREE.search(output)
+    assert re.search(r"^[0-9,]+ calls? ran still at the end", output, re.MULTILINE)
+
+
+def test_a_gate_forced_open_by_hand_is_mended_and_named(demo_cli: Cli, data_dir: Path) -> None:
+    """It lets calls in that nobody wants: mended or not, that must not pass for a run in which all went well."""
+    with started(demo_cli, "--seconds", "15", "--rate", "200", "--orgs", "5", "--meters", "1") as demo:
+        with servers_of(data_dir) as (connection, client, _):
+            org_id = org_with_debits(connection)
+            arguments = ("--cents", "-100000000", "--reason", "drained by hand", "--key", "by hand")
+            demo_cli.run("adjust", str(org_id), *arguments)
+            key = f"gate:{org_id}"
+            wait_until(lambda: client.hget(key, "state") == b"exhausted", "the gate's closing")
+            client.hset(key, "state", "open")
+        status, output = end_of(demo)
+    assert status == 1
+    assert AUDIT_PASSED.search(output)
+    assert AGREES in output
+    assert not GATES_AGREE.search(output)
+    assert f"  Org {org_id}'s signals don't alternate: balance.exhausted at version " in output
+    assert f"Org {org_id}'s gate says" not in output  # in the end it was right again
 
 
 def test_a_second_ctrl_c_leaves_the_rest_in_the_stream_and_says_how_much(

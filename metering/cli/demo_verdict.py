@@ -1,0 +1,231 @@
+"""The verdict on a demo: does all that happened agree with all that should have?"""
+
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import redis
+from rich.console import Console
+from sqlalchemy import Engine
+
+from db.audit import run_audit
+from db.balances import read_balances
+from metering.cli.demo_out import say_line, shown_path
+from metering.cli.demo_summary import overspending_table, push_to_gate_sentence, summary, why
+from metering.cli.demo_watch import push_to_gate_s
+from metering.cli.errors import quoted
+from metering.cli.output import counted
+from metering.rules.gates import SignalType
+from metering.rules.money import format_usd
+from metering.sandbox.closings import Closings, explain, paired
+from metering.sandbox.disagreements import by_org, wrong_admissions, wrong_gates, wrong_signals
+from metering.sandbox.listener import Listener
+from metering.sandbox.outcome import Outcome, differences
+from metering.sandbox.refills import Refills
+from metering.sandbox.said import Position, Said, read_log
+from metering.sandbox.switch import Switch
+from metering.sandbox.telephony import Telephony
+from metering.signals.gates import Gates
+from workers.stream import backlog
+
+INTERRUPTED: Final = 130
+"""The exit status of what Ctrl-C ended."""
+MAX_NAMED: Final = 20
+HEAR_LIMIT_S: Final = 10.0
+"""How long a signal that is in the log may take to be heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What there is to judge once the roles have stopped."""
+
+    telephony: Telephony
+    switch: Switch
+    refills: Refills
+    listener: Listener
+    log_began_at: Position
+    """Where the log of signals ended before there were any about this run's orgs."""
+    outcome: Outcome
+    """Not read yet: in the end it is read in one go, and not piece by piece as for the screen."""
+    highest_lag: int
+    drained: bool
+    gates_behind: int
+    """Gates that didn't say what their balance says when the last event had been billed."""
+
+
+def conclude(out: Console, engine: Engine, client: redis.Redis, run: Run, *, interrupted: bool) -> int:
+    """Compare everything, audit the ledger, say what was found, and give the exit status."""
+    log = _heard_log(client, run)
+    closings = Closings(run.telephony.org_ids)
+    with engine.connect() as connection:
+        run.outcome.read(connection, run.switch.stream_ids)
+        closings.read(connection)
+    _tell(out, run, log, closings)
+    problems = _audited(out, engine) + _broken(run)
+    if run.drained:
+        problems += _compared(out, run)
+        problems += _gates_compared(out, engine, client, run, log, closings)
+    else:
+        waiting = counted(backlog(client).length, "event")
+        say_line(out, f"Nothing was compared: in the stream {waiting} wait still, for `{_program()} up`.")
+    for problem in problems[:MAX_NAMED]:
+        say_line(out, f"  {problem}")
+    if len(problems) > MAX_NAMED:
+        say_line(out, f"  And {len(problems) - MAX_NAMED:,} more.")
+    if problems:
+        return 1
+    if interrupted:
+        return INTERRUPTED
+    if not run.drained:
+        return 1
+    _suggest(out, run.telephony)
+    return 0
+
+
+def _heard_log(client: redis.Redis, run: Run) -> list[Said]:
+    """The run's signals as the log has them, once as many were heard, or that takes too long."""
+    deadline_s = time.monotonic() + HEAR_LIMIT_S
+    while True:
+        log = read_log(client, run.log_began_at, set(run.telephony.org_ids))
+        heard = run.listener.heard(run.telephony.org_ids)
+        if len(heard) >= len(log) or run.listener.error or time.monotonic() > deadline_s:
+            return log
+        time.sleep(0.05)
+
+
+def _tell(out: Console, run: Run, log: list[Said], closings: Closings) -> None:
+    """The summary: what was billed, what gates did to calls, and how far below zero orgs went, and why."""
+    switch, admissions = run.switch, run.switch.admissions
+    out.print()
+    out.print(
+        summary(
+            switch.record, run.outcome, took_s=switch.took_s, highest_lag=run.highest_lag, drained=run.drained
+        )
+    )
+    refused = admissions.directions
+    say_line(
+        out,
+        f"\n{counted(len(admissions.calls), 'call')} started; refused by a closed gate: "
+        f"{refused['inbound']:,} inbound, {refused['outbound']:,} outbound.\n"
+        f"Refills: {run.refills.made}, {format_usd(run.refills.cents)} USD.",
+    )
+    if switch.running:
+        say_line(
+            out, f"{counted(switch.running, 'call')} ran still at the end, and their events were not pushed."
+        )
+    worst = []
+    for org_id, closed in closings.of.items():
+        said = ((each.message, each.position) for each in log if each.message.org_id == org_id)
+        closed_at = {id(closing): position for closing, position in paired(closed, said)}
+        lowest = min(closed, key=lambda each: each.lowest_cents)
+        worst.append(explain(lowest, closed_at.get(id(lowest)), admissions, switch.began_at_s))
+    if worst:
+        worst.sort(key=lambda each: each.lowest_cents)
+        out.print()
+        out.print(overspending_table(worst))
+        say_line(out, why(worst[0]))
+    if took_s := push_to_gate_s(closings, run.listener.heard(run.telephony.org_ids), admissions):
+        say_line(out, push_to_gate_sentence(took_s))
+
+
+def _audited(out: Console, engine: Engine) -> list[str]:
+    report = run_audit(engine)
+    audited = (
+        f"{counted(report.counts['transactions'], 'transaction')} of {counted(report.counts['orgs'], 'org')}"
+    )
+    say_line(out, f"\nAudit of {audited}: {'passed' if report.passed else 'FAILED'}.")
+    return [
+        f"Audit, {violation.invariant}, org {violation.org_id}: {violation.detail}."
+        for violation in report.violations
+    ]
+
+
+def _broken(run: Run) -> list[str]:
+    """What kept the simulation itself from being whole."""
+    admissions = run.switch.admissions
+    problems = []
+    if run.switch.error is not None:
+        problems.append(f"Telephony could not push on: {quoted(run.switch.error)}.")
+    if admissions.error is not None:
+        problems.append(
+            f"Telephony refused {counted(admissions.unanswered, 'call')} because it could not ask the gate:"
+            f" {quoted(admissions.error)}."
+        )
+    if run.listener.error is not None:
+        problems.append(f"The signals could not be heard on: {quoted(run.listener.error)}.")
+    if run.refills.error is not None:
+        problems.append(f"The operator could not go on: {quoted(run.refills.error)}.")
+    return problems
+
+
+def _compared(out: Console, run: Run) -> list[str]:
+    """The ledger beside telephony's record."""
+    found = differences(run.switch.record, run.outcome)
+    say_line(
+        out, f"Ledger and telephony's record {'DIFFER' if found else 'agree, for every org and to the cent'}."
+    )
+    return found
+
+
+def _gates_compared(
+    out: Console, engine: Engine, client: redis.Redis, run: Run, log: list[Said], closings: Closings
+) -> list[str]:
+    """Gates beside balances, signals beside both, and telephony's decisions beside the signals."""
+    org_ids = run.telephony.org_ids
+    balances = read_balances(engine, org_ids)
+    logged = by_org(said.message for said in log)
+    heard = by_org(each.message for each in run.listener.heard(org_ids))
+    found = wrong_gates(Gates(client).read(org_ids), balances)
+    found += wrong_signals(logged, heard, closings.of, balances)
+    found += wrong_admissions(run.switch.admissions, log)
+    exhausted = sum(said.message.type is SignalType.EXHAUSTED for said in log)
+    if found:
+        say_line(out, "Gates, signals, balances and telephony DISAGREE.")
+    else:
+        say_line(
+            out,
+            f"Gates closed {exhausted:,} times and opened {len(log) - exhausted:,} times, the first time included:\n"
+            "one signal each, in turn for every org, the same in log and channel. No call\n"
+            "started while its gate was closed, none was refused while it was open. In the\n"
+            "end every gate says what its balance says.",
+        )
+    if run.gates_behind:
+        say_line(
+            out,
+            f"{counted(run.gates_behind, 'gate')} differed from the balance when the last call had been billed; "
+            f"{'not all were' if wrong_gates(Gates(client).read(org_ids), balances) else 'the sweep has'} mended.",
+        )
+    if closings.count > exhausted:
+        say_line(
+            out,
+            f"{counted(closings.count - exhausted, 'time')} an org was exhausted, and refilled before a meter came to say so.",
+        )
+    return found
+
+
+def _suggest(out: Console, telephony: Telephony) -> None:
+    """What to try next."""
+    program = _program()
+    say_line(
+        out,
+        f"""
+To go on, start the servers and a meter again, and try the rest in another terminal:
+
+  {program} up
+  {program} org list
+  {program} rejected list --reason unknown_tier
+  {program} tier set {telephony.missing_tier} 0.20
+  {program} rejected replay --reason unknown_tier
+  {program} audit""",
+    )
+
+
+def _program() -> str:
+    """How to call this program from here."""
+    called = Path(sys.argv[0])
+    if called.name != "metering":
+        return f"{shown_path(Path(sys.executable))} -m metering"
+    return "metering" if shutil.which("metering") else shown_path(called)

@@ -1,0 +1,103 @@
+"""Where gates, signals, telephony and the ledger disagree: sentences that name the org; none if all is well."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from metering.rules.gates import Balance, GateState, SignalType, gate_state
+from metering.sandbox.admissions import Admissions
+from metering.sandbox.closings import Closing
+from metering.sandbox.said import Message, Position, Said
+from metering.signals.gates import Gate
+
+
+def by_org(messages: Iterable[Message]) -> dict[int, list[Message]]:
+    """Messages by the org that they are about, in their order."""
+    found: dict[int, list[Message]] = {}
+    for message in messages:
+        found.setdefault(message.org_id, []).append(message)
+    return found
+
+
+def wrong_gates(gates: Sequence[Gate], balances: Sequence[Balance]) -> list[str]:
+    """Gates that don't say what their org's balance says."""
+    held = {gate.org_id: gate for gate in gates}
+    return [
+        f"Org {balance.org_id}'s gate says {gate.state} at {gate.balance_cents} cents, version {gate.version};"
+        f" its balance says {gate_state(balance.balance_cents)} at {balance.balance_cents}, version {balance.version}."
+        for balance in balances
+        if not (gate := held[balance.org_id]).follows(balance)
+    ]
+
+
+def wrong_signals(
+    logged: Mapping[int, Sequence[Message]],
+    heard: Mapping[int, Sequence[Message]],
+    closings: Mapping[int, Sequence[Closing]],
+    balances: Sequence[Balance],
+) -> list[str]:
+    """Signals that don't follow each other as they must, or don't agree in number, by org.
+
+    The log and the channel must say the same. They may say less often than the ledger that an org was exhausted, since a meter
+    says what has become of a whole batch, but never more often.
+    """
+    found = []
+    for balance in balances:
+        org_id = balance.org_id
+        said = logged.get(org_id, [])
+        name = f"Org {org_id}'s signals"
+        found += [f"{name} {problem}." for problem in _out_of_turn(said)]
+        if list(heard.get(org_id, [])) != list(said):
+            found.append(
+                f"{name}: {len(heard.get(org_id, []))} heard on Pub/Sub, {len(said)} in the log, and they differ."
+            )
+        is_open = bool(said) and said[-1].type is SignalType.RESTORED
+        if is_open != (gate_state(balance.balance_cents) is GateState.OPEN):
+            last = said[-1].type.value if said else "none"
+            found.append(f"{name}: the last is {last}; the balance is {balance.balance_cents} cents.")
+        exhausted = sum(message.type is SignalType.EXHAUSTED for message in said)
+        if exhausted > len(closings.get(org_id, [])):
+            found.append(
+                f"{name} said {exhausted} times that it was exhausted; by the ledger that was"
+                f" {len(closings.get(org_id, []))} times."
+            )
+    return found
+
+
+def _out_of_turn(said: Sequence[Message]) -> list[str]:
+    """What is wrong with the order of one org's signals: they alternate, `restored` first, in rising versions."""
+    problems = []
+    if said and said[0].type is not SignalType.RESTORED:
+        problems.append(f"begin with {said[0].type}")
+    for one, next_one in pairwise(said):
+        if one.type is next_one.type:
+            problems.append(f"don't alternate: {one.type} at version {one.version} and {next_one.version}")
+        if one.version >= next_one.version:
+            problems.append(f"are out of order: version {next_one.version} after {one.version}")
+    return problems
+
+
+def wrong_admissions(admissions: Admissions, log: Sequence[Said]) -> list[str]:
+    """Calls that were let in while their org's newest signal said `exhausted`, or refused while it said `restored`, by org.
+
+    Exact, however slow the machine: each asking of a gate has its place among the signals.
+    """
+    changes: dict[int, list[Said]] = {}
+    for said in log:
+        changes.setdefault(said.message.org_id, []).append(said)
+
+    def is_open(org_id: int, asked_at: Position) -> bool:
+        before = [said for said in changes.get(org_id, []) if said.position <= asked_at]
+        return bool(before) and before[-1].message.type is SignalType.RESTORED
+
+    let_in = Counter(
+        call.org_id for call in admissions.calls.values() if not is_open(call.org_id, call.asked_at)
+    )
+    refused = Counter(call.org_id for call in admissions.refusals if is_open(call.org_id, call.asked_at))
+    return [
+        f"Org {org_id}: {number} calls started while its gate should have been closed, by its last signal."
+        for org_id, number in sorted(let_in.items())
+    ] + [
+        f"Org {org_id}: {number} calls were refused while its gate should have been open, by its last signal."
+        for org_id, number in sorted(refused.items())
+    ]

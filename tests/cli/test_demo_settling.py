@@ -1,0 +1,37 @@
+"""The demo gives the sweep time to mend gates that differ at the end, and counts them."""
+
+import threading
+
+import redis
+
+from db.engine import transaction
+from db.orgs import create_org
+from metering.cli.demo_run import _settle
+from metering.runtime.clock import system_clock
+from metering.signals.gates import Gates
+from tests.conftest import Database
+from tests.gates.listening import adjust_and_tell, gate
+from workers.sweep import Sweep
+
+
+def test_gates_that_differ_at_the_end_are_counted_and_awaited(
+    database: Database, redis_client: redis.Redis
+) -> None:
+    with transaction(database.engine) as connection:
+        org_ids = [create_org(connection, name, system_clock()) for name in ("one", "two", "three")]
+    for org_id in org_ids:
+        adjust_and_tell(database.engine, redis_client, org_id, 5, "first")
+    assert _settle(database.engine, redis_client, org_ids) == 0
+    redis_client.hset(f"gate:{org_ids[0]}", "balance_cents", 6)
+    redis_client.delete(f"gate:{org_ids[2]}")
+    stop = threading.Event()
+    sweep = Sweep(database.engine, Gates(redis_client), clock=system_clock)
+    sweeping = threading.Timer(0.2, sweep.run, [stop])
+    sweeping.start()
+    try:
+        assert _settle(database.engine, redis_client, org_ids) == 2
+        assert gate(redis_client, org_ids[0])["balance_cents"] == "5"
+        assert gate(redis_client, org_ids[2])["state"] == "open"
+    finally:
+        stop.set()
+        sweeping.join()
