@@ -1,7 +1,7 @@
 """Tiers and the prices that are in force from a date on."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Connection, insert, select, text
@@ -10,9 +10,12 @@ from sqlalchemy.orm import Session
 
 from db.models import Tier, TierPrice
 from metering.rules.pricing import Price, PriceBook
+from metering.runtime.clock import Clock
 
 LEAD_TIME: Final = timedelta(seconds=60)
 """How far ahead a later price must start, so that every meter knows it by then (CONTRACT.md section 2, rule 4)."""
+TIME_TO_ASK: Final = timedelta(seconds=30)
+"""How much later still is the time that a refusal proposes: it must not be refused in its turn."""
 
 _PRICES_LOCK: Final = 5_147_392_086_410_227_413
 """One writer at a time: so a price with a higher id is never committed before one with a lower id."""
@@ -24,10 +27,11 @@ class PriceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SetPrice:
-    """What `set_price` did. `changed` is False where the tier's newest price says the same already."""
+    """What `set_price` did. `changed` is False where `price` was set before; `followed_by` is the tier's next one after it."""
 
     price: Price
     changed: bool
+    followed_by: Price | None
 
 
 def load_price_book(connection: Connection) -> PriceBook:
@@ -42,51 +46,47 @@ def list_prices(connection: Connection) -> list[Price]:
     return [_price(row) for row in Session(connection).scalars(by_tier)]
 
 
-def set_price(connection: Connection, price: Price, now: datetime) -> SetPrice:
+def set_price(connection: Connection, price: Price, clock: Clock) -> SetPrice:
     """Set a tier's price, in the caller's transaction; make the tier if it is new.
 
-    A tier's first price is in force since ever. A later one starts at `price.in_force_from`, at least 60 s after `now`, which is
-    also what None means. Setting what the tier's newest price says already changes nothing, unless another time is asked for.
+    A tier's first price is in force since ever. A later one starts at `price.in_force_from`, at least 60 s ahead; None means
+    60 s ahead, and changes nothing where the price in force by then says the same already, whatever may follow later. Nor does
+    asking again for a price from the very time from which the tier has it.
 
     Raises PriceError if the price can't start when it is asked to.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _PRICES_LOCK})
+    now = clock()  # not before: waiting for the lock takes time, and 60 s ahead must be 60 s
     connection.execute(
         insert_unless_there(Tier).values(name=price.tier, created_at=now).on_conflict_do_nothing()
     )
-    asked = price.in_force_from
-    newest = Session(connection).scalar(
-        select(TierPrice)
-        .where(TierPrice.tier == price.tier)
-        .order_by(TierPrice.in_force_from.desc().nulls_last())
-        .limit(1)
-    )
-    if newest is None:
-        if asked is not None:
-            raise PriceError(
-                f"from: the first price of tier {price.tier} is in force since ever; leave the time out."
-            )
-        in_force_from = None
-    else:
-        if _terms(_price(newest)) == _terms(price) and asked in (None, newest.in_force_from):
-            return SetPrice(_price(newest), changed=False)
-        in_force_from = now + LEAD_TIME if asked is None else asked
-        if in_force_from < now + LEAD_TIME:
+    asked, history = price.in_force_from, _history(connection, price.tier)
+    start, following = None, None
+    if history:
+        earliest = now + LEAD_TIME
+        start = earliest if asked is None else asked
+        by_then = [each for each in history if each.in_force_from is None or each.in_force_from <= start]
+        following = next(iter(history[len(by_then) :]), None)
+        there = by_then[-1]  # the first is in force since ever
+        if _terms(there) == _terms(price) and asked in (None, there.in_force_from):
+            return SetPrice(there, changed=False, followed_by=following)
+        if start < earliest:
             raise PriceError(
                 f"from: a later price starts at least {LEAD_TIME.total_seconds():.0f} s ahead, so that every meter knows it;"
-                f" ask for a time from {now + LEAD_TIME:%Y-%m-%dT%H:%M:%S}Z on."
+                f" ask for {earliest + TIME_TO_ASK:%Y-%m-%dT%H:%M:%S}Z or later, or leave the time out."
             )
-        taken = select(TierPrice.id).where(
-            TierPrice.tier == price.tier, TierPrice.in_force_from == in_force_from
-        )
-        if connection.scalar(taken) is not None:
+        if there.in_force_from == start:
             raise PriceError(
                 f"from: tier {price.tier} has another price from that moment on; ask for another time."
             )
+    elif asked is not None:
+        raise PriceError(
+            f"from: the first price of tier {price.tier} is in force since ever; leave the time out."
+        )
     connection.execute(
         insert(TierPrice).values(
             tier=price.tier,
-            in_force_from=in_force_from,
+            in_force_from=start,
             rate_microusd_per_minute=price.rate_microusd_per_minute,
             increment_first_s=price.increment_first_s,
             increment_next_s=price.increment_next_s,
@@ -95,7 +95,14 @@ def set_price(connection: Connection, price: Price, now: datetime) -> SetPrice:
             created_at=now,
         )
     )
-    return SetPrice(Price(price.tier, in_force_from, *_terms(price)), changed=True)
+    return SetPrice(replace(price, in_force_from=start), changed=True, followed_by=following)
+
+
+def _history(connection: Connection, tier: str) -> list[Price]:
+    """A tier's prices, by date."""
+    of_tier = select(TierPrice).where(TierPrice.tier == tier)
+    rows = Session(connection).scalars(of_tier.order_by(TierPrice.in_force_from.nulls_first()))
+    return [_price(row) for row in rows]
 
 
 def _terms(price: Price) -> tuple[int, int, int, int, int]:

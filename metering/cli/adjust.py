@@ -37,7 +37,8 @@ def adjust(
         str,
         typer.Option(
             metavar="KEY",
-            help="Any text of your own: the same key again adjusts nothing again.",
+            help="Any text of your own, for this org: the same key again adjusts the org nothing again. "
+            "Another org's keys are its own.",
             show_default=False,
         ),
     ],
@@ -45,6 +46,7 @@ def adjust(
 ) -> None:
     """Correct an org's balance, once per key."""
     from db.adjustments import adjust as adjust_balance
+    from db.balances import read_balances
     from db.engine import transaction
     from metering.cli.connections import open_database
     from metering.rules.money import format_usd
@@ -53,15 +55,19 @@ def adjust(
     id_value("ORG", org)
     text_value("reason", reason, max_chars=MAX_REASON_CHARS)
     text_value("key", key, max_chars=MAX_KEY_CHARS)
-    with open_database(command="adjust") as engine, transaction(engine) as connection:
+    with open_database(command="adjust") as engine:
         try:
-            done = adjust_balance(
-                connection, org, amount_cents=cents, reason=reason, key=key, clock=system_clock
-            )
+            with transaction(engine) as connection:
+                done = adjust_balance(
+                    connection, org, amount_cents=cents, reason=reason, key=key, clock=system_clock
+                )
         except ValueError as error:
             raise CommandError(str(error)) from error
-    if done.change is not None:
-        follow_gate(Balance(org, done.change.balance_cents, done.change.version))
+        if done.change is not None:
+            balance = Balance(org, done.change.balance_cents, done.change.version)
+        else:  # an earlier try may have ended between its commit and the gate
+            (balance,) = read_balances(engine, [org])
+    follow_gate(balance)
     if as_json:
         show_json(
             {
@@ -73,8 +79,8 @@ def adjust(
             }
         )
         return
-    amount, balance = format_usd(done.amount_cents), format_usd(done.balance_after_cents)
+    amount, reached = format_usd(done.amount_cents), format_usd(done.balance_after_cents)
     if done.change is None:
-        say(f"Nothing changed: key {key} adjusted org {org} by {amount} USD before, to {balance} USD.")
+        say(f"Nothing changed: key {key} adjusted org {org} by {amount} USD before, to {reached} USD.")
     else:
-        say(f"Org {org} is adjusted by {amount} USD; its balance is {balance} USD.")
+        say(f"Org {org} is adjusted by {amount} USD; its balance is {reached} USD.")

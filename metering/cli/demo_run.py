@@ -119,7 +119,7 @@ def _make_tiers(engine: Engine, clock: Clock) -> None:
             wanted = Price(tier, None, rate_cents * MICROUSD_PER_USD // 100, 60, 60, 0, 0)
             there = [price for price in prices if price.tier == tier]
             if not there:
-                set_price(connection, wanted, clock())
+                set_price(connection, wanted, clock)
             elif there != [wanted]:
                 raise CommandError(
                     f"Tier {tier} has other prices here than the {format_usd(rate_cents)} USD per minute that the demo"

@@ -113,7 +113,11 @@ def replay(
     reason: ReasonOption = None,
     all_: Annotated[bool, typer.Option("--all", help="All that wait.")] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Also those of the given ids that were replayed before.")
+        bool,
+        typer.Option(
+            "--again",
+            help="Also those that were replayed before: for what Redis lost before a meter had read it.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,8 +134,6 @@ def replay(
         raise typer.BadParameter(
             "name events by their ids, or by --reason, or take --all that wait.", param_hint="ID"
         )
-    if again and not chosen:
-        raise typer.BadParameter("goes with ids only.", param_hint="--again")
     for rejected_id in chosen:
         id_value("ID", rejected_id)
     with open_database(command="rejected") as engine, open_redis() as client, progress_bar() as bar:
@@ -139,7 +141,7 @@ def replay(
         done = _replay(
             client,
             engine,
-            _pages_by_id(engine, chosen) if chosen else _pages_waiting(engine, reason),
+            _pages_by_id(engine, chosen) if chosen else _pages_by_reason(engine, reason, again=again),
             system_clock,
             again=again,
             report=lambda so_far: bar.update(task, events=so_far),
@@ -238,8 +240,13 @@ def _pages_by_id(engine: "Engine", ids: Sequence[int]) -> Iterator[Sequence["Rej
         )
 
 
-def _pages_waiting(engine: "Engine", reason: Reason | None) -> Iterator[Sequence["RejectedEvent"]]:
-    """Those that wait now: not those that are rejected anew while this goes on, or it would never end."""
+def _pages_by_reason(
+    engine: "Engine", reason: Reason | None, *, again: bool
+) -> Iterator[Sequence["RejectedEvent"]]:
+    """Those that wait now, with `again` also those that were replayed before.
+
+    Not those that are rejected anew while this goes on, or it would never end.
+    """
     from sqlalchemy import func, select
 
     from db.models import RejectedEvent
@@ -248,12 +255,12 @@ def _pages_waiting(engine: "Engine", reason: Reason | None) -> Iterator[Sequence
         newest_id = connection.scalar(select(func.max(RejectedEvent.id))) or 0
     last_id = 0
     while True:
-        waiting = select(RejectedEvent).where(
-            RejectedEvent.replayed_at.is_(None), RejectedEvent.id > last_id, RejectedEvent.id <= newest_id
-        )
+        wanted = select(RejectedEvent).where(RejectedEvent.id > last_id, RejectedEvent.id <= newest_id)
+        if not again:
+            wanted = wanted.where(RejectedEvent.replayed_at.is_(None))
         if reason is not None:
-            waiting = waiting.where(RejectedEvent.reason == reason.value)
-        page = _read(engine, waiting.limit(PAGE_EVENTS))
+            wanted = wanted.where(RejectedEvent.reason == reason.value)
+        page = _read(engine, wanted.limit(PAGE_EVENTS))
         if not page:
             return
         yield page

@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 from metering.runtime.backoff import backoff_s
+from metering.runtime.settings import SettingsError, read_settings
 
 STOP_LIMIT_S: Final = 30.0
 """How long a role may take to finish what it has in hand."""
 HEALTHY_AFTER_S: Final = 10.0
 """A role that lived so long starts with a short wait again when it dies."""
 LOOK_EVERY_S: Final = 0.1
+MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,29 @@ def meter_roles(number: int) -> list[Role]:
     return [Role(f"meter {name}", ("meter", "--name", name)) for name in names]
 
 
+def metrics_ports(number: int) -> list[int]:
+    """The ports on which so many roles of this machine serve their metrics, in their order: METERING_METRICS_PORT, then those
+    after it, because no two can share one; each takes a free one where it is 0.
+
+    Raises SettingsError where there aren't so many.
+    """
+    first = read_settings().metrics_port
+    if first == 0:
+        return [0] * number
+    if first + number - 1 > MAX_PORT:
+        raise SettingsError(
+            f"METERING_METRICS_PORT must be at most {MAX_PORT + 1 - number} here: {number} roles take as many ports from it on,"
+            f" and {MAX_PORT} is the last there is."
+        )
+    return list(range(first, first + number))
+
+
 @dataclass(slots=True)
 class _Child:
     """A role and the process that runs it now, or the time when it is to be started again."""
 
     role: Role
+    metrics_port: int
     process: "subprocess.Popen[bytes] | None" = None
     started_s: float = 0.0
     due_s: float = 0.0
@@ -56,12 +76,15 @@ class Supervisor:
 
     Each is in a session of its own, so that Ctrl-C reaches the supervisor alone, and stops by itself when the supervisor
     is gone, even by SIGKILL, because its standard input ends then. Output goes to `log_path`, or to where this process's goes.
+    Each has a metrics port of its own (`metrics_ports`).
     """
 
     def __init__(
         self, roles: Sequence[Role], *, say: Callable[[str], None], log_path: Path | None = None
     ) -> None:
-        self._children = [_Child(role) for role in roles]
+        self._children = [
+            _Child(role, port) for role, port in zip(roles, metrics_ports(len(roles)), strict=True)
+        ]
         self._say = say
         self._log_path = log_path
         self._log: IO[bytes] | None = None
@@ -101,6 +124,7 @@ class Supervisor:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
+            env={**os.environ, "METERING_METRICS_PORT": str(child.metrics_port)},
             start_new_session=True,
         )
         child.started_s = time.monotonic()

@@ -1,14 +1,23 @@
 # ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """`metering status`."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from metering.cli.output import JsonOption, add_row, counted, say, show_json, show_table, table
+from metering.rules.gates import GateState
 
 if TYPE_CHECKING:
     import redis
     from sqlalchemy import Engine
+
+    from metering.signals.gates import Gates
+
+
+MAX_GATES: Final = 100_000
+"""How many orgs' gates are looked at: a look at more would take longer than somebody waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +48,38 @@ class LedgerStatus:
     rejected_waiting: dict[str, int]
 
 
+@dataclass(slots=True)
+class GatesStatus:
+    """The orgs' gates as Redis holds them, of the `orgs_looked_at` with the lowest ids: at most MAX_GATES."""
+
+    orgs_looked_at: int = 0
+    open: int = 0
+    exhausted: int = 0
+    missing: int = 0
+    """Not there, or neither of the two: telephony lets no call start."""
+    not_following: int = 0
+    """Those of the open and exhausted that say something else than the org's balance."""
+
+
 def status(as_json: JsonOption = False) -> None:
-    """Show how things stand: the backlog, the meters, the orgs, and what was rejected."""
+    """Show how things stand: the backlog, the meters, the orgs and their gates, and what was rejected."""
     from db.schema import expected_revision
     from metering.cli.connections import open_database, open_redis
 
     with open_database(command="status") as engine, open_redis() as client:
         ledger, stream, meters = _ledger(engine), _stream(client), _meters(client)
+        gates = _gates(engine, client)
     if as_json:
         found: dict[str, Any] = {
             "schema_revision": expected_revision(),  # the database's own, or open_database would have refused it
             **asdict(ledger),
+            "gates": asdict(gates),
             "stream": asdict(stream),
             "meters": [asdict(meter) for meter in meters],
         }
         show_json(found)
     else:
-        _show(ledger, stream, meters, expected_revision())
+        _show(ledger, gates, stream, meters, expected_revision())
 
 
 def _ledger(engine: "Engine") -> LedgerStatus:
@@ -78,6 +102,41 @@ def _ledger(engine: "Engine") -> LedgerStatus:
             .order_by(RejectedEvent.reason)
         )
         return LedgerStatus(orgs, exhausted, int(balance_cents), dict(waiting.all()))
+
+
+def _gates(engine: "Engine", client: "redis.Redis") -> GatesStatus:
+    from db.balances import pages_of_org_ids
+    from metering.signals.gates import PAGE, Gates
+
+    found, gates = GatesStatus(), Gates(client)
+    for page in pages_of_org_ids(engine, PAGE):
+        org_ids = page[: MAX_GATES - found.orgs_looked_at]
+        held = Counter(gate.state for gate in gates.read(org_ids))
+        found.orgs_looked_at += len(org_ids)
+        found.open += held[GateState.OPEN]
+        found.exhausted += held[GateState.EXHAUSTED]
+        found.missing += len(org_ids) - held[GateState.OPEN] - held[GateState.EXHAUSTED]
+        # A second look: a balance that changed between two readings is no gate that doesn't follow.
+        found.not_following += len(_not_following(engine, gates, _not_following(engine, gates, org_ids)))
+        if found.orgs_looked_at == MAX_GATES:
+            break
+    return found
+
+
+def _not_following(engine: "Engine", gates: "Gates", org_ids: Sequence[int]) -> list[int]:
+    """Those of the orgs whose gates are there, but don't say what follows from their balances."""
+    from db.balances import read_balances
+
+    if not org_ids:
+        return []
+    balances = {balance.org_id: balance for balance in read_balances(engine, org_ids)}
+    return [
+        gate.org_id
+        for gate in gates.read(org_ids)
+        if gate.state in tuple(GateState)
+        and gate.org_id in balances
+        and not gate.follows(balances[gate.org_id])
+    ]
 
 
 def _stream(client: "redis.Redis") -> StreamStatus:
@@ -114,15 +173,24 @@ def _meters(client: "redis.Redis") -> list[MeterStatus]:
     ]
 
 
-def _show(ledger: LedgerStatus, stream: StreamStatus, meters: list[MeterStatus], revision: str) -> None:
+def _show(
+    ledger: LedgerStatus, gates: GatesStatus, stream: StreamStatus, meters: list[MeterStatus], revision: str
+) -> None:
     from metering.rules.money import format_usd
 
     shown = table("what", ">how much", title="Metering")
     waiting = sum(ledger.rejected_waiting.values())
+    of_how_many = (
+        f", of the first {gates.orgs_looked_at:,} orgs" if gates.orgs_looked_at < ledger.orgs else ""
+    )
     rows: list[tuple[str, object]] = [
         ("orgs", f"{ledger.orgs:,}"),
         ("orgs exhausted (balance 0 or less)", f"{ledger.orgs_exhausted:,}"),
         ("all balances, USD", format_usd(ledger.balance_cents)),
+        (f"gates open{of_how_many}", f"{gates.open:,}"),
+        ("gates exhausted", f"{gates.exhausted:,}"),
+        ("gates missing", f"{gates.missing:,}"),
+        ("gates that don't follow their balance yet", f"{gates.not_following:,}"),
         ("events that no meter has read", f"{stream.lag:,}"),
         ("events that a meter has in hand", f"{stream.pending:,}"),
         (

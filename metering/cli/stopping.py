@@ -13,13 +13,22 @@ from typing import Final
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """SIGINT, SIGTERM and SIGHUP; that one unless `nohup` has it ignored."""
+    return [
+        number
+        for number in STOP_SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
+
+
 def _note(_number: int, _frame: FrameType | None) -> None:
     """A handler that leaves everything to the byte which Python writes to the wake-up descriptor."""
 
 
 @contextmanager
 def stop_on_signals(*, or_end_of_stdin: bool = False) -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM and SIGHUP set (that one unless `nohup` has it ignored).
+    """An event that the signals of `stop_signals` set.
 
     With `or_end_of_stdin` the end of standard input sets it too.
 
@@ -30,11 +39,7 @@ def stop_on_signals(*, or_end_of_stdin: bool = False) -> Iterator[threading.Even
     os.set_blocking(woken, False)
     watched = [wake, sys.stdin.fileno()] if or_end_of_stdin else [wake]
     watcher = threading.Thread(target=_watch, args=(watched, stop), name="stop", daemon=True)
-    before = {
-        number: signal.signal(number, _note)
-        for number in STOP_SIGNALS
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-    }
+    before = {number: signal.signal(number, _note) for number in stop_signals()}
     wakeup_before = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     watcher.start()
     try:

@@ -51,7 +51,7 @@ def set_(
             "--from",
             metavar="TIME",
             help="Calls that start at this time or later cost it: ISO 8601 with an offset, at least 60 s ahead. "
-            "Unset: 60 s from now. A tier's first price is in force since ever.",
+            "Unset: 60 s from now, unless that price is in force then anyway. A tier's first price is in force since ever.",
             show_default=False,
         ),
     ] = None,
@@ -79,11 +79,17 @@ def set_(
     except ValueError as error:
         raise CommandError(f"{error}.") from error
     with open_database(command="tier") as engine, transaction(engine) as connection:
-        done = set_price(connection, price, system_clock())
+        done = set_price(connection, price, system_clock)
     if as_json:
-        show_json({**_json(done.price), "changed": done.changed})
+        following = None if done.followed_by is None else _json(done.followed_by)
+        show_json({**_json(done.price), "changed": done.changed, "followed_by": following})
     else:
         say(_sentence(done.price, changed=done.changed))
+        if done.followed_by is not None:
+            say(
+                f"Another price follows: tier {_costs(done.followed_by)}. It was set before, and stays"
+                " (`metering tier list` shows all)."
+            )
 
 
 def _parsed(name: str, parse: Callable[[str], T], text: str) -> T:
@@ -141,6 +147,12 @@ def _since(price: "Price") -> str:
 
 
 def _sentence(price: "Price", *, changed: bool) -> str:
+    return (
+        f"Tier {_costs(price)}." if changed else f"Nothing changed: tier {_costs(price)}, as was set before."
+    )
+
+
+def _costs(price: "Price") -> str:
     fields = _json(price)
     extras = [f"in increments of {fields['increment']} s"]
     if price.minimum_s:
@@ -148,5 +160,4 @@ def _sentence(price: "Price", *, changed: bool) -> str:
     if price.connect_fee_microusd:
         extras.append(f"plus ${fields['connect_fee_usd']} per call")
     since = "since ever" if price.in_force_from is None else f"from {format_time(price.in_force_from)} on"
-    costs = f"{price.tier} costs ${fields['usd_per_minute']} per minute, {', '.join(extras)}, {since}"
-    return f"Tier {costs}." if changed else f"Nothing changed: tier {costs}, as was set before."
+    return f"{price.tier} costs ${fields['usd_per_minute']} per minute, {', '.join(extras)}, {since}"

@@ -53,7 +53,7 @@ def require_durability(engine: Engine) -> None:
 def prepare(owner: Engine, *, orgs: int, clock: Clock) -> None:
     """Make a tier and `orgs` orgs with money for a while."""
     with transaction(owner) as connection:
-        set_price(connection, Price("bolt", None, 80_000, 60, 60, 0, 0), clock())
+        set_price(connection, Price("bolt", None, 80_000, 60, 60, 0, 0), clock)
         connection.execute(
             text(
                 "INSERT INTO accounts (org_id, name, created_at)"

@@ -1,8 +1,14 @@
 """`metering org` and `metering adjust`."""
 
 import pytest
+import redis
 
 from tests.cli.conftest import Cli
+
+
+def help_text(cli: Cli, command: str) -> str:
+    """Its words, without the frames that break its lines."""
+    return " ".join(cli.run(command, "--help").stdout.replace("│", " ").split())
 
 
 def test_create_gives_the_id_and_nothing_else(cli: Cli) -> None:
@@ -71,6 +77,25 @@ def test_adjust_adjusts_once_per_key(cli: Cli) -> None:
     taken = cli.run("adjust", "1", "--cents", "-1300", "--reason", "Taken back", "--key", "k2")
     assert taken.stdout == "Org 1 is adjusted by -13.00 USD; its balance is -0.50 USD.\n"
     assert cli.json("org", "list")["results"][0]["balance_cents"] == -50
+
+
+def test_adjust_repeated_lets_the_gate_follow(cli: Cli, redis_client: redis.Redis) -> None:
+    cli.run("org", "create", "Acme")
+    arguments = ("adjust", "1", "--cents", "1250", "--reason", "First credit", "--key", "k1")
+    cli.run(*arguments)
+    cli.run("adjust", "1", "--cents", "50", "--reason", "Second credit", "--key", "k2")
+    gate = redis_client.hgetall("gate:1")
+    redis_client.delete("gate:1")  # as after a crash between the commit and the gate
+    cli.run(*arguments)
+    assert redis_client.hgetall("gate:1") == gate
+    assert (gate[b"state"], gate[b"balance_cents"]) == (b"open", b"1300")
+
+
+def test_adjust_keys_are_each_orgs_own(cli: Cli) -> None:
+    for org in ("1", "2"):
+        cli.run("org", "create", "Acme", "--id", org)
+        assert cli.json("adjust", org, "--cents", "5", "--reason", "why", "--key", "k")["adjusted"]
+    assert "Another org's keys are its own" in help_text(cli, "adjust")
 
 
 def test_adjust_refuses_what_it_cannot_do(cli: Cli) -> None:

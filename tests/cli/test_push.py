@@ -2,8 +2,13 @@
 
 import gzip
 import json
+import os
+import signal
 import socket
+import subprocess
 import threading
+import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +20,7 @@ import redis
 
 from metering.cli import push
 from tests.cli.conftest import Cli
+from tests.cli.waiting import wait_until
 from workers.stream import STREAM
 
 LINES: Final = [b'{"call_id":1}', b'{"call_id": 2}\r', b"\xff not JSON"]
@@ -97,9 +103,86 @@ def test_a_line_without_end_is_refused_by_its_number(
         file.write(b"first\n" + b"x" * longest + b"\n" + b"y" * (longest + 1) + b"\nlast\n")
     said = cli.fail("push", str(tmp_path / "events.gz"))
     assert said.startswith(
-        f"FILE: line 3 of {tmp_path}/events.gz is longer than 16 MiB; 2 events before that pushed."
+        f"FILE: line 3 of {tmp_path}/events.gz is longer than 1 MiB, which can't be an event: take it out;"
+        " 2 events before that pushed."
     )
     assert [len(event) for event in pushed(redis_client)] == [5, longest]
+
+
+def test_what_is_there_is_pushed_while_more_is_still_to_come(cli: Cli, redis_client: redis.Redis) -> None:
+    with cli.start("push", "-") as process:
+        assert process.stdin is not None
+        for number in range(1, 3):
+            process.stdin.write(b"%d\nhalf" % number)
+            process.stdin.flush()
+            wait_until(lambda number=number: len(pushed(redis_client)) == number, "pushing a line")  # type: ignore[misc]
+        output, _ = process.communicate(timeout=60)
+    assert output == b"3 events pushed.\n"
+    assert pushed(redis_client) == [b"1", b"half2", b"half"]
+
+
+def test_a_line_does_not_wait_for_a_batch_where_some_come_all_the_time(
+    cli: Cli, redis_client: redis.Redis
+) -> None:
+    written = 0
+    with cli.start("push", "-") as process:
+        assert process.stdin is not None
+        while not redis_client.exists(STREAM):
+            assert written < push.BATCH_EVENTS - 1
+            process.stdin.write(b"%d\n" % written)
+            process.stdin.flush()
+            written += 1
+            time.sleep(push.BATCH_AGE_S / 4)
+        process.communicate(timeout=60)
+    assert pushed(redis_client) == [b"%d" % number for number in range(written)]
+
+
+def test_gzip_is_pushed_as_it_comes_and_known_by_two_bytes_however_they_come(
+    cli: Cli, redis_client: redis.Redis
+) -> None:
+    packer = zlib.compressobj(wbits=31)
+    first = packer.compress(b"1\n") + packer.flush(zlib.Z_SYNC_FLUSH)
+    with cli.start("push", "-") as process:
+        assert process.stdin is not None
+        process.stdin.write(first[:1])
+        process.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):  # long enough for it to have read the one byte
+            process.wait(timeout=3)
+        process.stdin.write(first[1:])
+        process.stdin.flush()
+        wait_until(lambda: pushed(redis_client) == [b"1"], "pushing a line")
+        output, errors = process.communicate(packer.compress(b"2\n") + packer.flush(), timeout=60)
+    assert (output, errors) == (b"2 events pushed.\n", b"")
+    assert pushed(redis_client) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_told_to_stop_it_says_how_many_it_pushed(
+    cli: Cli, redis_client: redis.Redis, number: signal.Signals, status: int
+) -> None:
+    with cli.start("push", "-", "--json") as process:
+        assert process.stdin is not None
+        process.stdin.write(b"1\n2\nhalf")
+        process.stdin.flush()
+        wait_until(lambda: len(pushed(redis_client)) == 2, "pushing two lines")
+        process.send_signal(number)
+        assert process.wait(timeout=60) == status
+        output, errors = process.communicate()
+    assert json.loads(output) == {"pushed": 2}
+    assert errors.startswith(b"Told to stop: 2 events pushed, the rest of the input not. Pushing the same")
+    assert pushed(redis_client) == [b"1", b"2"]
+
+
+def test_told_to_stop_it_pushes_what_it_has_read(redis_client: redis.Redis) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "wb") as file:
+        file.write(b"1\n2\n")
+        file.flush()
+        source = push.Input("pipe", reading)
+        pusher = push.Pusher(redis_client, lambda _: None)
+        with pytest.raises(push._ToldToStopError):
+            push.push_lines(source, pusher, stop=lambda: source.read_bytes == 4)
+    assert pushed(redis_client) == [b"1", b"2"]
 
 
 def test_a_damaged_file_is_pushed_up_to_the_damage(

@@ -154,6 +154,20 @@ def test_a_second_time_only_when_asked_for(cli: Cli, redis_client: redis.Redis) 
 
 
 @pytest.mark.usefixtures("kept")
+def test_what_redis_lost_is_replayed_again(cli: Cli, redis_client: redis.Redis) -> None:
+    cli.run("rejected", "replay", "--all")
+    redis_client.flushall()
+    assert cli.json("rejected", "replay", "--all")["total"] == 0
+    assert cli.json("rejected", "replay", "--reason", "unknown_org", "--again")["total"] == 1
+    assert [raw for _, raw in pushed(redis_client)] == [b'{"org_id":9}']
+    done = cli.json("rejected", "replay", "--all", "--again")
+    assert [event["id"] for event in done["results"]] == [1, 2, 5]
+    assert [event["id"] for event in done["refused"]] == [3, 4]
+    assert len(pushed(redis_client)) == 4
+    assert listed(cli, "--all")[1]["replayed_as"] == done["results"][0]["replayed_as"]
+
+
+@pytest.mark.usefixtures("kept")
 def test_a_crash_before_the_mark_leaves_a_duplicate_and_no_loss(
     cli: Cli, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,8 +197,6 @@ def test_many_are_replayed_in_order(cli: Cli, database: Database, redis_client: 
     assert cli.json("rejected", "list")["total"] == 0
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["1", "--all"], ["1", "--reason", "unknown_org"], ["--again", "--all"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["1", "--all"], ["1", "--reason", "unknown_org"], ["--again"]])
 def test_what_to_replay_must_be_clear(offline: Cli, arguments: list[str]) -> None:
     assert "Usage" in offline.run("rejected", "replay", *arguments, status=2).stderr

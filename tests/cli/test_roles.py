@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from metering.cli import roles
-from metering.cli.roles import Supervisor, meter_roles
+from metering.cli.roles import JOBS, Supervisor, meter_roles
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 from tests.conftest import Database
@@ -97,6 +100,53 @@ def test_a_supervisor_starts_again_what_dies_and_ends_what_hangs(
         os.kill(second, 0)
 
 
+def free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody has."""
+    while True:
+        with ExitStack() as stack:
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for port in range(first + 1, first + number):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):
+                continue
+            return int(first)
+
+
+def serves_metrics(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return b"metering_" in answer.read()
+    except OSError:
+        return False
+
+
+def test_each_role_has_a_metrics_port_of_its_own(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = free_ports(3)
+    for name, value in {**cli.settings, "METERING_METRICS_PORT": str(first)}.items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    with Supervisor([*meter_roles(2), JOBS], say=said.append, log_path=tmp_path / "log"):
+        wait_until(lambda: all(map(serves_metrics, range(first, first + 3))), "serving metrics on each port")
+    assert said == []
+
+
+def test_a_metrics_port_leaves_room_for_every_role(
+    offline: Cli, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    cli = Cli({**offline.settings, "METERING_METRICS_PORT": "65535"})
+    assert cli.fail("up") == (
+        "METERING_METRICS_PORT must be at most 65534 here: 2 roles take as many ports from it on,"
+        " and 65535 is the last there is."
+    )
+    assert not data_dir.exists()
+    for setting, ports in (("65533", [65_533, 65_534, 65_535]), ("0", [0, 0, 0]), ("", [0, 0, 0])):
+        monkeypatch.setenv("METERING_METRICS_PORT", setting)
+        assert roles.metrics_ports(3) == ports
+
+
 SUPERVISE = """
 import time
 from metering.cli.roles import Supervisor, meter_roles
@@ -122,7 +172,8 @@ def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> 
     for package in ("db", "metering"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported from the directory')")
-    cli = Cli({"METERING_DATA_DIR": str(data_dir)})
+    port = free_ports(3)
+    cli = Cli({"METERING_DATA_DIR": str(data_dir), "METERING_METRICS_PORT": str(port)})
     process = cli.start("up", "--meters", "2", cwd=tmp_path)
     assert process.stdout is not None
     panel = ""
@@ -132,6 +183,7 @@ def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> 
         panel += line
     assert f"{data_dir}/run" in panel
     assert "2 meters" in panel
+    assert f"127.0.0.1, ports {port}, {port + 1} (2 meters) and {port + 2} (jobs)" in panel
 
     wait_until(lambda: len(meters(cli)) == 2, "the meters' start")
     prepare(cli)
@@ -143,4 +195,5 @@ def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> 
     status, _, errors = end(process, signal.SIGINT)
     assert status == 0, errors
     assert errors.count('"meter has stopped"') == 2
+    assert "starting it again" not in errors
     assert cli.fail("status").startswith("Nothing runs under ")

@@ -1,11 +1,17 @@
 """`metering status`, `metering audit` and `metering migrate`."""
 
+import re
+from collections.abc import Sequence
+
+import pytest
 import redis
 from sqlalchemy import text
 
 from db.engine import make_engine
 from db.schema import expected_revision
+from metering.cli import status
 from metering.rules.rejections import Reason
+from metering.signals import gates
 from tests.cli.conftest import Cli
 from tests.cli.test_rejected import keep
 from tests.conftest import Database
@@ -19,6 +25,7 @@ def test_status_of_a_new_installation(cli: Cli) -> None:
         "orgs_exhausted": 0,
         "balance_cents": 0,
         "rejected_waiting": {},
+        "gates": {"orgs_looked_at": 0, "open": 0, "exhausted": 0, "missing": 0, "not_following": 0},
         "stream": {"lag": 0, "pending": 0, "oldest_waiting_seconds": None},
         "meters": [],
     }
@@ -56,6 +63,62 @@ def test_status_counts_what_there_is(cli: Cli, database: Database, redis_client:
     shown = cli.run("status").stdout
     assert "4.80" in shown
     assert "tests-1" in shown
+
+
+def make_orgs(cli: Cli, number: int) -> None:
+    """Orgs from 1 on; the odd ones have money."""
+    for org_id in range(1, number + 1):
+        cli.run("org", "create", "Acme", "--id", str(org_id))
+        if org_id % 2:
+            cli.run("adjust", str(org_id), "--cents", "5", "--reason", "test", "--key", "k")
+
+
+def test_status_shows_the_gates_as_redis_holds_them(cli: Cli, redis_client: redis.Redis) -> None:
+    make_orgs(cli, 7)
+    sound = {"orgs_looked_at": 7, "open": 4, "exhausted": 3, "missing": 0, "not_following": 0}
+    assert cli.json("status")["gates"] == sound
+    redis_client.delete("gate:1")
+    redis_client.hset("gate:2", "state", "open")
+    redis_client.hset("gate:3", "version", "0")
+    redis_client.hset("gate:5", "state", "ajar")
+    found = cli.json("status")["gates"]
+    assert found == {"orgs_looked_at": 7, "open": 3, "exhausted": 2, "missing": 2, "not_following": 2}
+    shown = cli.run("status").stdout
+    assert re.search(r"gates open +│ +3 │", shown)
+    assert re.search(r"gates that don't follow their balance yet +│ +2 │", shown)
+    redis_client.flushall()
+    assert cli.json("status")["gates"] == sound | {"open": 0, "exhausted": 0, "missing": 7}
+
+
+def test_status_looks_at_so_many_gates_and_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_orgs(cli, 4)
+    monkeypatch.setattr(gates, "PAGE", 2)
+    monkeypatch.setattr(status, "MAX_GATES", 3)
+    found = cli.json("status")["gates"]
+    assert found == {"orgs_looked_at": 3, "open": 2, "exhausted": 1, "missing": 0, "not_following": 0}
+    assert "gates open, of the first 3 orgs" in cli.run("status").stdout
+    monkeypatch.setattr(status, "MAX_GATES", 4)
+    assert cli.json("status")["gates"]["orgs_looked_at"] == 4
+    assert "of the first" not in cli.run("status").stdout
+
+
+def test_a_balance_that_changes_meanwhile_is_no_gate_that_does_not_follow(
+    cli: Cli, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_orgs(cli, 1)
+    read = gates.Gates.read
+
+    def change_first(self: gates.Gates, org_ids: Sequence[int]) -> list[gates.Gate]:
+        if reads:
+            reads.pop()
+            cli.run("adjust", "1", "--cents", "5", "--reason", "test", "--key", str(len(reads)))
+        return read(self, org_ids)
+
+    # Between the balances and the gates, the first time; the very first reading of gates is for their states.
+    reads = [1, 2]
+    monkeypatch.setattr(gates.Gates, "read", change_first)
+    assert cli.json("status")["gates"]["not_following"] == 0
+    assert not reads
 
 
 def test_status_before_the_group_is_made(cli: Cli, redis_client: redis.Redis) -> None:

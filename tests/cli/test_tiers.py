@@ -1,10 +1,17 @@
 """`metering tier`."""
 
+import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from db.engine import transaction
+from db.prices import set_price
+from metering.rules.pricing import Price
 from tests.cli.conftest import Cli
+from tests.conftest import Database
 
 
 def test_a_first_price_is_in_force_since_ever(cli: Cli) -> None:
@@ -16,6 +23,7 @@ def test_a_first_price_is_in_force_since_ever(cli: Cli) -> None:
         "connect_fee_usd": "0.00",
         "in_force_from": None,
         "changed": True,
+        "followed_by": None,
     }
     said = cli.run("tier", "set", "bolt", "0.08").stdout
     assert said.startswith(
@@ -37,6 +45,7 @@ def test_every_term_of_a_later_price(cli: Cli) -> None:
         "connect_fee_usd": "0.015",
         "in_force_from": start.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
         "changed": True,
+        "followed_by": None,
     }
     listed = cli.json("tier", "list")
     assert listed["total"] == 2
@@ -50,6 +59,58 @@ def test_a_later_price_starts_a_minute_from_now_unless_told(cli: Cli) -> None:
     cli.run("tier", "set", "bolt", "0.08")
     start = datetime.fromisoformat(cli.json("tier", "set", "bolt", "0.09")["in_force_from"])
     assert timedelta(seconds=30) < start - datetime.now(UTC) <= timedelta(seconds=60)
+
+
+def start_from_now(price: dict[str, Any]) -> timedelta:
+    return datetime.fromisoformat(price["in_force_from"]) - datetime.now(UTC)
+
+
+def test_a_price_that_is_to_come_does_not_keep_it_from_coming_earlier(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    cli.run("tier", "set", "bolt", "0.10", "--from", "2999-01-01T00:00:00Z")
+    done = cli.json("tier", "set", "bolt", "0.10")
+    assert done["changed"]
+    assert timedelta(seconds=30) < start_from_now(done) <= timedelta(seconds=60)
+    assert done["followed_by"]["in_force_from"] == "2999-01-01T00:00:00.000Z"
+    again = cli.json("tier", "set", "bolt", "0.10")
+    assert (again["changed"], again["in_force_from"]) == (False, done["in_force_from"])
+    assert cli.json("tier", "list")["total"] == 3
+
+
+def test_nothing_changes_but_another_price_follows(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    cli.run("tier", "set", "bolt", "0.10", "--from", "2999-01-01T00:00:00Z")
+    said = cli.run("tier", "set", "bolt", "0.08").stdout
+    first, second = said.splitlines()
+    assert first == (
+        "Nothing changed: tier bolt costs $0.08 per minute, in increments of 60/60 s, since ever, as was set before."
+    )
+    assert second == (
+        "Another price follows: tier bolt costs $0.10 per minute, in increments of 60/60 s,"
+        " from 2999-01-01T00:00:00.000Z on. It was set before, and stays (`metering tier list` shows all)."
+    )
+    assert cli.json("tier", "list")["total"] == 2
+
+
+def test_the_time_that_a_refusal_proposes_is_taken(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    said = cli.fail("tier", "set", "bolt", "0.06", "--from", "2020-01-01T00:00:00Z")
+    (proposed,) = re.findall(r"ask for (\S+Z) or later", said)
+    assert cli.json("tier", "set", "bolt", "0.06", "--from", proposed)["changed"]
+
+
+def test_the_lead_time_counts_from_when_the_prices_are_locked(database: Database) -> None:
+    read: list[int] = []
+
+    def clock() -> datetime:
+        with database.engine.connect() as other:
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            read.append(int(other.scalar(text(held)) or 0))
+        return datetime.now(UTC)
+
+    with transaction(database.engine) as connection:
+        set_price(connection, Price("bolt", None, 80_000, 60, 60, 0, 0), clock)
+    assert read == [1]
 
 
 def test_offsets_are_understood(cli: Cli) -> None:

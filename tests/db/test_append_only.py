@@ -30,8 +30,8 @@ def written(database: Database) -> Database:
     rejected = RejectedEntry("1-2", b"{", Rejection(Reason.MALFORMED_JSON, "not JSON"))
     with transaction(database.engine) as connection:
         assert create_org(connection, "first", NOW) == 1
-        set_price(connection, BOLT, NOW)
-        set_price(connection, Price("bolt", NOW + timedelta(days=1), 90_000, 60, 60, 0, 0), NOW)
+        set_price(connection, BOLT, lambda: NOW)
+        set_price(connection, Price("bolt", NOW + timedelta(days=1), 90_000, 60, 60, 0, 0), lambda: NOW)
         adjust(connection, 1, amount_cents=10_000, reason="paid in", key="first", clock=lambda: NOW)
         book = load_price_book(connection)
         priced = PricedCall("1-1", b"{}", call, BOLT, charge_call(call.duration_us, BOLT))

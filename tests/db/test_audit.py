@@ -59,7 +59,7 @@ def make_orgs(engine: Engine, *org_ids: int) -> None:
 def make_prices(engine: Engine, *prices: Price, now: datetime = NOW) -> None:
     with transaction(engine) as connection:
         for price in prices:
-            set_price(connection, price, now)
+            set_price(connection, price, lambda: now)
 
 
 def pay_in(engine: Engine, org_id: int, amount_cents: int) -> None:

@@ -42,7 +42,7 @@ def prepare(engine: Engine, *, org_ids: Iterable[int], prices: Iterable[Price]) 
         for org_id in org_ids:
             create_org(connection, f"Org {org_id}", system_clock(), org_id=org_id)
         for each in prices:
-            set_price(connection, each, system_clock())
+            set_price(connection, each, system_clock)
 
 
 def event(**fields: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_a_later_price_reaches_a_meter_whose_book_is_old(site: Site, monkeypatch
         assert len(loads) == 1
         later = replace(price("bolt", "0.10"), in_force_from=change_at)
         with transaction(site.engine) as connection:
-            assert set_price(connection, later, set_at).changed
+            assert set_price(connection, later, lambda: set_at).changed
         now = change_at + timedelta(hours=1)
         site.push_at_once([call(3, just_before), call(4, change_at), call(5, just_before, duration_s=120)])
         site.wait_until_drained()

@@ -34,7 +34,8 @@ def test_meters_stopped_at_four_places(site: Site) -> None:
         theirs = make_calls(200, seed=number, first_call_id=1_000 * number + 1, org_ids=ORG_IDS[number::4])
         site.push_at_once(theirs)  # whoever reads first takes all of them
         wait_until(another_has_stopped, f"stop {number + 1}")
-        assert site.in_hand()[stopped[-1].name] == 200  # now: on a slow machine, others soon take it for abandoned
+        # Now: on a slow machine, others soon take it for abandoned.
+        assert site.in_hand()[stopped[-1].name] == 200
         events += theirs
 
     worker = site.start("worker")
