@@ -17,8 +17,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def run_jobs(engine: Engine, client: redis.Redis, *, clock: Clock, stop: threading.Event) -> None:
     """Work until `stop` is set, with the jobs in hand finished.
 
-    The sweep runs in a thread of its own: nothing in Redis, no schedule and no message, is the only reason for it to run. If it
-    ends by an error, so does this role: a supervisor starts it again, and nobody believes that gates are being watched.
+    The sweep runs in a thread of its own: nothing in Redis, no schedule and no message, is the only reason for it to run. It
+    outlives every error it can; if its thread ends all the same, so does this role: a supervisor starts it again, and nobody
+    believes that gates are being watched.
     """
     worker = make_worker(make_broker(client))
     failures: list[BaseException] = []

@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 import redis
@@ -14,13 +15,16 @@ from db.balances import pages_of_org_ids, raise_versions, read_balances
 from db.failures import Failure, diagnose
 from metering.rules.gates import Balance, GateState
 from metering.runtime.clock import Clock
-from metering.signals.gates import PAGE, Gate, Gates
+from metering.signals.gates import PAGE, Followed, Gate, Gates
+from workers.failures import sentence
 from workers.metrics import GATES_EXHAUSTED, GATES_MENDED, SWEEP_SECONDS
 
 PERIOD_S: Final = 2.0
 """How long after the end of one sweep the next one starts, at the least."""
 REST: Final = 4
 """How many times as long as a sweep took the pause after it is: sweeps get at most a fifth of a processor."""
+SECOND_LOOK_S: Final = 0.1
+"""How long gates that are behind get to follow by themselves: a meter may be between its commit and Redis."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -32,65 +36,100 @@ class Swept:
     orgs: int = 0
     exhausted: int = 0
     mended: int = 0
-    removed: int = 0
+    """Gates of orgs that were wrong, and were written."""
+    strays: int = 0
+    """Gates without an org that were closed."""
     signals: int = 0
+    failed: int = 0
+    """Gates that were wrong, and couldn't be written."""
+    error: str = ""
+    """What Redis said to the first of them."""
+    pages_failed: int = 0
     took_s: float = 0.0
+    late: list[Balance] = field(default_factory=list)
+    """Balances that are ahead of their gates, which may yet follow by themselves."""
+
+    def add(self, followed: Followed) -> int:
+        """Take in what became of some gates; give how many were written."""
+        self.signals += len(followed.signals)
+        self.failed += followed.failed
+        self.error = self.error or followed.error
+        GATES_MENDED.inc(followed.written)
+        return followed.written
 
 
 class Sweep:
     """Compares every org's gate with its balance, and mends those that differ. Two at once are harmless."""
 
-    def __init__(self, engine: Engine, gates: Gates, *, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, gates: Gates, *, clock: Clock, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
         self._engine = engine
         self._gates = gates
         self._clock = clock
+        self._sleep = sleep
 
     def run(self, stop: threading.Event) -> None:
-        """Sweep again and again until told to stop; outlive outages of Postgres and Redis."""
+        """Sweep again and again until told to stop, whatever fails: gates that nobody watches would let calls in for nothing."""
         while not stop.is_set():
             pause_s = PERIOD_S
             try:
                 swept = self.sweep(stop)
                 pause_s = max(PERIOD_S, swept.took_s * REST)
             except Exception as error:
-                if not isinstance(error, redis.RedisError) and diagnose(error) is Failure.POISON:
-                    raise
-                log.warning("sweep was interrupted", error=f"{type(error).__name__}: {error}".splitlines()[0])
+                log.warning("sweep was interrupted", error=sentence(error), exc_info=not _ends_a_sweep(error))
             stop.wait(pause_s)
 
     def sweep(self, stop: threading.Event | None = None) -> Swept:
-        """Compare and mend every gate once. Raises what Postgres or Redis raise."""
+        """Compare and mend every gate once; a page that fails is passed over. Raises when Postgres or Redis can't be asked."""
         started_s = time.monotonic()
         swept = Swept()
         for org_ids in pages_of_org_ids(self._engine, PAGE):
-            self._mend(self._gates.read(org_ids), swept)
+            with _page(org_ids, swept):
+                self._mend(self._gates.read(org_ids), swept)
             if stop is not None and stop.is_set():
                 return swept
+        if swept.late:
+            # Once for all of them: once per page would be seconds beside busy meters. The second look is Redis's own: it writes
+            # only gates that still haven't come to the version, or past it.
+            (self._sleep if stop is None else stop.wait)(SECOND_LOOK_S)
+        for first in range(0, len(swept.late), PAGE):
+            late = swept.late[first : first + PAGE]
+            with _page([balance.org_id for balance in late], swept):
+                swept.mended += self._follow(late, swept)
         for org_ids in self._gates.org_ids():
-            self._remove_strays(org_ids, swept)
+            with _page(org_ids, swept):
+                self._close_strays(org_ids, swept)
+            if stop is not None and stop.is_set():
+                return swept
         swept.took_s = time.monotonic() - started_s
-        GATES_EXHAUSTED.set(swept.exhausted)
-        GATES_MENDED.inc(swept.mended + swept.removed)
+        self._tell(swept)
+        return swept
+
+    def _tell(self, swept: Swept) -> None:
+        if not swept.pages_failed:
+            GATES_EXHAUSTED.set(swept.exhausted)
         SWEEP_SECONDS.observe(swept.took_s)
-        if swept.mended or swept.removed:
+        if swept.mended or swept.strays:
             log.warning(
                 "gates were wrong, and are mended",
                 mended=swept.mended,
-                removed=swept.removed,
+                strays=swept.strays,
                 orgs=swept.orgs,
                 signals=swept.signals,
                 took_ms=round(swept.took_s * 1_000, 1),
             )
-        return swept
+        if swept.failed:
+            log.warning("gates are wrong, and can't be mended for now", gates=swept.failed, error=swept.error)
 
     def _mend(self, gates: Iterable[Gate], swept: Swept) -> None:
-        """Bring a page of gates to the balances.
+        """Bring a page of gates to the balances, but for those that are only late.
 
         The gates were read before the balances are: so a gate that is ahead of its balance has seen what Postgres has forgotten,
         and not what a meter has just committed.
         """
         held = {gate.org_id: gate for gate in gates}
-        wrong: list[Balance] = []
+        missing: list[Balance] = []
         ahead: dict[int, int] = {}
         for balance in read_balances(self._engine, held):
             swept.orgs += 1
@@ -98,20 +137,51 @@ class Sweep:
             gate = held[balance.org_id]
             if gate.follows(balance):
                 continue
-            if gate.version is not None and gate.version >= balance.version:
-                ahead[balance.org_id] = gate.version
+            if gate.version is None:
+                missing.append(balance)
+            elif gate.version < balance.version:
+                swept.late.append(balance)
             else:
-                wrong.append(balance)
+                ahead[balance.org_id] = gate.version
+        swept.mended += self._follow(missing, swept)
         if ahead:
-            wrong += raise_versions(self._engine, ahead, self._clock)
-        swept.signals += len(self._gates.follow(wrong, self._clock()))
-        swept.mended += len(wrong)
+            swept.mended += self._follow(raise_versions(self._engine, ahead), swept)
 
-    def _remove_strays(self, org_ids: list[int], swept: Swept) -> None:
-        """Remove gates of orgs that Postgres doesn't know: it was restored to a time before they were made."""
-        there = {balance.org_id for balance in read_balances(self._engine, org_ids)}
-        strays = [org_id for org_id in org_ids if org_id not in there]
-        for gate in self._gates.read(strays) if strays else []:
-            if self._gates.remove(gate, self._clock()):
-                swept.removed += 1
-                swept.signals += gate.state == GateState.OPEN.value
+    def _follow(self, balances: Iterable[Balance], swept: Swept) -> int:
+        return swept.add(self._gates.try_to_follow(balances, self._clock()))
+
+    def _close_strays(self, org_ids: Sequence[int], swept: Swept) -> None:
+        """Close gates of orgs that Postgres doesn't know: it was restored to a time before they were made."""
+        strays = self._unknown(org_ids)
+        gates = self._gates.read(strays) if strays else []
+        still_open = {gate.org_id: gate for gate in gates if gate.state != GateState.EXHAUSTED}
+        # Asked once more: an org that was made between the two may have opened the gate before it was read.
+        for org_id in self._unknown(still_open):
+            swept.strays += swept.add(self._gates.close_stray(still_open[org_id], self._clock()))
+
+    def _unknown(self, org_ids: Iterable[int]) -> list[int]:
+        """Those of `org_ids` that Postgres doesn't know."""
+        wanted = list(org_ids)
+        there = {balance.org_id for balance in read_balances(self._engine, wanted)} if wanted else set()
+        return [org_id for org_id in wanted if org_id not in there]
+
+
+@contextmanager
+def _page(org_ids: Sequence[int], swept: Swept) -> Iterator[None]:
+    """Keep what fails in one page from the others, unless nothing can be done without Postgres or Redis."""
+    try:
+        yield
+    except Exception as error:
+        if _ends_a_sweep(error):
+            raise
+        swept.pages_failed += 1
+        log.exception(
+            "a page of gates could not be swept",
+            lowest_org_id=min(org_ids, default=None),
+            highest_org_id=max(org_ids, default=None),
+            error=sentence(error),
+        )
+
+
+def _ends_a_sweep(error: Exception) -> bool:
+    return isinstance(error, redis.RedisError) or diagnose(error) is Failure.OUTAGE

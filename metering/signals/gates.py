@@ -21,38 +21,101 @@ SIGNAL_FIELD: Final = "signal"
 SIGNALS_LOG_LENGTH: Final = 100_000
 """About how many signals the log keeps: what a listener that was away can catch up with."""
 
+_MAX_ORG_ID: Final = 2**63 - 1
+
 PAGE: Final = 1_000
 """How many gates are read at once."""
 
-# One call for a whole batch: compare, set, say. Versions are compared as numbers: doubles hold them exactly up to 2^53.
-# Balances are only passed on, so that no double rounds them; whether they close a gate is decided in Python.
-_FOLLOW: Final = """
+MAX_VERSION: Final = 2**53 - 2
+"""The highest version of a gate that counts: it and the next one are exact in Lua, whose numbers are doubles."""
+
+# What both scripts that write share. They answer: how many gates were written, how many couldn't be, the first error, what was
+# said.
+#
+# What is said goes into the log before the gate changes: if one of the two fails, it is said twice rather than never. Nobody may
+# hear the channel, so a failure there is none. A gate that fails is passed over: the others have a right to be followed.
+# Versions are compared as numbers. Balances are only passed on, so that no double rounds them; whether they close a gate is
+# decided in Python.
+_WRITING: Final = """
 local log, channel, at, log_length = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local said = {}
+local written, failed, first_error, said = 0, 0, '', {}
+
+local function failure(answer)
+    return type(answer) == 'table' and answer.err or nil
+end
+
+local function version_of(text)
+    local number = text and string.match(text, '^[0-9]+$') and tonumber(text)
+    return number and number <= MAX_VERSION and number or nil
+end
+
+local function read(key)
+    local held = redis.pcall('HMGET', key, 'state', 'version')
+    if failure(held) then -- not a hash: somebody else's doing
+        redis.pcall('DEL', key)
+        return false, nil
+    end
+    return held[1], version_of(held[2])
+end
+
+local function say(org_id, balance_cents, version, state)
+    local message = string.format(
+        '{"type":"%s","org_id":%s,"balance_cents":%s,"version":%s,"at":"%s"}',
+        state == 'open' and 'balance.restored' or 'balance.exhausted', org_id, balance_cents, version, at)
+    local problem = failure(redis.pcall('XADD', log, 'MAXLEN', '~', log_length, '*', 'signal', message))
+    if not problem then
+        redis.pcall('PUBLISH', channel, message)
+        said[#said + 1] = org_id
+        said[#said + 1] = state
+    end
+    return problem
+end
+
+local function write(key, held_state, org_id, balance_cents, version, state)
+    local problem = nil
+    if state ~= (held_state or 'exhausted') then problem = say(org_id, balance_cents, version, state) end
+    problem = problem or failure(
+        redis.pcall('HSET', key, 'state', state, 'balance_cents', balance_cents, 'version', version))
+    if not problem then
+        written = written + 1
+    else
+        failed = failed + 1
+        if first_error == '' then first_error = problem end
+    end
+end
+""".replace("MAX_VERSION", str(MAX_VERSION))
+
+# One call for a whole batch.
+_FOLLOW: Final = (
+    _WRITING
+    + """
 for i = 2, #KEYS do
     local a = 4 + (i - 2) * 4
     local org_id, balance_cents, version, state = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
-    local held = redis.pcall('HMGET', KEYS[i], 'state', 'version')
-    if held.err then -- not a hash: somebody else's doing, and no reason to fail the batch
-        redis.call('DEL', KEYS[i])
-        held = {}
-    end
-    local held_version = tonumber(held[2] or '')
+    local held_state, held_version = read(KEYS[i])
     if not held_version or tonumber(version) > held_version then
-        redis.call('HSET', KEYS[i], 'state', state, 'balance_cents', balance_cents, 'version', version)
-        if state ~= (held[1] or 'exhausted') then
-            local message = string.format(
-                '{"type":"%s","org_id":%s,"balance_cents":%s,"version":%s,"at":"%s"}',
-                state == 'open' and 'balance.restored' or 'balance.exhausted', org_id, balance_cents, version, at)
-            redis.call('XADD', log, 'MAXLEN', '~', log_length, '*', 'signal', message)
-            redis.call('PUBLISH', channel, message)
-            said[#said + 1] = org_id
-            said[#said + 1] = state
-        end
+        write(KEYS[i], held_state, org_id, balance_cents, version, state)
     end
 end
-return said
+return {written, failed, first_error, said}
 """
+)
+
+# Only while the gate is as it was read: an org that was made meanwhile keeps its own.
+_CLOSE_STRAY: Final = (
+    _WRITING
+    + """
+local org_id, seen = ARGV[4], version_of(ARGV[5])
+if redis.call('EXISTS', KEYS[2]) == 1 then
+    local held_state, held_version = read(KEYS[2])
+    if held_version == seen and held_state ~= 'exhausted' then
+        local version = string.format('%.0f', (held_version or 0) + 1)
+        write(KEYS[2], held_state, org_id, '0', version, 'exhausted')
+    end
+end
+return {written, failed, first_error, said}
+"""
+)
 
 # One call for a page: redis-py takes several times as long over a pipeline of as many.
 _READ: Final = """
@@ -64,25 +127,10 @@ end
 return gates
 """
 
-# Only while the gate is as it was read: an org that was made meanwhile keeps its own.
-_REMOVE: Final = """
-local held = redis.call('HMGET', KEYS[2], 'state', 'version')
-if held[2] ~= ARGV[4] then return 0 end
-redis.call('DEL', KEYS[2])
-if held[1] == 'open' then
-    local message = string.format(
-        '{"type":"balance.exhausted","org_id":%s,"balance_cents":0,"version":%d,"at":"%s"}',
-        ARGV[5], tonumber(ARGV[4]) + 1, ARGV[2])
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'signal', message)
-    redis.call('PUBLISH', ARGV[1], message)
-end
-return 1
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A gate as Redis holds it. `version` is None where the hash is missing or isn't one of ours."""
+    """A gate as Redis holds it. `version` is None where there is none that counts: such a gate is as good as missing."""
 
     org_id: int
     state: str | None
@@ -106,6 +154,19 @@ class Signal:
     type: SignalType
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What became of gates that were to change."""
+
+    signals: list[Signal]
+    written: int
+    """How many gates changed."""
+    failed: int
+    """How many should have changed and couldn't."""
+    error: str
+    """What Redis said to the first that failed; empty if none did."""
+
+
 class Gates:
     """The gates of all orgs. Every method may raise redis.RedisError, and may be repeated."""
 
@@ -113,25 +174,29 @@ class Gates:
         self._client = client
         self._follow = client.register_script(_FOLLOW)
         self._read = client.register_script(_READ)
-        self._remove = client.register_script(_REMOVE)
+        self._close_stray = client.register_script(_CLOSE_STRAY)
 
     def follow(self, balances: Iterable[Balance], at: datetime) -> list[Signal]:
         """Set each org's gate to what follows from its balance, and say which gates changed their state; all in one call.
 
         An older version never overwrites a newer one; a missing gate counts as exhausted. An org stands in `balances` once.
+        Raises redis.ResponseError if a gate couldn't follow, or its signal not be logged; the others have followed all the same.
         """
+        followed = self.try_to_follow(balances, at)
+        if followed.failed:
+            raise redis.ResponseError(f"{followed.failed} gates could not follow: {followed.error}")
+        return followed.signals
+
+    def try_to_follow(self, balances: Iterable[Balance], at: datetime) -> Followed:
+        """As `follow`, but tells how many gates failed, and how many were written, instead of raising."""
         wanted = list(balances)
         if not wanted:
-            return []
+            return Followed([], 0, 0, "")
         keys = [SIGNALS_LOG, *(f"{GATE_PREFIX}{each.org_id}" for each in wanted)]
         arguments: list[Any] = [SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH]
         for each in wanted:
             arguments += (each.org_id, each.balance_cents, each.version, gate_state(each.balance_cents).value)
-        said: Any = self._follow(keys=keys, args=arguments)
-        return [
-            Signal(int(org_id), SignalType.RESTORED if state == b"open" else SignalType.EXHAUSTED)
-            for org_id, state in zip(said[::2], said[1::2], strict=True)
-        ]
+        return _followed(self._follow(keys=keys, args=arguments))
 
     def read(self, org_ids: Sequence[int]) -> list[Gate]:
         """The gates of `org_ids`, in their order."""
@@ -140,8 +205,8 @@ class Gates:
             Gate(
                 org_id,
                 None if state is None else state.decode(errors="replace"),
-                _integer(balance),
-                _integer(version),
+                _cents(balance),
+                _version(version),
             )
             for org_id, state, balance, version in zip(
                 org_ids, answers[::3], answers[1::3], answers[2::3], strict=True
@@ -149,30 +214,63 @@ class Gates:
         ]
 
     def org_ids(self) -> Iterator[list[int]]:
-        """Pages of the orgs that have a gate; one that is made or removed meanwhile may be missing, and one may come twice."""
+        """Pages of the orgs that have a gate; one that is made or lost meanwhile may be missing, and one may come twice."""
         cursor = 0
         while True:
             found: Any = self._client.scan(cursor, match=f"{GATE_PREFIX}*", count=PAGE)
             cursor, keys = found
-            page = [_integer(key[len(GATE_PREFIX) :]) for key in keys]
+            page = [_org_id(key[len(GATE_PREFIX) :]) for key in keys]
             yield [org_id for org_id in page if org_id is not None]
             if cursor == 0:
                 return
 
-    def remove(self, gate: Gate, at: datetime) -> bool:
-        """Remove the gate of an org that isn't there, unless it has changed since it was read; give whether it was removed."""
-        if gate.version is None:
-            return False
-        return bool(
-            self._remove(
+    def close_stray(self, gate: Gate, at: datetime) -> Followed:
+        """Close the gate of an org that isn't there, unless it is closed, gone, or has changed since it was read.
+
+        It stays, with the next version: if the org is made again, with the same id, its versions must not go backwards.
+        """
+        return _followed(
+            self._close_stray(
                 keys=[SIGNALS_LOG, f"{GATE_PREFIX}{gate.org_id}"],
-                args=[SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH, gate.version, gate.org_id],
+                args=[
+                    *(SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH),
+                    *(gate.org_id, "" if gate.version is None else gate.version),
+                ],
             )
         )
 
 
-def _integer(value: bytes | None) -> int | None:
-    """A field of a gate as a number; None where it is missing or somebody wrote something else there."""
+def _followed(answer: Any) -> Followed:
+    """What a script that writes has answered."""
+    written, failed, error, said = answer
+    signals = [
+        Signal(int(org_id), SignalType.RESTORED if state == b"open" else SignalType.EXHAUSTED)
+        for org_id, state in zip(said[::2], said[1::2], strict=True)
+    ]
+    return Followed(signals, written, failed, error.decode(errors="replace"))
+
+
+def _version(value: bytes | None) -> int | None:
+    """A gate's version; None where it is missing or none that counts. The same rule as `version_of` in Lua."""
+    if value is None or not value.isdigit():
+        return None
+    digits = value.lstrip(b"0") or b"0"
+    if len(digits) > len(str(MAX_VERSION)):  # Python itself refuses to read thousands of digits
+        return None
+    version = int(digits)
+    return version if version <= MAX_VERSION else None
+
+
+def _org_id(value: bytes) -> int | None:
+    """The org in a gate's key; None where it is no org's, as no id of Postgres is spelt so."""
+    if not value.isdigit() or value.startswith(b"0") or len(value) > len(str(_MAX_ORG_ID)):
+        return None
+    org_id = int(value)
+    return org_id if org_id <= _MAX_ORG_ID else None
+
+
+def _cents(value: bytes | None) -> int | None:
+    """A gate's balance; None where it is missing or somebody wrote something else there."""
     try:
         return int(value) if value is not None else None
     except ValueError:

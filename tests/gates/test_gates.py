@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.rules.gates import Balance, GateState, SignalType, gate_state
-from metering.signals.gates import SIGNALS_CHANNEL, SIGNALS_LOG, Gates, Signal
+from metering.signals.gates import MAX_VERSION, SIGNALS_CHANNEL, SIGNALS_LOG, Gate, Gates, Signal
 from tests.gates.listening import EXHAUSTED, RESTORED, gate, listening, said_of, signals_log
 
 AT = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)
@@ -98,15 +98,175 @@ def test_the_log_is_capped(redis_client: redis.Redis, monkeypatch: pytest.Monkey
     assert signals_log(redis_client)[-1]["version"] == 1000
 
 
-def test_a_gate_is_removed_only_as_it_was_read(redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize(
+    "version",
+    [
+        *(
+            "nan",
+            "inf",
+            "1e999",
+            "0x7fffffff",
+            "17.5",
+            "100000000000000000",
+            "",
+            "-1",
+            "+5",
+            " 5",
+            "5\n",
+            "1_000",
+        ),
+        *(str(MAX_VERSION + 1), str(2**63 - 1), "9" * 5_000, "\u0665"),
+    ],
+)
+def test_a_version_that_does_not_count_is_as_good_as_missing(redis_client: redis.Redis, version: str) -> None:
+    redis_client.hset("gate:1", mapping={"state": "exhausted", "balance_cents": "0", "version": version})
+    gates = Gates(redis_client)
+    assert gates.read([1])[0].version is None
+    assert gates.follow([Balance(1, 5, 3)], AT) == [Signal(1, SignalType.RESTORED)]
+    assert gate(redis_client, 1) == {"state": "open", "balance_cents": "5", "version": "3"}
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("0", 0), (str(MAX_VERSION), MAX_VERSION), ("0017", 17), ("0" * 5_000 + "17", 17)]
+)
+def test_a_version_that_counts_does_so_in_lua_as_in_python(
+    redis_client: redis.Redis, text: str, version: int
+) -> None:
+    redis_client.hset("gate:1", mapping={"state": "exhausted", "balance_cents": "0", "version": text})
+    gates = Gates(redis_client)
+    assert gates.read([1])[0].version == version
+    assert gates.follow([Balance(1, 5, version)], AT) == []
+    assert gate(redis_client, 1)["version"] == text
+    assert gates.follow([Balance(1, 5, version + 1)], AT) != []
+    assert gate(redis_client, 1)["version"] == str(version + 1)
+
+
+def test_keys_that_no_org_can_have_are_no_gates(redis_client: redis.Redis) -> None:
+    for spelling in (
+        *("0", "-1", "+1", "007", " 7", "7 ", "1_0", "x", "", "1e3", "\u0667"),
+        *(str(2**63), "9" * 20, "9" * 5_000),
+        *("7", str(2**63 - 1)),
+    ):
+        redis_client.hset(f"gate:{spelling}", "state", "open")
+    assert sorted(org_id for page in Gates(redis_client).org_ids() for org_id in page) == [7, 2**63 - 1]
+
+
+def test_a_signal_that_the_log_did_not_take_is_said_later(redis_client: redis.Redis) -> None:
+    gates = Gates(redis_client)
+    gates.follow([Balance(1, 5, 1), Balance(2, 0, 1)], AT)
+    redis_client.set(SIGNALS_LOG, "somebody else's")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        gates.follow([Balance(1, 0, 2), Balance(2, -5, 2)], AT)
+    assert gate(redis_client, 1)["version"] == "1"
+    assert gate(redis_client, 2)["version"] == "2"  # it had nothing to say
+    redis_client.delete(SIGNALS_LOG)
+    assert gates.follow([Balance(1, 0, 2), Balance(2, -5, 2)], AT) == [Signal(1, SignalType.EXHAUSTED)]
+    assert said_of(redis_client, 1) == [EXHAUSTED]
+    assert gate(redis_client, 1)["state"] == "exhausted"
+
+
+def test_a_stray_whose_signal_the_log_did_not_take_is_closed_later(redis_client: redis.Redis) -> None:
+    gates = Gates(redis_client)
+    gates.follow([Balance(9, 5, 3)], AT)
+    redis_client.set(SIGNALS_LOG, "somebody else's")
+    done = gates.close_stray(gates.read([9])[0], AT)
+    assert (done.written, done.failed, done.signals) == (0, 1, [])
+    assert "WRONGTYPE" in done.error
+    redis_client.delete(SIGNALS_LOG)
+    assert gates.close_stray(gates.read([9])[0], AT).written == 1
+    assert said_of(redis_client, 9) == [EXHAUSTED]
+
+
+def test_gates_follow_where_the_channel_is_forbidden(redis_client: redis.Redis, redis_url: str) -> None:
+    redis_client.execute_command(  # type: ignore[no-untyped-call]
+        *("ACL", "SETUSER", "mute", "on", "nopass", "~*", "+@all", "resetchannels")
+    )
+    try:
+        with redis.Redis.from_url(redis_url, username="mute", password="") as mute:
+            assert len(Gates(mute).follow([Balance(1, 5, 1), Balance(2, 5, 1)], AT)) == 2
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "mute")  # type: ignore[no-untyped-call]
+    assert [gate(redis_client, org_id)["state"] for org_id in (1, 2)] == ["open", "open"]
+    assert [signal["org_id"] for signal in signals_log(redis_client)] == [1, 2]
+
+
+def test_a_gate_that_fails_keeps_no_other_from_being_followed(redis_client: redis.Redis) -> None:
+    redis_client.set("gate:2", "x")
+    gates = Gates(redis_client)
+    redis_client.config_set("maxmemory", 1)
+    try:
+        # Gate 1 is refused for want of memory. Removing what isn't a gate is not, nor what the same script writes after that.
+        done = gates.try_to_follow([Balance(1, 0, 1), Balance(2, 5, 1), Balance(3, 5, 1)], AT)
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert (done.written, done.failed, len(done.signals)) == (2, 1, 2)
+    assert "OOM" in done.error
+    assert gate(redis_client, 1) == {}
+    assert [gate(redis_client, org_id)["state"] for org_id in (2, 3)] == ["open", "open"]
+
+
+def test_what_was_written_is_counted_apart_from_what_was_said(redis_client: redis.Redis) -> None:
+    gates = Gates(redis_client)
+    done = gates.try_to_follow([Balance(1, 5, 2), Balance(2, 0, 2)], AT)
+    assert (done.written, done.failed, done.error, len(done.signals)) == (2, 0, "", 1)
+    done = gates.try_to_follow([Balance(1, 5, 1), Balance(2, 0, 2)], AT)
+    assert (done.written, done.failed, done.signals) == (0, 0, [])
+
+
+def test_a_stray_is_closed_only_as_it_was_read(redis_client: redis.Redis) -> None:
     gates = Gates(redis_client)
     gates.follow([Balance(9, 5, 3)], AT)
     [read] = gates.read([9])
     gates.follow([Balance(9, 6, 4)], AT)
-    assert not gates.remove(read, AT)
-    assert gates.remove(gates.read([9])[0], AT)
+    assert gates.close_stray(read, AT).written == 0
+    assert gates.close_stray(Gate(9, None, None, None), AT).written == 0  # as if it had had no version
+    done = gates.close_stray(gates.read([9])[0], AT)
+    assert (done.written, done.signals) == (1, [Signal(9, SignalType.EXHAUSTED)])
+    assert gate(redis_client, 9) == {"state": "exhausted", "balance_cents": "0", "version": "5"}
+    assert signals_log(redis_client)[-1] == {
+        "type": EXHAUSTED,
+        "org_id": 9,
+        "balance_cents": 0,
+        "version": 5,
+        "at": "2026-04-20T18:25:06.201Z",
+    }
+    assert gates.close_stray(gates.read([9])[0], AT).written == 0
+
+
+@pytest.mark.parametrize("version", [None, "nonsense", "1e999", str(2**63 - 1)])
+def test_a_stray_without_a_version_is_closed_unless_it_gets_one(
+    redis_client: redis.Redis, version: str | None
+) -> None:
+    redis_client.hset("gate:9", "state", "open")
+    if version is not None:
+        redis_client.hset("gate:9", "version", version)
+    gates = Gates(redis_client)
+    [read] = gates.read([9])
+    redis_client.hset("gate:9", "version", 0)
+    assert gates.close_stray(read, AT).written == 0
+    redis_client.hset("gate:9", "version", version or "")
+    assert len(gates.close_stray(read, AT).signals) == 1
+    assert gate(redis_client, 9) == {"state": "exhausted", "balance_cents": "0", "version": "1"}
+
+
+def test_a_stray_that_is_no_gate_at_all_is_closed_and_one_that_is_gone_stays_gone(
+    redis_client: redis.Redis,
+) -> None:
+    redis_client.set("gate:9", "open")
+    gates = Gates(redis_client)
+    [read] = gates.read([9])
+    assert gates.close_stray(read, AT).written == 1
+    assert gate(redis_client, 9) == {"state": "exhausted", "balance_cents": "0", "version": "1"}
+    redis_client.delete("gate:9")
+    assert gates.close_stray(read, AT).written == 0
     assert gate(redis_client, 9) == {}
-    assert said_of(redis_client, 9) == [RESTORED, EXHAUSTED]
+
+
+def test_the_highest_version_is_raised_exactly(redis_client: redis.Redis) -> None:
+    gates = Gates(redis_client)
+    gates.follow([Balance(9, 5, MAX_VERSION)], AT)
+    assert gates.close_stray(gates.read([9])[0], AT).written == 1
+    assert gate(redis_client, 9)["version"] == str(MAX_VERSION + 1)
 
 
 def test_reading_many_gates_keeps_their_order(redis_client: redis.Redis) -> None:

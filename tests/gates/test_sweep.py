@@ -3,20 +3,26 @@
 import random
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
+from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
 from db.adjustments import adjust
+from db.balances import pages_of_org_ids, read_balances
 from db.engine import make_engine, transaction
 from db.schema import migrate
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers import running
-from metering.signals.gates import Gates
+from metering.signals.gates import MAX_VERSION, Gates
 from tests.conftest import Database
 from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log
 from tests.spine.billing import (
@@ -66,7 +72,7 @@ def test_every_org_gets_its_gate_and_nothing_is_mended_twice(
 ) -> None:
     assert_gates_follow(database, redis_client)
     again = sweep(database, redis_client).sweep()
-    assert (again.orgs, again.exhausted, again.mended, again.removed, again.signals) == (40, 20, 0, 0, 0)
+    assert (again.orgs, again.exhausted, again.mended, again.strays, again.signals) == (40, 20, 0, 0, 0)
     assert {signal["type"] for signal in signals_log(redis_client)} == {RESTORED}
 
 
@@ -98,6 +104,14 @@ def test_after_flushall_all_gates_come_back(
         ("HSET", "gate:2", "balance_cents", "5"),
         ("HSET", "gate:2", "state", "open", "version", "999"),
         ("HSET", "gate:2", "version", "nonsense"),
+        ("HSET", "gate:2", "state", "open", "version", "nan"),
+        ("HSET", "gate:2", "state", "open", "version", "1e999"),
+        ("HSET", "gate:2", "state", "open", "version", "0x7fffffff"),
+        ("HSET", "gate:2", "state", "open", "version", "17.5"),
+        ("HSET", "gate:2", "state", "open", "version", "100000000000000000"),
+        ("HSET", "gate:2", "state", "open", "version", str(MAX_VERSION + 1)),
+        ("HSET", "gate:2", "state", "open", "version", "9223372036854775807"),
+        ("HSET", "gate:2", "state", "open", "version", ""),
         ("HDEL", "gate:2", "state"),
         ("DEL", "gate:2"),
         ("SET", "gate:2", "open"),
@@ -116,11 +130,234 @@ def test_a_gate_that_somebody_changed_is_mended(
     assert_sound(database.engine)
 
 
-def test_a_gate_without_an_org_is_removed(database: Database, redis_client: redis.Redis, orgs: range) -> None:
+def test_a_gate_without_an_org_is_closed_and_stays_so(
+    database: Database, redis_client: redis.Redis, orgs: range
+) -> None:
     Gates(redis_client).follow([Balance(777, 5, 3)], system_clock())
-    assert sweep(database, redis_client).sweep().removed == 1
-    assert gate(redis_client, 777) == {}
+    redis_client.hset("gate:778", mapping={"state": "open", "balance_cents": 5})  # without a version
+    redis_client.set("gate:779", "open")
+    swept = sweep(database, redis_client).sweep()
+    assert (swept.mended, swept.strays, swept.signals) == (0, 3, 2)
+    assert gate(redis_client, 777) == {"state": "exhausted", "balance_cents": "0", "version": "4"}
+    for org_id in (778, 779):
+        assert gate(redis_client, org_id) == {"state": "exhausted", "balance_cents": "0", "version": "1"}
     assert said_of(redis_client, 777) == [RESTORED, EXHAUSTED]
+    assert said_of(redis_client, 778) == [EXHAUSTED]
+    assert sweep(database, redis_client).sweep().strays == 0
+
+
+def test_versions_do_not_go_back_when_an_org_is_made_again(
+    database: Database, redis_client: redis.Redis, orgs: range
+) -> None:
+    Gates(redis_client).follow([Balance(777, 5, 30)], system_clock())
+    sweep(database, redis_client).sweep()
+    prepare(database.engine, org_ids=[777], prices=[])
+    adjust_and_tell(database.engine, redis_client, 777, 9, "again")
+    sweep(database, redis_client).sweep()
+    assert gate(redis_client, 777) == {"state": "open", "balance_cents": "9", "version": "32"}
+    versions = [signal["version"] for signal in signals_log(redis_client) if signal["org_id"] == 777]
+    assert versions == [30, 31, 32]
+
+
+def test_an_org_made_while_strays_are_looked_for_keeps_its_gate(
+    database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_client.hset("gate:777", "state", "?")
+
+    def made_after(engine: Engine, org_ids: list[int]) -> list[Balance]:
+        found = read_balances(engine, org_ids)
+        if 777 in org_ids and not redis_client.hexists("gate:777", "version"):
+            prepare(engine, org_ids=[777], prices=[])
+            adjust_and_tell(engine, redis_client, 777, 9, "start")
+        return found
+
+    monkeypatch.setattr("workers.sweep.read_balances", made_after)
+    assert sweep(database, redis_client).sweep().strays == 0
+    assert gate(redis_client, 777)["state"] == "open"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("HSET", "gate:3", "state", "open", "version", "9223372036854775807"),
+        ("HSET", "gate:99999999999999999999", "state", "open"),
+    ],
+    ids=" ".join,
+)
+def test_no_gate_can_end_the_sweeping(
+    database: Database, redis_client: redis.Redis, orgs: range, damage: tuple[str, ...]
+) -> None:
+    redis_client.execute_command(*damage)  # type: ignore[no-untyped-call]
+    adjust_silently(database, 1, -100, "gone")
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        sweeping = threads.submit(sweep(database, redis_client).run, stop)
+        try:
+            wait_until(lambda: gate(redis_client, 1)["state"] == "exhausted" or sweeping.done(), limit_s=20)
+            Gates(redis_client).follow([Balance(777, 5, 3)], system_clock())
+            wait_until(lambda: gate(redis_client, 777)["state"] == "exhausted" or sweeping.done(), limit_s=20)
+        finally:
+            stop.set()
+        sweeping.result()
+    assert_gates_follow(database, redis_client)
+
+
+def failing_once(
+    error: Exception, work: Callable[..., Any], *, when: Callable[..., bool]
+) -> Callable[..., Any]:
+    """`work`, which raises `error` the first time that `when` holds of its arguments."""
+    left = [error]
+
+    def fail_first(*arguments: Any) -> Any:
+        if left and when(*arguments):
+            raise left.pop()
+        return work(*arguments)
+
+    return fail_first
+
+
+def test_a_page_that_fails_is_told_and_the_others_are_mended(
+    database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sweep.PAGE", 10)
+    failing = failing_once(ValueError("odd"), read_balances, when=lambda _, org_ids: 15 in org_ids)
+    monkeypatch.setattr("workers.sweep.read_balances", failing)
+    redis_client.flushall()
+    with capture_logs() as told:
+        swept = sweep(database, redis_client).sweep()
+    assert (swept.mended, swept.pages_failed) == (30, 1)
+    [line] = [each for each in told if each["event"] == "a page of gates could not be swept"]
+    assert (line["lowest_org_id"], line["highest_org_id"]) == (11, 20)
+    assert "odd" in line["error"]
+    assert sweep(database, redis_client).sweep().mended == 10
+    assert_gates_follow(database, redis_client)
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("away"), OSError("away")], ids=repr)
+def test_a_sweep_ends_where_a_server_is_away(
+    database: Database,
+    redis_client: redis.Redis,
+    orgs: range,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr(
+        "workers.sweep.read_balances", failing_once(error, read_balances, when=lambda *_: True)
+    )
+    with pytest.raises(type(error), match="away"):
+        sweep(database, redis_client).sweep()
+
+
+def test_the_sweeping_outlives_whatever_a_sweep_raises(
+    database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sweep.PERIOD_S", 0.01)
+    monkeypatch.setattr(
+        "workers.sweep.pages_of_org_ids",
+        failing_once(ValueError("odd"), pages_of_org_ids, when=lambda *_: True),
+    )
+    redis_client.flushall()
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        sweeping = threads.submit(sweep(database, redis_client).run, stop)
+        try:
+            wait_until(lambda: gate(redis_client, 40) or sweeping.done(), limit_s=20)
+        finally:
+            stop.set()
+        sweeping.result()
+    assert_gates_follow(database, redis_client)
+
+
+def test_an_org_that_somebody_holds_keeps_no_other_from_being_mended(
+    database: Database, redis_client: redis.Redis, orgs: range
+) -> None:
+    for org_id in (2, 4):  # ahead of their balances
+        redis_client.hset(f"gate:{org_id}", mapping={"state": "open", "version": 999})
+    redis_client.delete("gate:6")
+    adjust_silently(database, 1, -100, "gone")
+    with transaction(database.engine) as connection:
+        connection.execute(text("SELECT FROM accounts WHERE org_id = 2 FOR NO KEY UPDATE"))
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(sweep(database, redis_client).sweep).result().mended == 3
+        assert [gate(redis_client, org_id)["state"] for org_id in (1, 2, 4, 6)] == [
+            *("exhausted", "open", "exhausted", "exhausted")
+        ]
+    assert sweep(database, redis_client).sweep().mended == 1
+    assert_gates_follow(database, redis_client)
+
+
+def mended_total() -> float:
+    return REGISTRY.get_sample_value("metering_gates_mended_total") or 0.0
+
+
+def test_gates_that_follow_by_themselves_were_never_wrong(
+    database: Database, redis_client: redis.Redis, orgs: range
+) -> None:
+    """A meter that is between its commit and Redis is no reason for an alarm; one that died there is."""
+    for org_id in (1, 3, 5):
+        adjust_silently(database, org_id, -100, "gone")
+    pauses_s: list[float] = []
+
+    def meanwhile(pause_s: float) -> None:
+        pauses_s.append(pause_s)
+        followers = read_balances(database.engine, [1, 3])
+        Gates(redis_client).follow(followers[:1], system_clock())
+        adjust_and_tell(database.engine, redis_client, 3, 7, "past it already")
+
+    before = mended_total()
+    with capture_logs() as told:
+        swept = Sweep(database.engine, Gates(redis_client), clock=system_clock, sleep=meanwhile).sweep()
+    assert (swept.mended, swept.signals) == (1, 1)
+    assert mended_total() == before + 1
+    assert [line["mended"] for line in told if line["event"] == "gates were wrong, and are mended"] == [1]
+    assert pauses_s == [0.1]  # once for all
+    assert_gates_follow(database, redis_client)
+
+    with capture_logs() as told:
+        Sweep(database.engine, Gates(redis_client), clock=system_clock, sleep=meanwhile).sweep()
+    assert mended_total() == before + 1
+    assert told == []
+    assert pauses_s == [0.1]  # nothing was behind: no second look
+
+
+def test_only_what_was_written_is_counted(
+    database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_client.delete("gate:1")
+
+    def followed_meanwhile(engine: Engine, org_ids: list[int]) -> list[Balance]:
+        found = read_balances(engine, org_ids)
+        Gates(redis_client).follow(found, system_clock())
+        return found
+
+    monkeypatch.setattr("workers.sweep.read_balances", followed_meanwhile)
+    before = mended_total()
+    assert sweep(database, redis_client).sweep().mended == 0
+    assert mended_total() == before
+
+
+def test_missing_gates_wait_for_nothing(database: Database, redis_client: redis.Redis, orgs: range) -> None:
+    redis_client.flushall()
+    pauses_s: list[float] = []
+    Sweep(database.engine, Gates(redis_client), clock=system_clock, sleep=pauses_s.append).sweep()
+    assert pauses_s == []
+    assert_gates_follow(database, redis_client)
+
+
+def test_a_sweep_tells_of_gates_that_can_not_be_written(
+    database: Database, redis_client: redis.Redis, orgs: range
+) -> None:
+    redis_client.flushall()
+    redis_client.set("balance:signals:log", "somebody else's")
+    with capture_logs() as told:
+        swept = sweep(database, redis_client).sweep()
+    assert (swept.mended, swept.failed) == (20, 20)  # the exhausted ones have nothing to say
+    [line] = [each for each in told if each["event"] == "gates are wrong, and can't be mended for now"]
+    assert line["gates"] == 20
+    assert "WRONGTYPE" in line["error"]
+    redis_client.delete("balance:signals:log")
+    assert sweep(database, redis_client).sweep().mended == 20
+    assert_gates_follow(database, redis_client)
 
 
 def test_two_sweeps_beside_busy_meters_do_no_harm(
@@ -195,7 +432,7 @@ def test_gates_follow_a_postgres_that_was_restored_to_an_earlier_time(data_dir: 
                 "open",
                 "exhausted",
             ]
-            assert gate(client, 5) == {}
+            assert gate(client, 5)["state"] == "exhausted"
             assert said_of(client, 5)[-1] == EXHAUSTED
             assert sweeper.sweep().mended == 0
             # And from then on every change counts again, although Redis had seen higher versions.
