@@ -37,9 +37,7 @@ COMMIT_TO_SIGNAL_SECONDS: Final = Histogram(
 GATES_EXHAUSTED: Final = Gauge(
     "metering_gates_exhausted", "Orgs whose gate is closed, as the last sweep saw them."
 )
-GATES_MENDED: Final = Counter(
-    "metering_gates_mended", "Gates that a sweep found wrong and mended or closed."
-)
+GATES_MENDED: Final = Counter("metering_gates_mended", "Gates that a sweep found wrong and mended or closed.")
 SWEEP_SECONDS: Final = Histogram(
     "metering_sweep_seconds", "How long a sweep over all gates took.", buckets=_SECONDS
 )
