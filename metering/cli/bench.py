@@ -22,6 +22,9 @@ def bench(
     events: Annotated[int, typer.Option(min=1_000, help="Events per repetition.")] = 100_000,
     orgs: Annotated[int, typer.Option(min=1, help="How many orgs make calls, evenly.")] = 1_000,
     meters: Annotated[int, typer.Option(min=1, max=16, help="How many meters bill them.")] = 1,
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="Run the jobs, and so their sweeps, beside the meters.")
+    ] = False,
     repeat: Annotated[int, typer.Option(min=1, max=20, help="Repetitions; the median counts.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,6 +42,7 @@ def bench(
         fill_stream,
         measure_meters,
         measure_raw_copy,
+        measure_sweep,
         prepare,
         require_durability,
     )
@@ -68,15 +72,16 @@ def bench(
 
             for turn in range(repeat + 1):
                 fill_stream(client, events if turn else WARM_UP_EVENTS, orgs=orgs, turn=turn, report=report)
-                rate = measure_meters(client, meters=meters, report=report)
+                rate = measure_meters(client, meters=meters, report=report, jobs=jobs)
                 if turn:
                     rates.append(rate)
             fill_stream(client, SINGLE_EVENTS, orgs=orgs, turn=repeat + 1, report=report)
             single = measure_meters(client, meters=1, report=report, batch_limit=1)
             copy = measure_raw_copy(servers.owner_database_url)
+            sweep_s = measure_sweep(engine, client)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
-    result = _result(rates, single, copy, events=events, orgs=orgs, meters=meters)
+    result = _result(rates, single, copy, sweep_s, events=events, orgs=orgs, meters=meters, jobs=jobs)
     if as_json:
         show_json(result)
     else:
@@ -90,7 +95,15 @@ def _set_up(owner: Any) -> None:
 
 
 def _result(
-    rates: "list[Rate]", single: "Rate", copy: "Rate", *, events: int, orgs: int, meters: int
+    rates: "list[Rate]",
+    single: "Rate",
+    copy: "Rate",
+    sweep_s: float,
+    *,
+    events: int,
+    orgs: int,
+    meters: int,
+    jobs: bool,
 ) -> dict[str, Any]:
     each = sorted(rate.per_second for rate in rates)
     median = statistics.median(each)
@@ -104,6 +117,8 @@ def _result(
         "events": events,
         "orgs": orgs,
         "meters": meters,
+        "jobs": jobs,
+        "sweep_seconds": round(sweep_s, 3),
         "events_per_second": round(median),
         "events_per_second_lowest": round(each[0]),
         "events_per_second_highest": round(each[-1]),
@@ -150,6 +165,7 @@ def _show(result: dict[str, Any]) -> None:
     )
     show_table(shown)
     say(
-        f"{result['events']:,} events over {result['orgs']:,} orgs a repetition, 5% duplicates, fsync on;"
+        f"A sweep over all {result['orgs']:,} gates: {result['sweep_seconds']:.2f} s."
+        f" {result['events']:,} events over {result['orgs']:,} orgs a repetition, 5% duplicates, fsync on;"
         f" {machine['cpus']} CPUs, load {machine['load_1m']}, Python {machine['python']}, {machine['system']}."
     )

@@ -15,10 +15,12 @@ from sqlalchemy import Engine, make_url, text
 from db.engine import transaction
 from db.prices import set_price
 from metering.rules.pricing import Price
-from metering.runtime.clock import Clock
+from metering.runtime.clock import Clock, system_clock
 from metering.sandbox.load import events, fill
+from metering.signals.gates import Gates
 from workers.meter import BATCH_LIMIT
 from workers.stream import STREAM
+from workers.sweep import Sweep
 
 LOOK_EVERY_S: Final = 0.005
 LIMIT_S: Final = 600.0
@@ -65,18 +67,19 @@ def prepare(owner: Engine, *, orgs: int, clock: Clock) -> None:
 
 
 @contextmanager
-def _meters(count: int, batch_limit: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """So many meters as processes of their own, which find the embedded servers as any would."""
+def _roles(meters: int, batch_limit: int, jobs: bool) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """So many meters, and jobs or none, as processes of their own, which find the embedded servers as any would."""
+    roles = [
+        ["meter", "--name", f"bench-{number}", "--batch-limit", str(batch_limit)] for number in range(meters)
+    ]
+    roles += [["jobs"]] if jobs else []
     processes = [
         subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "metering", "meter", "--stop-with-stdin"),
-                *("--name", f"bench-{number}", "--batch-limit", str(batch_limit)),
-            ],
+            [sys.executable, "-P", "-m", "metering", *role, "--stop-with-stdin"],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        for number in range(count)
+        for role in roles
     ]
     try:
         yield processes
@@ -90,13 +93,21 @@ def _meters(count: int, batch_limit: int) -> Iterator[list["subprocess.Popen[byt
 
 
 def measure_meters(
-    client: redis.Redis, *, meters: int, report: Callable[[int], None], batch_limit: int = BATCH_LIMIT
+    client: redis.Redis,
+    *,
+    meters: int,
+    report: Callable[[int], None],
+    batch_limit: int = BATCH_LIMIT,
+    jobs: bool = False,
 ) -> Rate:
-    """From a filled stream to the last ack, by so many meters; from when the first of them begins, not from its start."""
+    """From a filled stream to the last ack, by so many meters; from when the first of them begins, not from its start.
+
+    With `jobs` the jobs role runs beside them, and so its sweeps.
+    """
     filled = left = client.xlen(STREAM)
     started_s = 0.0
     give_up_s = time.monotonic() + LIMIT_S
-    with _meters(meters, batch_limit) as processes:
+    with _roles(meters, batch_limit, jobs) as processes:
         while left:
             time.sleep(LOOK_EVERY_S)
             now_left = client.xlen(STREAM)
@@ -107,6 +118,13 @@ def measure_meters(
             if time.monotonic() > give_up_s or any(process.poll() is not None for process in processes):
                 raise MeasuringError(f"{left:,} events were not billed; is a meter's log telling why?")
         return Rate(filled, time.monotonic() - started_s)
+
+
+def measure_sweep(engine: Engine, client: redis.Redis) -> float:
+    """Seconds that a sweep takes over all gates when none is wrong."""
+    sweep = Sweep(engine, Gates(client), clock=system_clock)
+    sweep.sweep()
+    return sweep.sweep().took_s
 
 
 def measure_raw_copy(owner_url: str) -> Rate:
