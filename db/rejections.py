@@ -64,13 +64,12 @@ def list_rejected(
     offset: int = 0,
     reason: Reason | None = None,
     waiting_only: bool = False,
-    after_id: int = 0,
 ) -> tuple[list[RejectedEvent], int]:
     """Rejected events, oldest first, with the number that there are in all.
 
-    `waiting_only` leaves out those that were replayed; `after_id` those up to and with this id.
+    `waiting_only` leaves out those that were replayed.
     """
-    matching = select(RejectedEvent).where(RejectedEvent.id > after_id)
+    matching = select(RejectedEvent)
     if reason is not None:
         matching = matching.where(RejectedEvent.reason == reason.value)
     if waiting_only:
