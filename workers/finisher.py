@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -73,20 +74,21 @@ class Finisher:
 
     def finish(self, batch: CommittedBatch) -> None:
         """Have a batch finished, after those before it. Raises what an earlier one failed with."""
-        self._raise_failure()
+        self.check()
         self._batches.put(batch)
 
     def flush(self) -> None:
         """Wait until every batch is finished. Raises what one of them failed with."""
         self._batches.join()
-        self._raise_failure()
+        self.check()
 
     def close(self) -> None:
         """Finish what there is, and end."""
         self._batches.put(None)
         self._thread.join()
 
-    def _raise_failure(self) -> None:
+    def check(self) -> None:
+        """Raise what a batch failed with, if one has."""
         if self._failure is not None:
             raise self._failure
 
@@ -96,19 +98,23 @@ class Finisher:
                 batch = self._batches.get(timeout=OWED_EVERY_S)
             except queue.Empty:
                 if self._owed:
-                    self._follow_gates()
+                    self._attempt(self._follow_gates)
                 continue
             try:
                 if batch is None:
                     return
-                if (
-                    self._failure is None
-                ):  # after a failure the meter is about to end: what is left stays pending
-                    self._finish(batch)
-            except BaseException as error:  # noqa: BLE001 - raised to the meter at its next call
-                self._failure = error
+                self._attempt(partial(self._finish, batch))
             finally:
                 self._batches.task_done()
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        """Do it, unless something failed before: then the meter is about to end, and what is left stays pending."""
+        if self._failure is not None:
+            return
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised to the meter at its next call; this thread must go on to take batches
+            self._failure = error
 
     def _finish(self, batch: CommittedBatch) -> None:
         parsed, posted = batch.parsed, batch.posted

@@ -124,6 +124,7 @@ class Meter:
 
     def _turn(self) -> None:
         """Take what is there and bill it; now and then look at the prices and at what others left."""
+        self._finisher.check()
         now_s = self._monotonic()
         if now_s >= self._prices_due:
             self._load_prices()

@@ -121,3 +121,24 @@ def test_a_billed_call_that_comes_again_with_an_unknown_tier_is_a_conflict(
     push(redis_client, [event(), event(tier="nonesuch"), event(call_id=2, tier="nonesuch")])
     run_meters(database.engine, redis_client)
     assert [row.reason for row in rejections(database.engine)] == ["conflicting_duplicate", "unknown_tier"]
+
+
+def test_a_meter_ends_when_what_follows_its_commits_fails_unforeseen(
+    database: Database, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it happens between batches, to gates that are owed: a meter whose gates nobody moves must not go on."""
+    prepare(database.engine, org_ids=[1], prices=[price("bolt", "0.08")])
+    monkeypatch.setattr("workers.finisher.OWED_EVERY_S", 0.05)
+    answers = [redis.ResponseError("OOM"), RuntimeError("unforeseen")]
+
+    def fail(*_arguments: object) -> None:
+        raise answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr("metering.signals.gates.Gates.follow", fail)
+    push(redis_client, [event()])
+    with (
+        pytest.raises(RuntimeError, match="unforeseen"),
+        running_meters(database.engine, redis_client) as meters,
+    ):
+        wait_until(meters[0].done, limit_s=20)
+    assert balances(database.engine) == {1: -16}
