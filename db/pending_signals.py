@@ -1,0 +1,95 @@
+"""Signals about auto-reloads on their way: written with their cause, read to be said, deleted once they are."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Engine, Row, insert, text
+
+from db.arrays import array
+from db.engine import transaction
+from db.models import PendingSignal
+from metering.rules.times import format_time
+
+SignalKey = tuple[int, int]
+"""An org, and the id of one of its signals."""
+
+_THESE: Final = text("""
+    SELECT org_id, id, body
+    FROM unnest(CAST(:org_ids AS bigint[]), CAST(:ids AS bigint[])) AS wanted (org_id, id)
+    JOIN pending_signals USING (org_id, id) ORDER BY id
+""")
+
+_LEFT: Final = text("""
+    SELECT org_id, id, body FROM pending_signals WHERE created_at < :older_than AND id > :after ORDER BY id LIMIT :limit
+""")
+
+_DELETE: Final = text("DELETE FROM pending_signals WHERE org_id = :org_id AND id = :id")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSignal:
+    """A signal that may not have been said yet."""
+
+    org_id: int
+    id: int
+    message: str
+    """JSON. The same at every reading, to the byte."""
+
+    @property
+    def key(self) -> SignalKey:
+        """What it is deleted by."""
+        return self.org_id, self.id
+
+
+def add_signal(
+    connection: Connection, org_id: int, type_: str, fields: Mapping[str, object], at: datetime
+) -> int:
+    """Write a signal in the caller's transaction, the one of its cause, under the org's lock; give its id.
+
+    So it is said, after the commit, just if its cause has happened; at least once, and its id lets a listener drop repeats. In
+    an org ids rise in the order of their causes.
+    """
+    body = {"type": type_, "org_id": org_id, **fields, "at": format_time(at)}
+    return connection.execute(
+        insert(PendingSignal)
+        .values(org_id=org_id, type=type_, body=msgspec.json.encode(body).decode(), created_at=at)
+        .returning(PendingSignal.id)
+    ).scalar_one()
+
+
+def read_signals(engine: Engine, keys: Iterable[SignalKey]) -> list[StoredSignal]:
+    """Those of `keys` that are still there, in the order of their ids."""
+    wanted = list(keys)
+    if not wanted:
+        return []
+    org_ids, ids = zip(*wanted, strict=True)
+    return _read(engine, _THESE, {"org_ids": array(org_ids), "ids": array(ids)})
+
+
+def signals_left(engine: Engine, *, older_than: datetime, after: int = 0, limit: int) -> list[StoredSignal]:
+    """Signals of before `older_than` that nobody has said, or deleted after saying them: those with the next ids past `after`."""
+    return _read(engine, _LEFT, {"older_than": older_than, "after": after, "limit": limit})
+
+
+def delete_signals(engine: Engine, keys: Iterable[SignalKey]) -> None:
+    """Forget signals that were said."""
+    # One after the other and sorted, so that two who said the same ones can't wait for each other.
+    said = [{"org_id": org_id, "id": signal_id} for org_id, signal_id in sorted(keys)]
+    if said:
+        with transaction(engine) as connection:
+            connection.execute(_DELETE, said)
+
+
+def _read(engine: Engine, statement: Any, parameters: Mapping[str, object]) -> list[StoredSignal]:
+    with transaction(engine) as connection:
+        return [_stored(row) for row in connection.execute(statement, parameters)]
+
+
+def _stored(row: Row[Any]) -> StoredSignal:
+    """The id isn't known before the row is written, so it is put in here, behind type and org."""
+    body: dict[str, object] = msgspec.json.decode(row.body)
+    message = {"type": body.pop("type"), "org_id": body.pop("org_id"), "id": row.id, **body}
+    return StoredSignal(row.org_id, row.id, msgspec.json.encode(message).decode())
