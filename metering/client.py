@@ -138,7 +138,10 @@ class Signal:
     id: str
     """What to give to signals() as `since`, to go on after this one."""
     type: str
-    """`balance.exhausted` or `balance.restored`; there will be others, so ignore what you don't know."""
+    """`balance.exhausted`, `balance.restored`, or `auto_reload.` and more; there will be others, so ignore what you don't know.
+
+    Look at it first: only signals about a balance have one, and a version.
+    """
     org_id: int
     at: datetime
     """When it was said; aware."""

@@ -17,11 +17,14 @@ import redis
 import typer.main
 from redis.exceptions import NoPermissionError
 
+from db.reloads import SKIPPED_SIGNAL
+from db.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.main import app
 from metering.client import MeteringClient, Unreachable
 from metering.rules.events import MAX_PHONE_NUMBER_CHARS, CallEvent, _Fields, parse_event
 from metering.rules.gates import Balance, SignalType
 from metering.rules.rejections import Reason
+from metering.rules.reloads import HINDRANCES
 from metering.signals.gates import GATE_PREFIX, SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, Gates
 from workers.stream import EVENT_FIELD, STREAM
 
@@ -29,6 +32,7 @@ PAGE: Final = (Path(__file__).parents[2] / "docs" / "telephony.md").read_text()
 NOW: Final = datetime(2100, 1, 1, tzinfo=UTC)
 """Later than any time on the page, whatever the machine's clock says."""
 NASTY: Final = "x\"y\\z' %s \u00e9 {} "
+RELOAD_SIGNALS: Final = {SUCCEEDED_SIGNAL, FAILED_SIGNAL, SKIPPED_SIGNAL}
 EVENT_FIELDS: Final = {field.name for field in msgspec.structs.fields(_Fields)}
 
 
@@ -149,11 +153,29 @@ def test_names_of_keys_and_fields_are_the_programs_own(redis_client: redis.Redis
     assert {name.encode() for name in hmget[2:]} == set(held)
 
     assert f"field `{SIGNAL_FIELD}`" in PAGE
-    shown = json.loads(blocks_of("json", section("Signals"))[0])
+    balance, reloads = blocks_of("json", section("Signals"))
     newest: Any = redis_client.xrevrange(SIGNALS_LOG, count=1)
-    assert set(shown) == set(json.loads(newest[0][1][SIGNAL_FIELD.encode()]))
+    assert set(json.loads(balance)) == set(json.loads(newest[0][1][SIGNAL_FIELD.encode()]))
     assert set(re.findall(r"`(balance\.\w+)`", PAGE)) == {kind.value for kind in SignalType}
-    assert set(re.findall(r'"type":"([^"]+)"', PAGE)) <= {kind.value for kind in SignalType}
+    assert {json.loads(line)["type"] for line in reloads.splitlines()} == RELOAD_SIGNALS
+    types = {kind.value for kind in SignalType} | RELOAD_SIGNALS
+    assert set(re.findall(r'"type":"([^"]+)"', PAGE)) <= types
+    assert set(re.findall(r"`(auto_reload\.\w+)`", PAGE)) == RELOAD_SIGNALS
+
+
+def test_reload_signals_have_the_fields_that_the_page_names() -> None:
+    _, reloads = blocks_of("json", section("Signals"))
+    rows = {
+        row.split("|")[1].strip(" `"): set(re.findall(r"`(\w+)`", row.split("|")[3]))
+        for row in section("Signals").splitlines()
+        if row.startswith("| `auto_reload.")
+    }
+    assert rows.keys() == RELOAD_SIGNALS
+    for line in reloads.splitlines():
+        message = json.loads(line)
+        own = set(message) - {"type", "org_id", "id", "at"}
+        reasons = {reason.value for reason in HINDRANCES} if message["type"] == SKIPPED_SIGNAL else set()
+        assert rows[message["type"]] == own | reasons
 
 
 def test_names_of_event_fields_are_those_the_meter_reads() -> None:
