@@ -12,8 +12,8 @@ _HALF_A_CENT: Final = 300_000
 def longest_duration_s(balance_cents: int, price: Price) -> int:
     """The longest call, in whole seconds, whose charge the balance covers; 0 while the gate is closed.
 
-    While it is open at least one first increment, even where that costs more than there is: a gate looks at the balance alone, and
-    must not let a call start only to cut it at once. At most what an event may say that a call lasted (section 3).
+    While it is open at least one first increment, even where that costs more than there is: a gate looks at the balance alone,
+    and must not let a call start only to cut it at once. At most what an event may say that a call lasted (section 3).
     """
     if balance_cents <= 0:
         return 0
