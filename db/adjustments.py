@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from db.engine import driver_connection
 from db.ledger import BalanceChange, lock_accounts, write_accounts
 from db.models import Kind, Transaction
 from db.orgs import OrgError
+from db.postings import post
+from db.reloads import Reloads, ask_reload_rule
 from metering.runtime.clock import Clock
 
 MAX_ADJUSTMENT_CENTS: Final = 10**15
@@ -27,6 +29,8 @@ class Adjusted:
     amount_cents: int
     balance_after_cents: int
     change: BalanceChange | None
+    reloads: Reloads
+    """What the reload rule said to the new balance."""
 
 
 def adjust(
@@ -58,21 +62,15 @@ def adjust(
                 f"key: {key!r} was used before for org {org_id}, for {made.amount_cents} cents, {made.description!r};"
                 " choose another key for another adjustment."
             )
-        return Adjusted(made.id, made.amount_cents, made.balance_after_cents, None)
-    account.balance_cents += amount_cents
-    account.transaction_count += 1
-    transaction_id = connection.scalar(
-        insert(Transaction)
-        .values(
-            org_id=org_id,
-            kind=Kind.ADJUSTMENT.value,
-            amount_cents=amount_cents,
-            balance_after_cents=account.balance_cents,
-            created_at=account.posted_at,
-            description=reason,
-            source_key=key,
-        )
-        .returning(Transaction.id)
+        return Adjusted(made.id, made.amount_cents, made.balance_after_cents, None, Reloads())
+    transaction_id = post(
+        connection,
+        account,
+        kind=Kind.ADJUSTMENT,
+        amount_cents=amount_cents,
+        description=reason,
+        source_key=key,
     )
     write_accounts(driver, [account])
-    return Adjusted(int(transaction_id or 0), amount_cents, account.balance_cents, account)
+    reloads = ask_reload_rule(connection, {org_id: account.posted_at})
+    return Adjusted(transaction_id, amount_cents, account.balance_cents, account, reloads)

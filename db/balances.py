@@ -5,8 +5,8 @@ from typing import Final
 
 from sqlalchemy import Engine, select
 
+from db.arrays import array
 from db.engine import driver_connection, transaction
-from db.ledger import array
 from db.models import Account
 from metering.rules.gates import Balance
 

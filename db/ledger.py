@@ -10,9 +10,11 @@ import msgspec
 import psycopg
 from sqlalchemy import Connection
 
+from db.arrays import array
 from db.engine import driver_connection
 from db.models import Kind
 from db.rejections import RejectedEntry, keep_rejected
+from db.reloads import Reloads, ask_reload_rule
 from metering.rules.events import CallEvent, same_call
 from metering.rules.pricing import Charge, Price
 from metering.rules.rejections import Reason, Rejection
@@ -46,6 +48,13 @@ class BalanceChange:
     version: int
     transaction_count: int
     posted_at: datetime
+    reload_below_cents: int | None = None
+    """The org wants to be reloaded below this balance; None while it has that disabled."""
+
+    @property
+    def wants_reload(self) -> bool:
+        """Whether the reload rule has anything to look at."""
+        return self.reload_below_cents is not None and self.balance_cents < self.reload_below_cents
 
 
 @dataclass(slots=True)
@@ -60,6 +69,8 @@ class Posted:
     """Left for later, untouched: somebody else holds the org's account."""
     changes: dict[int, BalanceChange] = field(default_factory=dict)
     """By org: the accounts as this transaction left them."""
+    reloads: Reloads = field(default_factory=Reloads)
+    """What the reload rule said to the orgs that want to be reloaded."""
 
     def add(self, other: "Posted") -> None:
         """Take in what became of a later part of the same batch."""
@@ -69,6 +80,7 @@ class Posted:
         self.rejected += other.rejected
         self.deferred += other.deferred
         self.changes |= other.changes
+        self.reloads.add(other.reloads)
 
     def rejections_by_reason(self) -> dict[str, int]:
         return dict(Counter(entry.rejection.reason.value for entry in self.rejected))
@@ -76,8 +88,9 @@ class Posted:
 
 # Sorted, so that two batches can't wait for each other. NO KEY: nothing points at an account with a foreign key.
 LOCK_ACCOUNTS: Final = """
-    SELECT org_id, balance_cents, version, transaction_count, last_posted_at FROM accounts
-    WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE
+    SELECT org_id, balance_cents, version, transaction_count, last_posted_at,
+        CASE WHEN auto_reload_enabled THEN greatest(auto_reload_minimum_cents, 1) END
+    FROM accounts WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE
 """
 
 SKIP_LOCKED: Final = " SKIP LOCKED"
@@ -122,11 +135,6 @@ UPDATE_ACCOUNTS: Final = """
 """
 
 
-def array(values: Iterable[int | str]) -> str:
-    """An array in Postgres's text form, of values that need no quotes; psycopg's own way takes ten times as long."""
-    return f"{{{','.join(map(str, values))}}}"
-
-
 def lock_accounts(
     connection: psycopg.Connection, org_ids: Iterable[int], clock: Clock, *, skip_locked: bool = False
 ) -> dict[int, BalanceChange]:
@@ -141,8 +149,10 @@ def lock_accounts(
         rows = cursor.execute(statement, [array(set(org_ids))]).fetchall()
     now = to_milliseconds(clock())
     return {
-        org_id: BalanceChange(org_id, balance_cents, version + 1, count, max(now, last_posted_at or now))
-        for org_id, balance_cents, version, count, last_posted_at in rows
+        org_id: BalanceChange(
+            org_id, balance_cents, version + 1, count, max(now, last_posted_at or now), reload_below_cents
+        )
+        for org_id, balance_cents, version, count, last_posted_at, reload_below_cents in rows
     }
 
 
@@ -193,6 +203,8 @@ def post_calls(
         if posted.debits:
             posted.changes = _write_debits(driver, posted.debits, accounts)
             write_accounts(driver, posted.changes.values())
+            wanting = {org_id: each.posted_at for org_id, each in posted.changes.items() if each.wants_reload}
+            posted.reloads = ask_reload_rule(connection, wanting)
     if posted.rejected:
         keep_rejected(driver, posted.rejected, clock())
     reach(CrashPoint.LEDGER_AFTER_WRITE)

@@ -1,9 +1,32 @@
 """The tables."""
 
 from db.models.account import Account
+from db.models.api_key import ApiKey
 from db.models.base import Base
+from db.models.idempotency_key import IdempotencyKey
+from db.models.payment_attempt import PaymentAttempt
+from db.models.payment_method import PaymentMethod
+from db.models.pending_signal import PendingSignal
 from db.models.rejected_event import RejectedEvent
+from db.models.reload_state import ReloadState
+from db.models.stripe_event import StripeCursor, StripeEvent
 from db.models.tier import Tier, TierPrice
 from db.models.transaction import Kind, Transaction
 
-__all__ = ["Account", "Base", "Kind", "RejectedEvent", "Tier", "TierPrice", "Transaction"]
+__all__ = [
+    "Account",
+    "ApiKey",
+    "Base",
+    "IdempotencyKey",
+    "Kind",
+    "PaymentAttempt",
+    "PaymentMethod",
+    "PendingSignal",
+    "RejectedEvent",
+    "ReloadState",
+    "StripeCursor",
+    "StripeEvent",
+    "Tier",
+    "TierPrice",
+    "Transaction",
+]

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Identity
+from sqlalchemy import CheckConstraint, Identity, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models.base import Base
@@ -16,7 +16,21 @@ class Account(Base):
     """
 
     __tablename__ = "accounts"
-    __table_args__ = {"postgresql_with": {"fillfactor": "50"}}  # noqa: RUF012 - SQLAlchemy's own interface
+    __table_args__ = (
+        CheckConstraint(
+            "auto_reload_minimum_cents >= 0 AND auto_reload_amount_cents > 0 AND auto_reload_monthly_limit_cents >= 0"
+            " AND (NOT auto_reload_enabled"
+            " OR (auto_reload_minimum_cents IS NOT NULL AND auto_reload_amount_cents IS NOT NULL))",
+            name="auto_reload",
+        ),
+        Index(
+            "accounts_stripe_customer_id_idx",
+            "stripe_customer_id",
+            postgresql_where=text("stripe_customer_id IS NOT NULL"),
+        ),
+        Index("accounts_auto_reload_idx", "org_id", postgresql_where=text("auto_reload_enabled")),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
 
     org_id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]
@@ -28,3 +42,14 @@ class Account(Base):
     last_posted_at: Mapped[datetime | None]
     """When the newest transaction was posted: no later one may bear an earlier time, whatever the clocks say."""
     created_at: Mapped[datetime]
+
+    auto_reload_enabled: Mapped[bool] = mapped_column(server_default=text("false"))
+    auto_reload_minimum_cents: Mapped[int | None]
+    """NULL while it was never set, as the amount: both must have been, before reloads can be enabled."""
+    auto_reload_amount_cents: Mapped[int | None]
+    auto_reload_monthly_limit_cents: Mapped[int | None]
+    """NULL is without limit."""
+    stripe_customer_id: Mapped[str | None]
+    default_payment_method_id: Mapped[str | None]
+    default_card_fingerprint: Mapped[str | None]
+    """The same for the same card, whatever payment method it is saved as; NULL where Stripe tells none."""

@@ -42,6 +42,8 @@ class Transaction(Base):
             unique=True,
             postgresql_where=text("source_key IS NOT NULL"),
         ),
+        # What isn't a call's is rare: listed and counted by kind without walking over the debits.
+        Index("transactions_money_idx", "org_id", "kind", "id", postgresql_where=text("kind <> 'debit'")),
         CheckConstraint(
             "CASE kind WHEN 'debit' THEN amount_cents <= 0 AND call_id IS NOT NULL AND source_key IS NULL"
             " WHEN 'credit' THEN amount_cents > 0 AND call_id IS NULL AND source_key IS NOT NULL"

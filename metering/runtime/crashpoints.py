@@ -25,6 +25,14 @@ class CrashPoint(StrEnum):
     METER_AFTER_COMMIT = "meter.after_commit"
     METER_BEFORE_ACK = "meter.before_ack"
     METER_AFTER_ACK = "meter.after_ack"
+    SETTLE_AFTER_WRITE = "settle.after_write"
+    CHARGE_BEFORE_SEND = "charge.before_send"
+    CHARGE_AFTER_SEND = "charge.after_send"
+    CHARGE_BEFORE_CANCEL = "charge.before_cancel"
+    CHARGE_AFTER_CANCEL = "charge.after_cancel"
+    SETTLE_AFTER_COMMIT = "settle.after_commit"
+    TOP_UP_AFTER_ATTEMPT = "top_up.after_attempt"
+    TOP_UP_BEFORE_ANSWER = "top_up.before_answer"
 
 
 def _pass(_point: CrashPoint) -> None:

@@ -19,7 +19,7 @@ from metering.sandbox.servers import running
 from tests.conftest import Database
 from tests.db import execute_as
 
-REVISION = "0001"
+REVISION = "0002"
 MIGRATIONS = Path(__file__).parents[2] / "db" / "migrations"
 
 # Alembic's own comparison passes over the conditions of indexes, identities and storage parameters.
@@ -130,7 +130,7 @@ def test_models_and_migrations_say_the_same(database: Database, empty_database: 
 
 
 def test_an_empty_database_is_refused_with_the_remedy(empty_database: Database) -> None:
-    with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0001: run `metering migrate`"):
+    with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0002: run `metering migrate`"):
         check_schema(engine_for(empty_database.owner_url))
 
 
@@ -147,7 +147,7 @@ def test_there_is_no_way_back(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     revisions = list(ScriptDirectory.from_config(config).walk_revisions())
-    assert [script.revision for script in revisions] == [REVISION]
+    assert [script.revision for script in revisions] == [REVISION, "0001"]
     assert not any(hasattr(script.module, "downgrade") for script in revisions)
     assert expected_revision() == REVISION
     before = catalog(database.engine)
@@ -156,3 +156,16 @@ def test_there_is_no_way_back(database: Database) -> None:
         with pytest.raises(AttributeError, match="downgrade"):
             command.downgrade(config, "base")
     assert catalog(database.engine) == before
+
+
+def test_keys_of_what_is_distributed_begin_with_the_org(database: Database) -> None:
+    """So that accounts, transactions and attempts can be spread over several servers by it."""
+    with database.engine.connect() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT tablename, indexname, indexdef FROM pg_indexes
+                WHERE tablename IN ('accounts', 'transactions', 'payment_attempts') AND indexdef LIKE 'CREATE UNIQUE%'
+            """)
+        ).all()
+    assert {row.tablename for row in rows} == {"accounts", "transactions", "payment_attempts"}
+    assert [row.indexname for row in rows if "(org_id" not in row.indexdef] == []

@@ -1,0 +1,256 @@
+"""Attempts: the rows behind charges, from their making to their end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Engine, func, insert, or_, select, update
+
+from db.engine import transaction
+from db.models import PaymentAttempt
+from metering.rules.looking import WORK_LEASE
+from metering.rules.payments import AttemptKind, AttemptStatus
+
+NUDGE_GRACE: Final = timedelta(seconds=5)
+"""How long a new attempt is left to the message that was sent for it, before the sweep looks at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt as it stood when it was read; see db.models.PaymentAttempt."""
+
+    org_id: int
+    id: UUID
+    kind: AttemptKind
+    amount_cents: int
+    customer_id: str
+    payment_method_id: str
+    created_at: datetime
+    monthly_limit_cents: int | None
+    month_committed_cents: int
+    recovered: bool
+    status: AttemptStatus
+    payment_intent_id: str | None
+    intent_status: str | None
+    failure_code: str | None
+    failure_message: str | None
+    first_sent_at: datetime | None
+    last_sent_at: datetime | None
+    tries: int
+    look_at: datetime
+    looked_at: datetime | None
+    finished_at: datetime | None
+    in_hand_until: datetime | None
+    answered_at: datetime | None
+
+    @property
+    def open(self) -> bool:
+        """Whether its end isn't known yet."""
+        return self.status is AttemptStatus.OPEN
+
+    @property
+    def outcome_known(self) -> bool:
+        """Whether Stripe has said anything about it that a customer can be told."""
+        return not self.open or self.intent_status is not None
+
+    @property
+    def uncharged(self) -> bool:
+        """Whether it has ended before Stripe made anything of it: whoever asked for it may ask anew."""
+        return not self.open and self.payment_intent_id is None
+
+    def in_hand(self, now: datetime) -> bool:
+        """Whether somebody is at it."""
+        return self.in_hand_until is not None and now < self.in_hand_until
+
+
+_COLUMNS: Final = [getattr(PaymentAttempt, name) for name in Attempt.__dataclass_fields__]
+
+
+def _attempt(row: Sequence[object]) -> Attempt:
+    values: dict[str, Any] = dict(zip(Attempt.__dataclass_fields__, row, strict=True))
+    return Attempt(
+        **values | {"kind": AttemptKind(values["kind"]), "status": AttemptStatus(values["status"])}
+    )
+
+
+def make_attempt(
+    connection: Connection,
+    org_id: int,
+    kind: AttemptKind,
+    *,
+    amount_cents: int,
+    customer_id: str,
+    payment_method_id: str,
+    at: datetime,
+    monthly_limit_cents: int | None = None,
+    month_committed_cents: int = 0,
+) -> UUID:
+    """Write an open attempt, in the caller's transaction, under the org's lock; give its id.
+
+    A top-up counts as sent from the start, because the request that makes it sends it at once.
+    """
+    top_up = kind is AttemptKind.TOP_UP
+    attempt_id = uuid4()
+    connection.execute(
+        insert(PaymentAttempt).values(
+            org_id=org_id,
+            id=attempt_id,
+            kind=kind.value,
+            amount_cents=amount_cents,
+            customer_id=customer_id,
+            payment_method_id=payment_method_id,
+            created_at=at,
+            monthly_limit_cents=monthly_limit_cents,
+            month_committed_cents=month_committed_cents,
+            first_sent_at=at if top_up else None,
+            last_sent_at=at if top_up else None,
+            in_hand_until=at + WORK_LEASE if top_up else None,
+            look_at=at + (WORK_LEASE if top_up else NUDGE_GRACE),
+        )
+    )
+    return attempt_id
+
+
+def recover_attempt(
+    connection: Connection,
+    org_id: int,
+    attempt_id: UUID,
+    kind: AttemptKind,
+    *,
+    status: AttemptStatus,
+    amount_cents: int,
+    customer_id: str,
+    payment_method_id: str,
+    payment_intent_id: str,
+    at: datetime,
+    now: datetime,
+) -> None:
+    """Write again an attempt that the database has lost, from what Stripe holds of it. Nobody waits to be told its outcome."""
+    connection.execute(
+        insert(PaymentAttempt).values(
+            org_id=org_id,
+            id=attempt_id,
+            kind=kind.value,
+            amount_cents=amount_cents,
+            customer_id=customer_id,
+            payment_method_id=payment_method_id,
+            payment_intent_id=payment_intent_id,
+            created_at=at,
+            first_sent_at=at,
+            last_sent_at=at,
+            status=status.value,
+            finished_at=None if status is AttemptStatus.OPEN else now,
+            look_at=now,
+            answered_at=now,
+            recovered=True,
+        )
+    )
+
+
+def find_attempt(connection: Connection, org_id: int, attempt_id: UUID) -> Attempt | None:
+    """An attempt by its id."""
+    row = connection.execute(
+        select(*_COLUMNS).where(PaymentAttempt.org_id == org_id, PaymentAttempt.id == attempt_id)
+    ).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+def find_by_intent(connection: Connection, payment_intent_id: str) -> Attempt | None:
+    """The attempt whose PaymentIntent this is, if we know of one."""
+    row = connection.execute(
+        select(*_COLUMNS)
+        .where(PaymentAttempt.payment_intent_id == payment_intent_id)
+        .order_by(PaymentAttempt.created_at)
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+def open_reload(connection: Connection, org_id: int) -> Attempt | None:
+    """The org's open auto-reload. There is never more than one."""
+    row = connection.execute(
+        select(*_COLUMNS).where(
+            PaymentAttempt.org_id == org_id,
+            PaymentAttempt.kind == AttemptKind.AUTO_RELOAD.value,
+            PaymentAttempt.status == AttemptStatus.OPEN.value,
+        )
+    ).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+def untold_top_up(
+    connection: Connection, org_id: int, *, amount_cents: int, payment_method_id: str, since: datetime
+) -> Attempt | None:
+    """The oldest identical top-up, made at `since` or later, whose outcome no client was told (CONTRACT.md section 5)."""
+    row = connection.execute(
+        select(*_COLUMNS)
+        .where(
+            PaymentAttempt.org_id == org_id,
+            PaymentAttempt.kind == AttemptKind.TOP_UP.value,
+            PaymentAttempt.created_at >= since,
+            PaymentAttempt.amount_cents == amount_cents,
+            PaymentAttempt.payment_method_id == payment_method_id,
+            PaymentAttempt.answered_at.is_(None),
+            or_(
+                PaymentAttempt.status == AttemptStatus.OPEN.value,
+                PaymentAttempt.payment_intent_id.is_not(None),  # else nothing was charged
+            ),
+        )
+        .order_by(PaymentAttempt.created_at, PaymentAttempt.id)
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+def change_attempt(connection: Connection, attempt: Attempt, **values: object) -> None:
+    """Write new values into an attempt's row, in the caller's transaction, under the org's lock."""
+    connection.execute(
+        update(PaymentAttempt)
+        .where(PaymentAttempt.org_id == attempt.org_id, PaymentAttempt.id == attempt.id)
+        .values(**values)
+    )
+
+
+def finish_attempt(
+    connection: Connection,
+    attempt: Attempt,
+    status: AttemptStatus,
+    at: datetime,
+    *,
+    code: str | None = None,
+    message: str | None = None,
+) -> None:
+    """Note an attempt's end."""
+    change_attempt(
+        connection, attempt, status=status.value, finished_at=at, failure_code=code, failure_message=message
+    )
+
+
+def due_attempts(engine: Engine, now: datetime, *, limit: int) -> list[tuple[int, UUID]]:
+    """Open attempts that somebody has to look at, longest due first. Whoever works on one first takes it (`begin_work`)."""
+    with transaction(engine) as connection:
+        rows = connection.execute(
+            select(PaymentAttempt.org_id, PaymentAttempt.id)
+            .where(PaymentAttempt.status == AttemptStatus.OPEN.value, PaymentAttempt.look_at <= now)
+            .order_by(PaymentAttempt.look_at)
+            .limit(limit)
+        )
+        return [(org_id, attempt_id) for org_id, attempt_id in rows]
+
+
+def list_attempts(
+    connection: Connection, *, limit: int, offset: int = 0, org_id: int | None = None, open_only: bool = False
+) -> tuple[list[Attempt], int]:
+    """Attempts, newest first, with the number that there are in all."""
+    matching = select(*_COLUMNS)
+    if org_id is not None:
+        matching = matching.where(PaymentAttempt.org_id == org_id)
+    if open_only:
+        matching = matching.where(PaymentAttempt.status == AttemptStatus.OPEN.value)
+    total = connection.scalar(select(func.count()).select_from(matching.subquery())) or 0
+    rows = connection.execute(
+        matching.order_by(PaymentAttempt.created_at.desc(), PaymentAttempt.id).limit(limit).offset(offset)
+    )
+    return [_attempt(row) for row in rows], total

@@ -1,0 +1,204 @@
+"""An org's billing account: its reload settings, its customer at Stripe, its cards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy.dialects.postgresql import insert as insert_or_update
+
+from db.attempts import finish_attempt, open_reload
+from db.engine import driver_connection, transaction
+from db.ledger import BalanceChange, lock_accounts
+from db.models import Account, PaymentMethod
+from db.reloads import Reloads, ask_reload_rule, read_state, write_pause
+from metering.rules.payments import AttemptStatus
+from metering.rules.reloads import lifted_by_change
+from metering.runtime.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class BillingAccount:
+    """What a customer sees of his account, and what payments need of it. Amounts are 0 while they were never set."""
+
+    org_id: int
+    balance_cents: int
+    auto_reload_enabled: bool
+    auto_reload_minimum_cents: int
+    auto_reload_amount_cents: int
+    auto_reload_monthly_limit_cents: int | None
+    minimum_set: bool
+    """Whether the minimum was ever set, as the next for the amount."""
+    amount_set: bool
+    stripe_customer_id: str | None
+    default_payment_method_id: str | None
+    default_card_fingerprint: str | None
+    created_at: datetime
+
+    @property
+    def has_payment_method(self) -> bool:
+        """Whether there is a default card."""
+        return self.default_payment_method_id is not None
+
+    @property
+    def card(self) -> str | None:
+        """The default card: by its fingerprint, which stays the same when it is saved again."""
+        return self.default_card_fingerprint or self.default_payment_method_id
+
+
+_COMPUTED: Final = {
+    "auto_reload_minimum_cents": func.coalesce(Account.auto_reload_minimum_cents, 0),
+    "auto_reload_amount_cents": func.coalesce(Account.auto_reload_amount_cents, 0),
+    "minimum_set": Account.auto_reload_minimum_cents.is_not(None),
+    "amount_set": Account.auto_reload_amount_cents.is_not(None),
+}
+_COLUMNS: Final[list[Any]] = [
+    _COMPUTED[name] if name in _COMPUTED else getattr(Account, name)
+    for name in BillingAccount.__dataclass_fields__
+]
+
+SETTINGS: Final = frozenset(
+    {
+        "auto_reload_enabled",
+        "auto_reload_minimum_cents",
+        "auto_reload_amount_cents",
+        "auto_reload_monthly_limit_cents",
+    }
+)
+
+
+def read_billing(connection: Connection, org_id: int) -> BillingAccount | None:
+    """An org's billing account; None for an org that isn't there."""
+    row = connection.execute(select(*_COLUMNS).where(Account.org_id == org_id)).one_or_none()
+    return None if row is None else BillingAccount(*row)
+
+
+def read_account(engine: Engine, org_id: int) -> BillingAccount | None:
+    """As `read_billing`, in a transaction of its own."""
+    with transaction(engine) as connection:
+        return read_billing(connection, org_id)
+
+
+def find_org_of_customer(connection: Connection, customer_id: str) -> int | None:
+    """The org whose customer at Stripe this is."""
+    return connection.scalar(
+        select(Account.org_id)
+        .where(Account.stripe_customer_id == customer_id)
+        .order_by(Account.org_id)
+        .limit(1)
+    )
+
+
+def lock_billing(
+    connection: Connection, org_id: int, clock: Clock
+) -> tuple[BalanceChange, BillingAccount] | None:
+    """Lock an org's account and read it, in the caller's transaction; None for an org that isn't there."""
+    change = lock_accounts(driver_connection(connection), [org_id], clock).get(org_id)
+    billing = read_billing(connection, org_id)
+    return None if change is None or billing is None else (change, billing)
+
+
+def keep_customer(connection: Connection, org_id: int, customer_id: str, clock: Clock) -> str:
+    """Note the org's customer at Stripe, unless another was noted before; give the one that counts."""
+    locked = lock_billing(connection, org_id, clock)
+    if locked is not None and locked[1].stripe_customer_id is not None:
+        return locked[1].stripe_customer_id
+    connection.execute(update(Account).where(Account.org_id == org_id).values(stripe_customer_id=customer_id))
+    return customer_id
+
+
+def change_settings(
+    connection: Connection, change: BalanceChange, before: BillingAccount, values: Mapping[str, object]
+) -> Reloads:
+    """Write reload settings of an org that is locked, and let what follows from them happen.
+
+    Disabling cancels an auto-reload that has not been sent. A value that really changed ends a pause, but for one that asks for
+    another card. The rule is asked at once.
+    """
+    if not values.keys() <= SETTINGS:
+        raise ValueError(f"no reload settings: {sorted(values.keys() - SETTINGS)}")
+    if values:
+        connection.execute(update(Account).where(Account.org_id == change.org_id).values(**values))
+    changed = any(getattr(before, name) != value for name, value in values.items())
+    return _after_change(connection, change, before.card, setting_changed=changed)
+
+
+def set_default_card(
+    connection: Connection,
+    change: BalanceChange,
+    before: BillingAccount,
+    payment_method_id: str,
+    fingerprint: str | None,
+) -> Reloads:
+    """Make a payment method of the org's customer its default, under the org's lock; the rule is asked at once."""
+    note_ready(connection, change.org_id, payment_method_id, change.posted_at)
+    connection.execute(
+        update(Account)
+        .where(Account.org_id == change.org_id)
+        .values(default_payment_method_id=payment_method_id, default_card_fingerprint=fingerprint)
+    )
+    return _after_change(connection, change, before.card, setting_changed=False)
+
+
+def note_ready(connection: Connection, org_id: int, payment_method_id: str, at: datetime) -> None:
+    """Note that a payment method is attached to the org's customer and can be charged."""
+    statement = insert_or_update(PaymentMethod).values(
+        org_id=org_id, payment_method_id=payment_method_id, ready_at=at
+    )
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def note_detached(
+    connection: Connection, change: BalanceChange, before: BillingAccount, payment_method_id: str
+) -> Reloads:
+    """Note that a payment method can no longer be charged. If it was the default, the org has none now: reloads stop."""
+    statement = insert_or_update(PaymentMethod).values(
+        org_id=change.org_id,
+        payment_method_id=payment_method_id,
+        ready_at=change.posted_at,
+        detached_at=change.posted_at,
+    )
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[PaymentMethod.org_id, PaymentMethod.payment_method_id],
+            set_={"detached_at": change.posted_at},
+        )
+    )
+    if before.default_payment_method_id != payment_method_id:
+        return Reloads()
+    connection.execute(
+        update(Account)
+        .where(Account.org_id == change.org_id)
+        .values(default_payment_method_id=None, default_card_fingerprint=None)
+    )
+    return _after_change(connection, change, before.card, setting_changed=False)
+
+
+def find_org_of_payment_method(connection: Connection, payment_method_id: str) -> int | None:
+    """The org that has saved this payment method, as far as we know."""
+    return connection.scalar(
+        select(PaymentMethod.org_id).where(PaymentMethod.payment_method_id == payment_method_id).limit(1)
+    )
+
+
+def _after_change(
+    connection: Connection, change: BalanceChange, card_before: str | None, *, setting_changed: bool
+) -> Reloads:
+    """What a change of the settings or the card leads to: the unsent attempt goes, the pause may go, the rule is asked."""
+    now = read_billing(connection, change.org_id)
+    if now is None:
+        raise ValueError(f"there is no org {change.org_id}")
+    card_changed = now.card != card_before
+    if not (card_changed or setting_changed):
+        return ask_reload_rule(connection, {change.org_id: change.posted_at})
+    attempt = open_reload(connection, change.org_id)
+    if attempt is not None and attempt.first_sent_at is None:
+        # Made anew at once, with what is now in force, if it is still due.
+        finish_attempt(
+            connection, attempt, AttemptStatus.CANCELLED, change.posted_at, code="settings_changed"
+        )
+    pause, _ = read_state(connection, change.org_id)
+    if pause is not None and lifted_by_change(pause, card=now.card, setting_changed=setting_changed):
+        write_pause(connection, change.org_id, None, declines=0)
+    return ask_reload_rule(connection, {change.org_id: change.posted_at})

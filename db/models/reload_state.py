@@ -1,0 +1,37 @@
+"""What keeps an org from being reloaded."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.models.base import Base
+
+
+class ReloadState(Base):
+    """An org's pause, the declines that led to it, and why its reloads were last skipped (CONTRACT.md section 6)."""
+
+    __tablename__ = "reload_states"
+    __table_args__ = (
+        CheckConstraint(
+            "(pause_code IS NULL) = (pause_lifts_with IS NULL) AND (pause_code IS NULL) = (paused_at IS NULL)"
+            " AND coalesce(pause_lifts_with IN ('time', 'change', 'card'), true)"
+            " AND (coalesce(pause_lifts_with, '') = 'time') = (paused_until IS NOT NULL)",
+            name="pause",
+        ),
+    )
+
+    org_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    declines: Mapped[int] = mapped_column(server_default="0")
+    """Soft declines since the last success or change."""
+    pause_code: Mapped[str | None]
+    """Stripe's code of the decline, or ours (`refunded`, `disputed`); NULL while it isn't paused."""
+    pause_lifts_with: Mapped[str | None]
+    """`time`, `change` (of the card or a setting), or `card` (a different one)."""
+    paused_at: Mapped[datetime | None]
+    paused_until: Mapped[datetime | None]
+    paused_card: Mapped[str | None]
+    """The declined card, by fingerprint if Stripe told one, else by payment method."""
+    skip_reason: Mapped[str | None]
+    """Why a reload that the balance asks for is not made; NULL while nothing stands in its way."""
+    skip_since: Mapped[datetime | None]

@@ -1,0 +1,33 @@
+"""What Stripe has told us, and how far we have read."""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.models.base import Base
+
+
+class StripeEvent(Base):
+    """An event of Stripe's, written in the transaction of its effect: the same one again does nothing."""
+
+    __tablename__ = "stripe_events"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    created_at: Mapped[datetime]
+    """By Stripe's clock."""
+    received_at: Mapped[datetime]
+    outcome: Mapped[str]
+    """What became of it, or why it was not booked."""
+
+
+class StripeCursor(Base):
+    """How far Stripe's list of events has been read."""
+
+    __tablename__ = "stripe_cursors"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[datetime]
+    """Every event up to then has been seen to."""
+    looked_at: Mapped[datetime]
+    """When a sweep last set out to read: others need not do so at once."""

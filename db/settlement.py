@@ -1,0 +1,433 @@
+"""Settling: the one transaction that brings attempt and ledger to what was found out about a charge.
+
+The answer to the request, the webhook and the sweep all end here, in any order and any number of times: what is booked is booked
+once, by keys that last for ever (CONTRACT.md section 2, rules 8 and 9; section 6).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, update
+
+from db.attempts import (
+    Attempt,
+    change_attempt,
+    find_attempt,
+    find_by_intent,
+    finish_attempt,
+    open_reload,
+    recover_attempt,
+)
+from db.billing import BillingAccount, lock_billing
+from db.engine import driver_connection
+from db.ledger import BalanceChange, write_accounts
+from db.models import Account, Kind
+from db.pending_signals import add_signal
+from db.postings import is_posted, post
+from db.reloads import Reloads, ask_reload_rule, read_state, write_pause
+from db.stripe_events import EventRef, keep_event
+from metering.rules.looking import TOP_UP_WINDOW, next_look
+from metering.rules.payments import (
+    CURRENCY,
+    AttemptKind,
+    AttemptStatus,
+    ChargeAbsent,
+    ChargeRefused,
+    Dispute,
+    Finding,
+    Intent,
+    IntentSeen,
+    IntentStatus,
+    Refund,
+)
+from metering.rules.reloads import (
+    DISPUTED,
+    REFUNDED,
+    LiftsWith,
+    Pause,
+    is_soft,
+    lifted_by_change,
+    pause_after_decline,
+    stronger_pause,
+)
+from metering.runtime.clock import Clock, to_milliseconds
+from metering.runtime.crashpoints import CrashPoint, reach
+
+SUCCEEDED_SIGNAL: Final = "auto_reload.succeeded"
+FAILED_SIGNAL: Final = "auto_reload.failed"
+NEVER_CHARGED: Final = "never_charged"
+
+_DESCRIPTIONS: Final = {AttemptKind.TOP_UP: "Top-up", AttemptKind.AUTO_RELOAD: "Auto-reload"}
+
+
+class Outcome(StrEnum):
+    """What settling came to. Those after `known` were not booked, and why."""
+
+    CREDITED = "credited"
+    CHANGED = "changed"
+    """The attempt, or what was refunded or disputed."""
+    KNOWN = "known"
+    """There was nothing that wasn't known."""
+    UNKNOWN_INTENT = "unknown_intent"
+    UNKNOWN_ORG = "unknown_org"
+    FOREIGN_CUSTOMER = "foreign_customer"
+    FOREIGN_CURRENCY = "foreign_currency"
+    WRONG_LIVEMODE = "wrong_livemode"
+    WRONG_AMOUNT = "wrong_amount"
+    SECOND_INTENT = "second_intent"
+
+
+NOT_BOOKED: Final = frozenset(Outcome) - {Outcome.CREDITED, Outcome.CHANGED, Outcome.KNOWN}
+
+
+@dataclass(slots=True)
+class Settled:
+    """What settling did. All of it is committed with the caller's transaction."""
+
+    outcome: Outcome
+    attempt: Attempt | None = None
+    """As it is now."""
+    change: BalanceChange | None = None
+    """The balance, if it changed."""
+    reloads: Reloads = field(default_factory=Reloads)
+    ended: bool = False
+    """Whether it was this that ended the attempt."""
+
+
+def settle(
+    connection: Connection,
+    finding: Finding,
+    *,
+    of: tuple[int, UUID] | None = None,
+    livemode: bool,
+    clock: Clock,
+    event: EventRef | None = None,
+) -> Settled:
+    """Bring the ledger and the attempt to what was found out, in the caller's transaction.
+
+    `of` is the attempt, by org and id, where the finding itself doesn't say. `event` is written down with the effect. Whatever
+    was not booked is told by the outcome; nothing is raised for it.
+    """
+    settled = _settle(connection, finding, of, livemode, clock)
+    if event is not None:
+        keep_event(connection, event, settled.outcome.value, clock())
+    reach(CrashPoint.SETTLE_AFTER_WRITE)
+    return settled
+
+
+def _settle(
+    connection: Connection, finding: Finding, of: tuple[int, UUID] | None, livemode: bool, clock: Clock
+) -> Settled:
+    of = of or _whose(connection, finding)
+    if of is None:
+        return Settled(Outcome.UNKNOWN_INTENT)
+    org_id, attempt_id = of
+    locked = lock_billing(connection, org_id, clock)
+    if locked is None:
+        return Settled(Outcome.UNKNOWN_ORG)
+    work = _Settling(connection, *locked, now=max(locked[0].posted_at, to_milliseconds(clock())))
+    if isinstance(finding, IntentSeen):
+        return work.bring_to(finding, attempt_id, livemode)
+    attempt = find_attempt(connection, org_id, attempt_id)
+    if attempt is None:
+        return Settled(Outcome.UNKNOWN_INTENT)
+    return work.end_uncharged(attempt, finding)
+
+
+def _whose(connection: Connection, finding: Finding) -> tuple[int, UUID] | None:
+    """The attempt that a finding is about: our metadata says it, or else our row that knows the PaymentIntent."""
+    if not isinstance(finding, IntentSeen):
+        raise TypeError("whose charge this is about must be said")
+    intent = finding.intent
+    if intent.org_id is not None and intent.attempt_id is not None:
+        return intent.org_id, intent.attempt_id
+    known = find_by_intent(connection, intent.id)
+    return None if known is None else (known.org_id, known.id)
+
+
+class _Settling:
+    """One settling, under the org's lock."""
+
+    def __init__(
+        self, connection: Connection, account: BalanceChange, billing: BillingAccount, *, now: datetime
+    ) -> None:
+        self._connection = connection
+        self._account = account
+        self._billing = billing
+        self._now = now
+        self._transactions_before = account.transaction_count
+        self._signals: list[tuple[int, int]] = []
+
+    def bring_to(self, seen: IntentSeen, attempt_id: UUID, livemode: bool) -> Settled:
+        """Book what Stripe holds of an intent."""
+        intent = seen.intent
+        refusal = self._refusal(intent, livemode)
+        if refusal is not None:
+            return Settled(refusal)
+        if self._billing.stripe_customer_id is None:
+            self._adopt_customer(intent)
+        attempt = find_attempt(self._connection, self._account.org_id, attempt_id)
+        recovered = attempt is None
+        if attempt is None:
+            attempt = self._recover(intent, attempt_id)
+        if intent.status == IntentStatus.SUCCEEDED:
+            if not attempt.amount_cents == intent.amount_cents == intent.received_cents:
+                return Settled(Outcome.WRONG_AMOUNT, attempt)
+            if attempt.status is AttemptStatus.SUCCEEDED and attempt.payment_intent_id != intent.id:
+                return Settled(Outcome.SECOND_INTENT, attempt)
+        before = attempt
+        credited = False
+        if intent.status == IntentStatus.SUCCEEDED:
+            credited = self._credit(attempt, intent)
+            self._take_back(seen.refunds or (), seen.disputes or (), intent)
+        elif attempt.open and intent.status == IntentStatus.CANCELED:
+            self._end_cancelled(attempt, intent)
+        elif attempt.open:
+            self._note(attempt, intent)
+        return self._conclude(before, credited=credited, recovered=recovered)
+
+    def end_uncharged(self, attempt: Attempt, finding: ChargeRefused | ChargeAbsent) -> Settled:
+        """End an attempt of which Stripe has charged nothing."""
+        if attempt.open:
+            if isinstance(finding, ChargeAbsent):
+                finish_attempt(
+                    self._connection, attempt, AttemptStatus.CANCELLED, self._now, code=NEVER_CHARGED
+                )
+            else:
+                finish_attempt(
+                    self._connection,
+                    attempt,
+                    AttemptStatus.FAILED,
+                    self._now,
+                    code=finding.code,
+                    message=finding.message,
+                )
+                if attempt.kind is AttemptKind.AUTO_RELOAD:
+                    self._pause(
+                        Pause(finding.code, LiftsWith.CHANGE, self._now, card=self._card_of(attempt)), attempt
+                    )
+        return self._conclude(attempt, credited=False, recovered=False)
+
+    def _refusal(self, intent: Intent, livemode: bool) -> Outcome | None:
+        if intent.livemode != livemode:
+            return Outcome.WRONG_LIVEMODE
+        if intent.currency != CURRENCY:
+            return Outcome.FOREIGN_CURRENCY
+        known = self._billing.stripe_customer_id
+        if intent.customer_id is None or (known is not None and known != intent.customer_id):
+            return Outcome.FOREIGN_CUSTOMER
+        return None
+
+    def _adopt_customer(self, intent: Intent) -> None:
+        """Take over the customer of a charge that bears our metadata: this database was restored to a time before it knew him."""
+        self._connection.execute(
+            update(Account)
+            .where(Account.org_id == self._account.org_id)
+            .values(stripe_customer_id=intent.customer_id)
+        )
+
+    def _recover(self, intent: Intent, attempt_id: UUID) -> Attempt:
+        """Write again the row of an attempt that this database has lost."""
+        org_id = self._account.org_id
+        kind = intent.kind or AttemptKind.TOP_UP
+        status = AttemptStatus.OPEN
+        if kind is AttemptKind.AUTO_RELOAD and (other := open_reload(self._connection, org_id)) is not None:
+            if other.first_sent_at is None:
+                finish_attempt(self._connection, other, AttemptStatus.CANCELLED, self._now, code="superseded")
+            else:  # two can't be open; if this one's money comes, it is credited all the same
+                status = AttemptStatus.CANCELLED
+        recover_attempt(
+            self._connection,
+            org_id,
+            attempt_id,
+            kind,
+            status=status,
+            amount_cents=intent.amount_cents,
+            customer_id=intent.customer_id or "",
+            payment_method_id=intent.payment_method_id or "",
+            payment_intent_id=intent.id,
+            at=to_milliseconds(intent.created_at),
+            now=self._now,
+        )
+        return self._reread(org_id, attempt_id)
+
+    def _reread(self, org_id: int, attempt_id: UUID) -> Attempt:
+        attempt = find_attempt(self._connection, org_id, attempt_id)
+        if attempt is None:
+            raise LookupError(f"attempt {attempt_id} of org {org_id} has just been there")
+        return attempt
+
+    def _credit(self, attempt: Attempt, intent: Intent) -> bool:
+        """Credit a PaymentIntent's money, once for ever; give whether it was now."""
+        if is_posted(self._connection, self._account.org_id, Kind.CREDIT, intent.id):
+            return False
+        post(
+            self._connection,
+            self._account,
+            kind=Kind.CREDIT,
+            amount_cents=intent.received_cents,
+            description=_DESCRIPTIONS[attempt.kind],
+            source_key=intent.id,
+            metadata={"payment_intent_id": intent.id},
+        )
+        finish_attempt(self._connection, attempt, AttemptStatus.SUCCEEDED, self._now)
+        change_attempt(
+            self._connection,
+            attempt,
+            payment_intent_id=intent.id,
+            intent_status=intent.status,
+            looked_at=self._now,
+        )
+        if attempt.kind is AttemptKind.AUTO_RELOAD:
+            pause, declines = read_state(self._connection, self._account.org_id)
+            if pause is not None or declines:
+                write_pause(self._connection, self._account.org_id, None, declines=0)
+            self._say(SUCCEEDED_SIGNAL, attempt)
+        return True
+
+    def _take_back(self, refunds: Sequence[Refund], disputes: Sequence[Dispute], intent: Intent) -> None:
+        """Book what went back to the card, once per refund and dispute, and what came again. The credit is there already."""
+        for refund in sorted(refunds, key=lambda each: each.id):
+            gone = is_posted(self._connection, self._account.org_id, Kind.REFUND, refund.id)
+            if refund.effective and not gone:
+                self._book(Kind.REFUND, -refund.amount_cents, "Refund", refund.id, intent)
+                self._pause_for_lost_money(REFUNDED)
+            elif gone and not refund.effective:
+                self._book(
+                    Kind.ADJUSTMENT,
+                    refund.amount_cents,
+                    "Refund failed, money returned",
+                    f"failed:{refund.id}",
+                    intent,
+                )
+        for dispute in sorted(disputes, key=lambda each: each.id):
+            if dispute.withdrawn_cents and self._book(
+                Kind.REFUND, -dispute.withdrawn_cents, "Dispute, funds withdrawn", dispute.id, intent
+            ):
+                self._pause_for_lost_money(DISPUTED)
+            if dispute.reinstated_cents:
+                self._book(
+                    Kind.ADJUSTMENT,
+                    dispute.reinstated_cents,
+                    "Dispute won, money returned",
+                    f"won:{dispute.id}",
+                    intent,
+                )
+
+    def _book(self, kind: Kind, amount_cents: int, description: str, source_key: str, intent: Intent) -> bool:
+        if is_posted(self._connection, self._account.org_id, kind, source_key):
+            return False
+        post(
+            self._connection,
+            self._account,
+            kind=kind,
+            amount_cents=amount_cents,
+            description=description,
+            source_key=source_key,
+            metadata={"payment_intent_id": intent.id},
+        )
+        return True
+
+    def _end_cancelled(self, attempt: Attempt, intent: Intent) -> None:
+        """End an attempt whose PaymentIntent is cancelled: from now on nothing can come of it."""
+        change_attempt(
+            self._connection,
+            attempt,
+            payment_intent_id=intent.id,
+            intent_status=intent.status,
+            looked_at=self._now,
+        )
+        reload = attempt.kind is AttemptKind.AUTO_RELOAD
+        # Nobody but us cancels a reload without a decline, unless by hand at Stripe: it must not be charged again at once.
+        code = intent.decline.code if intent.decline else attempt.failure_code
+        message = intent.decline.message if intent.decline else attempt.failure_message
+        if reload and code is None:
+            code = intent.status
+        status = AttemptStatus.CANCELLED if code is None else AttemptStatus.FAILED
+        finish_attempt(self._connection, attempt, status, self._now, code=code, message=message)
+        if reload and code is not None:
+            _, declines = read_state(self._connection, self._account.org_id)
+            pause = pause_after_decline(code, declines, self._card_of(attempt), self._now)
+            self._pause(pause, attempt, declines=declines + is_soft(code))
+
+    def _note(self, attempt: Attempt, intent: Intent) -> None:
+        """Note how far an open attempt has come."""
+        look_at = self._now + next_look(1)
+        if attempt.kind is AttemptKind.TOP_UP:
+            look_at = min(self._now + next_look(99), max(attempt.created_at + TOP_UP_WINDOW, self._now))
+        change_attempt(
+            self._connection,
+            attempt,
+            payment_intent_id=intent.id,
+            intent_status=intent.status,
+            failure_code=intent.decline.code if intent.decline else None,
+            failure_message=intent.decline.message if intent.decline else None,
+            tries=0,
+            looked_at=self._now,
+            look_at=look_at,
+            **self._released(attempt),
+        )
+
+    def _released(self, attempt: Attempt) -> dict[str, object]:
+        """Whoever has a top-up in hand still has to tell its client; a reload is free for the next step."""
+        return {} if attempt.kind is AttemptKind.TOP_UP else {"in_hand_until": None}
+
+    def _card_of(self, attempt: Attempt) -> str:
+        """The card that was charged, by fingerprint while it is the default one."""
+        if attempt.payment_method_id == self._billing.default_payment_method_id and self._billing.card:
+            return self._billing.card
+        return attempt.payment_method_id
+
+    def _pause(self, pause: Pause, attempt: Attempt, *, declines: int | None = None) -> None:
+        """Let reloads rest after a decline, unless the org has another card by now; say so in any case."""
+        held, declines_before = read_state(self._connection, self._account.org_id)
+        paused: Pause | None = None
+        if not lifted_by_change(pause, card=self._billing.card, setting_changed=False):
+            paused = stronger_pause(held, pause, self._now)
+            write_pause(
+                self._connection,
+                self._account.org_id,
+                paused,
+                declines=declines_before if declines is None else declines,
+            )
+        self._say(
+            FAILED_SIGNAL,
+            attempt,
+            code=pause.code,
+            paused=paused is not None,
+            paused_until=None if paused is None else paused.until,
+        )
+
+    def _pause_for_lost_money(self, code: str) -> None:
+        """A card whose holder wants his money back isn't charged again by itself."""
+        held, declines = read_state(self._connection, self._account.org_id)
+        pause = Pause(code, LiftsWith.CHANGE, self._now, card=self._billing.card)
+        write_pause(
+            self._connection, self._account.org_id, stronger_pause(held, pause, self._now), declines=declines
+        )
+
+    def _say(self, type_: str, attempt: Attempt, **others: object) -> None:
+        fields = {"attempt_id": str(attempt.id), "amount_cents": attempt.amount_cents, **others}
+        signal_id = add_signal(self._connection, self._account.org_id, type_, fields, self._now)
+        self._signals.append((self._account.org_id, signal_id))
+
+    def _conclude(self, before: Attempt, *, credited: bool, recovered: bool) -> Settled:
+        """Write the account if it changed, ask the reload rule, and tell what was done."""
+        moved = self._account.transaction_count != self._transactions_before
+        if moved:
+            write_accounts(driver_connection(self._connection), [self._account])
+        attempt = self._reread(before.org_id, before.id)
+        reloads = Reloads(signals=self._signals)
+        reloads.add(ask_reload_rule(self._connection, {self._account.org_id: self._now}))
+        outcome = Outcome.CHANGED if moved or recovered or attempt != before else Outcome.KNOWN
+        return Settled(
+            Outcome.CREDITED if credited else outcome,
+            attempt,
+            self._account if moved else None,
+            reloads,
+            ended=before.status is not attempt.status and not attempt.open,
+        )

@@ -1,0 +1,75 @@
+"""Stripe's events: each takes effect once; and how far their list has been read."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy.dialects.postgresql import insert as insert_unless_there
+
+from db.engine import transaction
+from db.models import StripeCursor, StripeEvent
+
+_EVENTS: Final = "events"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRef:
+    """Which event a transaction is the effect of."""
+
+    id: str
+    type: str
+    created_at: datetime
+
+
+def is_event_known(engine: Engine, event_id: str) -> bool:
+    """Whether the event has had its effect."""
+    with transaction(engine) as connection:
+        return connection.scalar(select(StripeEvent.id).where(StripeEvent.id == event_id)) is not None
+
+
+def known_events(engine: Engine, event_ids: Collection[str]) -> set[str]:
+    """Which of these events have had their effect."""
+    with transaction(engine) as connection:
+        return set(connection.scalars(select(StripeEvent.id).where(StripeEvent.id.in_(event_ids))))
+
+
+def keep_event(connection: Connection, event: EventRef, outcome: str, at: datetime) -> bool:
+    """Write an event down, in the transaction of its effect. False if it was there: the effect has happened before."""
+    statement = (
+        insert_unless_there(StripeEvent)
+        .values(id=event.id, type=event.type, created_at=event.created_at, received_at=at, outcome=outcome)
+        .on_conflict_do_nothing()
+        .returning(StripeEvent.id)
+    )
+    return connection.scalar(statement) is not None
+
+
+def claim_event_list(engine: Engine, now: datetime, *, every: timedelta) -> datetime | None:
+    """Take the reading of Stripe's event list upon oneself, unless somebody did so less than `every` ago.
+
+    Gives the time up to which events have been seen to. An installation that has never read begins now: it had no customers.
+    """
+    with transaction(engine) as connection:
+        connection.execute(
+            insert_unless_there(StripeCursor)
+            .values(name=_EVENTS, position=now, looked_at=now - every)
+            .on_conflict_do_nothing()
+        )
+        return connection.scalar(
+            update(StripeCursor)
+            .where(StripeCursor.name == _EVENTS, StripeCursor.looked_at <= now - every)
+            .values(looked_at=now)
+            .returning(StripeCursor.position)
+        )
+
+
+def advance_event_list(engine: Engine, position: datetime) -> None:
+    """Note that all events up to `position` have been seen to. Never goes back."""
+    with transaction(engine) as connection:
+        connection.execute(
+            update(StripeCursor)
+            .where(StripeCursor.name == _EVENTS, StripeCursor.position < position)
+            .values(position=position)
+        )

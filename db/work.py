@@ -1,0 +1,133 @@
+"""Taking an attempt in hand: what is to be done about it is decided, and written down, before Stripe is asked."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, auto
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from db.attempts import Attempt, change_attempt, find_attempt, finish_attempt
+from db.billing import BillingAccount, lock_billing
+from db.ledger import BalanceChange
+from db.reloads import Reloads, ask_reload_rule, month_committed_cents, read_state
+from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE, may_send, next_look
+from metering.rules.payments import AttemptKind, AttemptStatus
+from metering.rules.reloads import Due, ReloadAccount, reload_due
+from metering.runtime.clock import Clock, to_milliseconds
+
+NO_LONGER_WANTED: Final = "no_longer_wanted"
+
+
+class Step(Enum):
+    """What is to be done about an attempt."""
+
+    NOTHING = auto()
+    """It has ended, or somebody else has it in hand, or it isn't time."""
+    SEND = auto()
+    """Send the charge, with the attempt's key; that it is sent is written down already."""
+    FIND = auto()
+    """Look for the charge among the customer's PaymentIntents: it may have been made, and must not be sent (again)."""
+    RETRIEVE = auto()
+    """Ask Stripe how its PaymentIntent stands."""
+    CANCEL = auto()
+    """Cancel its PaymentIntent: it will not be finished any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A step, the attempt as it is now, and what else came of taking it in hand."""
+
+    step: Step
+    attempt: Attempt | None = None
+    reloads: Reloads = field(default_factory=Reloads)
+    ended: bool = False
+    """Whether taking it in hand has ended it: it was no longer wanted, and had not been sent."""
+
+
+def begin_work(
+    connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock, for_client: bool = False
+) -> Work:
+    """Take an attempt in hand, in the caller's transaction: for WORK_LEASE nobody else does.
+
+    `for_client`: a customer's request waits for a top-up, so it may be sent again. The sweep never sends one: nobody might be
+    there any more who wants it.
+    """
+    locked = lock_billing(connection, org_id, clock)
+    attempt = find_attempt(connection, org_id, attempt_id)
+    if locked is None or attempt is None or not attempt.open:
+        return Work(Step.NOTHING, attempt)
+    account, billing = locked
+    now = max(to_milliseconds(clock()), attempt.created_at)
+    too_early = attempt.look_at > now and attempt.first_sent_at is not None and not for_client
+    if too_early or attempt.in_hand(now):
+        return Work(Step.NOTHING, attempt)
+    if attempt.kind is AttemptKind.TOP_UP:
+        step = _top_up_step(attempt, now, for_client=for_client)
+    elif attempt.first_sent_at is None and not _still_wanted(connection, attempt, account, billing, now):
+        finish_attempt(connection, attempt, AttemptStatus.CANCELLED, now, code=NO_LONGER_WANTED)
+        reloads = ask_reload_rule(connection, {org_id: max(account.posted_at, now)})
+        return Work(Step.NOTHING, find_attempt(connection, org_id, attempt_id), reloads, ended=True)
+    else:
+        step = _reload_step(attempt, billing, now)
+    sending = (
+        {"first_sent_at": attempt.first_sent_at or now, "last_sent_at": now} if step is Step.SEND else {}
+    )
+    lease_end = now + WORK_LEASE
+    change_attempt(connection, attempt, in_hand_until=lease_end, look_at=lease_end, looked_at=now, **sending)
+    return Work(step, find_attempt(connection, org_id, attempt_id))
+
+
+def put_off(connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock) -> None:
+    """Note that an attempt was looked at and nothing was decided: it is looked at again, later each time."""
+    lock_billing(connection, org_id, clock)
+    attempt = find_attempt(connection, org_id, attempt_id)
+    if attempt is not None and attempt.open:
+        now = to_milliseconds(clock())
+        tries = attempt.tries + 1
+        change_attempt(
+            connection,
+            attempt,
+            tries=tries,
+            in_hand_until=None,
+            looked_at=now,
+            look_at=now + next_look(tries),
+        )
+
+
+def _top_up_step(attempt: Attempt, now: datetime, *, for_client: bool) -> Step:
+    if attempt.payment_intent_id is not None:
+        over = now - attempt.created_at >= TOP_UP_WINDOW
+        return Step.CANCEL if over else Step.RETRIEVE
+    return Step.SEND if for_client and may_send(attempt.first_sent_at, now) else Step.FIND
+
+
+def _reload_step(attempt: Attempt, billing: BillingAccount, now: datetime) -> Step:
+    if attempt.payment_intent_id is not None:
+        return Step.RETRIEVE
+    if attempt.first_sent_at is None:
+        return Step.SEND
+    # A charge that may not have been made is not made after the customer has said no; if it was, it is found.
+    return Step.SEND if billing.auto_reload_enabled and may_send(attempt.first_sent_at, now) else Step.FIND
+
+
+def _still_wanted(
+    connection: Connection, attempt: Attempt, account: BalanceChange, billing: BillingAccount, now: datetime
+) -> bool:
+    """Whether the rule, asked once more before anything is sent, would make this very attempt."""
+    if billing.default_payment_method_id != attempt.payment_method_id:
+        return False
+    pause, _ = read_state(connection, attempt.org_id)
+    committed_cents = month_committed_cents(connection, attempt.org_id, attempt.created_at)
+    asked = ReloadAccount(
+        balance_cents=account.balance_cents,
+        enabled=billing.auto_reload_enabled,
+        minimum_cents=billing.auto_reload_minimum_cents,
+        amount_cents=billing.auto_reload_amount_cents,
+        monthly_limit_cents=billing.auto_reload_monthly_limit_cents,
+        has_payment_method=True,
+        attempt_open=False,  # it is this one
+        pause=pause,
+    )
+    return reload_due(asked, committed_cents - attempt.amount_cents, now) == Due(attempt.amount_cents)

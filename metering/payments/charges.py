@@ -1,0 +1,140 @@
+"""Working on an attempt: asking Stripe for it, finding out what became of it, settling."""
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from db.attempts import Attempt
+from db.engine import transaction
+from db.work import Step, begin_work, put_off
+from metering.payments.metrics import count_ended
+from metering.payments.payments import Payments
+from metering.payments.settling import follow, settle_and_follow
+from metering.payments.stripe_api import StripeFailure, StripeRefused
+from metering.rules.looking import surely_absent
+from metering.rules.payments import (
+    AttemptKind,
+    ChargeAbsent,
+    ChargeRefused,
+    Finding,
+    Intent,
+    IntentSeen,
+    IntentStatus,
+)
+from metering.runtime.crashpoints import CrashPoint, reach
+
+TO_BE_CANCELLED: Final = frozenset(
+    {
+        IntentStatus.REQUIRES_PAYMENT_METHOD,
+        IntentStatus.REQUIRES_CONFIRMATION,
+        IntentStatus.REQUIRES_ACTION,
+        IntentStatus.REQUIRES_CAPTURE,
+    }
+)
+"""An auto-reload in one of these waits for somebody who isn't there: it is cancelled, and then its part of the limit is free."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What working on an attempt came to."""
+
+    attempt: Attempt | None
+    """As it is now; None where there is no such attempt."""
+    intent: Intent | None = None
+    """Its PaymentIntent as Stripe last told it, if Stripe was asked and told."""
+    failure: StripeFailure | None = None
+    """Why it isn't decided."""
+
+
+def work_on(payments: Payments, org_id: int, attempt_id: UUID, *, for_client: bool = False) -> Worked:
+    """Do what is to be done about an attempt now, if anything is and nobody else does it.
+
+    Raises what Postgres raises; a failure of Stripe's is told, and the attempt looked at again later. May be repeated at any
+    time. `for_client`: a customer's request waits for it.
+    """
+    with transaction(payments.engine) as connection:
+        work = begin_work(connection, org_id, attempt_id, clock=payments.clock, for_client=for_client)
+    follow(payments, work.reloads)
+    if work.attempt is None or work.step is Step.NOTHING:
+        if work.ended and work.attempt is not None:
+            count_ended(work.attempt)
+        return Worked(work.attempt)
+    return carry_out(payments, work.step, work.attempt)
+
+
+def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
+    """Ask Stripe what `step` says, of an attempt that was taken in hand, and settle what it answers."""
+    of = (attempt.org_id, attempt.id)
+    try:
+        finding = _find_out(payments, step, attempt)
+        if finding is None:
+            _put_off(payments, attempt)
+            return Worked(attempt)
+        settled = settle_and_follow(payments, finding, of=of)
+        now_known = settled.attempt or attempt
+        intent = finding.intent if isinstance(finding, IntentSeen) else None
+        if intent is not None:
+            now_known, intent = cancel_if_stuck(payments, now_known, intent)
+    except StripeFailure as failure:
+        log.warning(
+            "an attempt is not decided",
+            attempt=str(attempt.id),
+            org_id=attempt.org_id,
+            step=step.name.lower(),
+            failure=type(failure).__name__,
+            code=failure.code,
+        )
+        _put_off(payments, attempt)
+        return Worked(attempt, failure=failure)
+    return Worked(now_known, intent)
+
+
+def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | None:
+    """What Stripe says; None where it can't be told yet. Raises StripeUndecided and StripeUnknown."""
+    if step is Step.SEND:
+        reach(CrashPoint.CHARGE_BEFORE_SEND)
+        try:
+            intent = payments.stripe.charge(attempt)
+        except StripeRefused as refused:
+            return ChargeRefused(refused.code, refused.message)
+        reach(CrashPoint.CHARGE_AFTER_SEND)
+        return IntentSeen(intent)
+    if step is Step.FIND or attempt.payment_intent_id is None:
+        sent_at = attempt.last_sent_at or attempt.created_at
+        since = attempt.first_sent_at or attempt.created_at
+        found = payments.stripe.find_intent(attempt.customer_id, attempt.id, since=since)
+        if found is not None:
+            return IntentSeen(found)
+        return ChargeAbsent() if surely_absent(sent_at, payments.clock()) else None
+    if step is Step.CANCEL:
+        return IntentSeen(_cancel(payments, attempt.payment_intent_id))
+    return IntentSeen(payments.stripe.retrieve_intent(attempt.payment_intent_id))
+
+
+def cancel_if_stuck(payments: Payments, attempt: Attempt, intent: Intent) -> tuple[Attempt, Intent]:
+    """Cancel the intent of an open auto-reload that waits for somebody who isn't there, and settle; give both as they then are.
+
+    Only what Stripe confirms counts: it may have succeeded meanwhile. Raises StripeFailure.
+    """
+    stuck = attempt.open and attempt.kind is AttemptKind.AUTO_RELOAD and intent.status in TO_BE_CANCELLED
+    if not stuck:
+        return attempt, intent
+    cancelled = _cancel(payments, intent.id)
+    settled = settle_and_follow(payments, IntentSeen(cancelled), of=(attempt.org_id, attempt.id))
+    return settled.attempt or attempt, cancelled
+
+
+def _cancel(payments: Payments, intent_id: str) -> Intent:
+    reach(CrashPoint.CHARGE_BEFORE_CANCEL)
+    intent = payments.stripe.cancel_intent(intent_id)
+    reach(CrashPoint.CHARGE_AFTER_CANCEL)
+    return intent
+
+
+def _put_off(payments: Payments, attempt: Attempt) -> None:
+    with transaction(payments.engine) as connection:
+        put_off(connection, attempt.org_id, attempt.id, clock=payments.clock)

@@ -1,0 +1,140 @@
+"""What each kind of Stripe's events asks for, whether it came as a webhook or was found in the list."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from db.billing import (
+    find_org_of_customer,
+    find_org_of_payment_method,
+    lock_billing,
+    note_detached,
+    note_ready,
+)
+from db.engine import transaction
+from db.reloads import Reloads
+from db.stripe_events import EventRef, is_event_known, keep_event
+from metering.payments.looking_at import look_at_intent
+from metering.payments.metrics import STRIPE_EVENTS
+from metering.payments.payments import Payments
+from metering.payments.readings import read_intent
+from metering.payments.settling import follow, settle_and_follow
+from metering.payments.stripe_api import StripeRefused
+from metering.rules.payments import IntentSeen
+
+INTENT_SUCCEEDED: Final = "payment_intent.succeeded"
+SETUP_SUCCEEDED: Final = "setup_intent.succeeded"
+METHOD_DETACHED: Final = "payment_method.detached"
+
+# They only say that there is something to look at: an event can be old, and refunds and disputes are told in many kinds.
+NUDGES: Final = (
+    *("payment_intent.payment_failed", "payment_intent.canceled", "payment_intent.processing"),
+    *("payment_intent.requires_action", "charge.refunded", "charge.refund.", "refund.", "charge.dispute."),
+)
+
+KNOWN: Final = "known"
+IGNORED: Final = "ignored"
+WRONG_LIVEMODE: Final = "wrong_livemode"
+UNKNOWN_CUSTOMER: Final = "unknown_customer"
+UNKNOWN_OBJECT: Final = "unknown_object"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of Stripe's. `thing` is its object as it was then, `previous` what had changed."""
+
+    ref: EventRef
+    livemode: bool
+    thing: Mapping[str, Any]
+    previous: Mapping[str, Any]
+
+
+def read_event(id_: str, type_: str, created_at: datetime, livemode: bool, data: Mapping[str, Any]) -> Event:
+    """An event from its parts."""
+    thing, previous = data.get("object"), data.get("previous_attributes")
+    return Event(
+        EventRef(id_, type_, created_at),
+        livemode,
+        thing if isinstance(thing, Mapping) else {},
+        previous if isinstance(previous, Mapping) else {},
+    )
+
+
+def handle(payments: Payments, event: Event) -> str:
+    """Do what an event asks for, once; give what became of it.
+
+    It is written down in the transaction of its effect, so that one which fails, here or by a crash, is not lost when it comes
+    again. Raises StripeFailure, and what Postgres raises: then it has to come again.
+    """
+    if is_event_known(payments.engine, event.ref.id):
+        outcome = KNOWN
+    elif event.livemode != payments.stripe.livemode:
+        outcome = _note(payments, event, WRONG_LIVEMODE)
+    elif event.ref.type == INTENT_SUCCEEDED:
+        # It has come to its end, so what the event holds can't be outdated.
+        outcome = settle_and_follow(
+            payments, IntentSeen(read_intent(event.thing)), event=event.ref
+        ).outcome.value
+    elif event.ref.type == SETUP_SUCCEEDED:
+        outcome = _card_is_ready(payments, event)
+    elif event.ref.type == METHOD_DETACHED:
+        outcome = _card_is_gone(payments, event)
+    elif event.ref.type.startswith(NUDGES):
+        outcome = _look(payments, event)
+    else:
+        outcome = _note(payments, event, IGNORED)
+    STRIPE_EVENTS.labels(outcome).inc()
+    return outcome
+
+
+def _look(payments: Payments, event: Event) -> str:
+    """Look at the PaymentIntent that an event is about."""
+    is_intent = event.thing.get("object") == "payment_intent"
+    intent_id = event.thing.get("id" if is_intent else "payment_intent")
+    if not isinstance(intent_id, str):
+        return _note(payments, event, UNKNOWN_OBJECT)
+    try:
+        return look_at_intent(payments, intent_id, event=event.ref).outcome.value
+    except StripeRefused:  # it isn't there: an event of another account's, or of data that was deleted
+        return _note(payments, event, UNKNOWN_OBJECT)
+
+
+def _note(payments: Payments, event: Event, outcome: str) -> str:
+    with transaction(payments.engine) as connection:
+        keep_event(connection, event.ref, outcome, payments.clock())
+    return outcome
+
+
+def _card_is_ready(payments: Payments, event: Event) -> str:
+    """A customer has saved a card."""
+    customer_id, method_id = event.thing.get("customer"), event.thing.get("payment_method")
+    with transaction(payments.engine) as connection:
+        org_id = find_org_of_customer(connection, customer_id) if isinstance(customer_id, str) else None
+        locked = None if org_id is None else lock_billing(connection, org_id, payments.clock)
+        if locked is None or not isinstance(method_id, str):
+            outcome = UNKNOWN_CUSTOMER
+        else:
+            note_ready(connection, locked[0].org_id, method_id, locked[0].posted_at)
+            outcome = "card_ready"
+        keep_event(connection, event.ref, outcome, payments.clock())
+    return outcome
+
+
+def _card_is_gone(payments: Payments, event: Event) -> str:
+    """A card was detached from its customer. The object no longer names him; what it was before does."""
+    method_id, customer_id = event.thing.get("id"), event.previous.get("customer")
+    reloads = Reloads()
+    with transaction(payments.engine) as connection:
+        org_id = find_org_of_customer(connection, customer_id) if isinstance(customer_id, str) else None
+        if org_id is None and isinstance(method_id, str):
+            org_id = find_org_of_payment_method(connection, method_id)
+        locked = None if org_id is None else lock_billing(connection, org_id, payments.clock)
+        if locked is None or not isinstance(method_id, str):
+            outcome = UNKNOWN_CUSTOMER
+        else:
+            reloads = note_detached(connection, *locked, method_id)
+            outcome = "card_detached"
+        keep_event(connection, event.ref, outcome, payments.clock())
+    follow(payments, reloads)
+    return outcome

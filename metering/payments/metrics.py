@@ -1,0 +1,61 @@
+"""What payments tell Prometheus (CONTRACT.md section 9). Base units, and no org ever as a label."""
+
+from typing import Final
+
+from prometheus_client import Counter, Histogram
+
+from db.attempts import Attempt
+from db.reloads import Reloads
+from db.settlement import NOT_BOOKED, Settled
+from metering.rules.payments import AttemptKind, AttemptStatus
+from metering.rules.reloads import HINDRANCES
+
+STRIPE_REQUEST_SECONDS: Final = Histogram(
+    "metering_stripe_request_seconds",
+    "How long Stripe took to answer, by what was asked and what came of it.",
+    ["operation", "outcome"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+RELOAD_ATTEMPTS: Final = Counter(
+    "metering_auto_reload_attempts", "Auto-reloads that ended, by how.", ["outcome"]
+)
+RELOADS_SKIPPED: Final = Counter(
+    "metering_auto_reload_skipped",
+    "Orgs that began to wait for a reload, by what keeps them waiting.",
+    ["reason"],
+)
+TOP_UPS: Final = Counter("metering_top_up_attempts", "Top-ups that ended, by how.", ["outcome"])
+STRIPE_EVENTS: Final = Counter(
+    "metering_stripe_events", "Events of Stripe's that were seen to, by what became of them.", ["outcome"]
+)
+NOT_BOOKED_TOTAL: Final = Counter(
+    "metering_stripe_not_booked", "What Stripe told of and the ledger did not take, by why.", ["reason"]
+)
+
+for _status in (AttemptStatus.SUCCEEDED, AttemptStatus.FAILED, AttemptStatus.CANCELLED):
+    RELOAD_ATTEMPTS.labels(_status.value)
+    TOP_UPS.labels(_status.value)
+for _reason in HINDRANCES:
+    RELOADS_SKIPPED.labels(_reason.value)
+for _outcome in NOT_BOOKED:
+    NOT_BOOKED_TOTAL.labels(_outcome.value)
+
+
+def count_settled(settled: Settled) -> None:
+    """Count what settling came to."""
+    if settled.outcome in NOT_BOOKED:
+        NOT_BOOKED_TOTAL.labels(settled.outcome.value).inc()
+    if settled.ended and settled.attempt is not None:
+        count_ended(settled.attempt)
+
+
+def count_ended(attempt: Attempt) -> None:
+    """Count an attempt that has just ended."""
+    counter = RELOAD_ATTEMPTS if attempt.kind is AttemptKind.AUTO_RELOAD else TOP_UPS
+    counter.labels(attempt.status.value).inc()
+
+
+def count_reloads(reloads: Reloads) -> None:
+    """Count orgs that began to wait for a reload."""
+    for reason in reloads.skipped:
+        RELOADS_SKIPPED.labels(reason.value).inc()

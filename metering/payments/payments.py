@@ -1,0 +1,35 @@
+"""What every payment needs, handed from hand to hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from metering.payments.stripe_api import StripeApi
+from metering.rules.payments import MAX_CHARGE_CENTS, MIN_TOP_UP_CENTS
+from metering.runtime.clock import Clock
+from metering.signals.gates import Gates
+from metering.signals.reload_signals import ReloadSignals
+
+
+@dataclass(frozen=True, slots=True)
+class TopUpLimits:
+    """The smallest and the largest top-up, in cents (CONTRACT.md section 5)."""
+
+    min_cents: int = MIN_TOP_UP_CENTS
+    max_cents: int = MAX_CHARGE_CENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Payments:
+    """The ledger, the gates, Stripe and the clock."""
+
+    engine: Engine
+    gates: Gates
+    signals: ReloadSignals
+    stripe: StripeApi
+    clock: Clock
+    nudge: Callable[[int, UUID], None]
+    """Tells the jobs of an attempt, by org and id, that is to be charged. Must not fail; the sweep finds what it loses."""
+    top_up_limits: TopUpLimits = TopUpLimits()

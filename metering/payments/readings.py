@@ -1,0 +1,79 @@
+"""Reading Stripe's objects: from its JSON to values of ours."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from metering.rules.payments import AttemptKind, Decline, Dispute, Intent, Refund
+
+MAX_ORG_ID: Final = 2**63 - 1
+
+
+def read_intent(found: Mapping[str, Any]) -> Intent:
+    """A PaymentIntent. What its metadata say counts as ours only if all of it can be."""
+    metadata = found.get("metadata") or {}
+    org_id, attempt_id, kind = _ours(metadata)
+    return Intent(
+        id=found["id"],
+        status=found["status"],
+        amount_cents=found["amount"],
+        received_cents=found.get("amount_received") or 0,
+        currency=found["currency"],
+        livemode=bool(found.get("livemode")),
+        created_at=datetime.fromtimestamp(found["created"], UTC),
+        customer_id=_id(found.get("customer")),
+        payment_method_id=_id(found.get("payment_method")) or _failed_method(found),
+        org_id=org_id,
+        attempt_id=attempt_id,
+        kind=kind,
+        decline=_decline(found.get("last_payment_error")),
+        client_secret=found.get("client_secret"),
+    )
+
+
+def read_refund(found: Mapping[str, Any]) -> Refund:
+    """A refund."""
+    return Refund(found["id"], found["amount"], found["status"])
+
+
+def read_dispute(found: Mapping[str, Any]) -> Dispute:
+    """A dispute: its entries in Stripe's own ledger say what was taken and what was given back, fees apart."""
+    amounts = [entry["amount"] for entry in found.get("balance_transactions") or []]
+    return Dispute(
+        found["id"],
+        withdrawn_cents=-sum(amount for amount in amounts if amount < 0),
+        reinstated_cents=sum(amount for amount in amounts if amount > 0),
+    )
+
+
+def _ours(metadata: Mapping[str, Any]) -> tuple[int | None, UUID | None, AttemptKind | None]:
+    org, attempt, kind = (metadata.get(name) for name in ("org_id", "attempt_id", "attempt_kind"))
+    if org is None or attempt is None or kind is None:
+        return None, None, None
+    try:
+        org_id, attempt_id, attempt_kind = int(org), UUID(attempt), AttemptKind(kind)
+    except ValueError:
+        return None, None, None
+    return (org_id, attempt_id, attempt_kind) if 1 <= org_id <= MAX_ORG_ID else (None, None, None)
+
+
+def _id(value: Any) -> str | None:
+    """An id, also of an object that was expanded."""
+    if isinstance(value, Mapping):
+        value = value.get("id")
+    return value if isinstance(value, str) else None
+
+
+def _failed_method(found: Mapping[str, Any]) -> str | None:
+    """After a decline the intent has no payment method any more; its error still names it."""
+    error = found.get("last_payment_error")
+    return _id(error.get("payment_method")) if isinstance(error, Mapping) else None
+
+
+def _decline(error: Mapping[str, Any] | None) -> Decline | None:
+    if not error:
+        return None
+    code = error.get("code") or error.get("type") or "declined"
+    # `authentication_required` stands in `code`; a bank's reason in `decline_code`, beside the code `card_declined`.
+    return Decline(error.get("decline_code") or code, error.get("message") or "The card was declined.")

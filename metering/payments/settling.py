@@ -1,0 +1,90 @@
+"""Settling what was found out about a charge, and what follows the commit: gates, signals, the next charge."""
+
+from typing import Final
+from uuid import UUID
+
+import redis
+import structlog
+
+from db.engine import transaction
+from db.failures import Failure, diagnose
+from db.ledger import BalanceChange
+from db.reloads import Reloads
+from db.settlement import NOT_BOOKED, Settled, settle
+from db.stripe_events import EventRef
+from metering.payments.metrics import count_reloads, count_settled
+from metering.payments.payments import Payments
+from metering.rules.gates import Balance
+from metering.rules.payments import Finding
+from metering.runtime.crashpoints import CrashPoint, reach
+from metering.signals.reload_signals import say_pending
+
+TRIES: Final = 3
+"""How often a settlement that finds its org locked is tried; what is given up then is found by the sweep."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def settle_and_follow(
+    payments: Payments,
+    finding: Finding,
+    *,
+    of: tuple[int, UUID] | None = None,
+    event: EventRef | None = None,
+) -> Settled:
+    """Bring the ledger to a finding, in a transaction of its own, then let follow what has to. Raises what Postgres raises.
+
+    The only way to the ledger for the answer to a request, the webhook and the sweep alike.
+    """
+    tries_left = TRIES
+    while True:
+        tries_left -= 1
+        try:
+            with transaction(payments.engine) as connection:
+                settled = settle(
+                    connection,
+                    finding,
+                    of=of,
+                    livemode=payments.stripe.livemode,
+                    clock=payments.clock,
+                    event=event,
+                )
+            break
+        except Exception as error:
+            if diagnose(error) is not Failure.LOCKED or not tries_left:
+                raise
+    reach(CrashPoint.SETTLE_AFTER_COMMIT)
+    count_settled(settled)
+    if settled.outcome in NOT_BOOKED:
+        log.error(
+            "Stripe told of something that was not booked",
+            reason=settled.outcome.value,
+            attempt=None if settled.attempt is None else str(settled.attempt.id),
+            stripe_event=None if event is None else event.id,
+        )
+    follow(payments, settled.reloads, settled.change)
+    return settled
+
+
+def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = None) -> None:
+    """Do what follows a commit: the gate, the signals, the charges that were found due.
+
+    Never fails: what can't be done now is found by the sweep.
+    """
+    count_reloads(reloads)
+    try:
+        if change is not None:
+            balance = Balance(change.org_id, change.balance_cents, change.version)
+            payments.gates.follow([balance], payments.clock())
+        if reloads.signals:
+            say_pending(payments.engine, payments.signals, reloads.signals)
+    except redis.RedisError as error:
+        log.warning("gates and signals are left to the sweep", error=str(error))
+    except (
+        Exception
+    ) as error:  # what is committed is committed; only a bug or Postgres's absence brings us here
+        log.warning(
+            "signals are left to the sweep", error=str(error), exc_info=diagnose(error) is Failure.POISON
+        )
+    for org_id, attempt_id in reloads.attempts:
+        payments.nudge(org_id, attempt_id)

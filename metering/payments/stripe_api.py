@@ -1,0 +1,267 @@
+"""Everything said to Stripe, through its own SDK: values in, values out, and four kinds of failure that mean different things."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import stripe
+
+from db.attempts import Attempt
+from metering.payments.metrics import STRIPE_REQUEST_SECONDS
+from metering.payments.readings import read_dispute, read_intent, read_refund
+from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Refund
+
+API_VERSION: Final = "2026-10-28.endive"
+"""Pinned: Stripe answers in the shapes that were tested, whatever the account's default is."""
+CONNECT_TIMEOUT_S: Final = 5.0
+READ_TIMEOUT_S: Final = 15.0
+MAX_NETWORK_RETRIES: Final = 1
+"""The SDK repeats lost connections, 409 and 5xx by itself, with the same key. Together they take less than a WORK_LEASE."""
+PAGE: Final = 100
+CLOCK_SKEW: Final = timedelta(hours=1)
+"""How far Stripe's clock and ours may be apart when a charge is looked for by its time."""
+
+_UNDECIDED_STATUSES: Final = frozenset({401, 403, 409, 429})
+_SERVER_ERROR: Final = 500
+
+
+class StripeFailure(Exception):  # noqa: N818 - its subclasses say what is the matter
+    """Stripe didn't do what it was asked."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class StripeRefused(StripeFailure):
+    """It never will, as it was asked: nothing was made, nothing was charged. Any 4xx that isn't undecided."""
+
+
+class StripeUndecided(StripeFailure):
+    """It has not decided anything: a key that is wrong, too many requests, the same key still under way. Ask again later."""
+
+
+class StripeUnknown(StripeFailure):
+    """What it did isn't known: a time-out, a connection cut, 5xx."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCard:
+    """A payment method at Stripe. `fingerprint` is the same for the same card."""
+
+    id: str
+    customer_id: str | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StripeEventSeen:
+    """An event from Stripe's list, its object as it was then."""
+
+    id: str
+    type: str
+    created_at: datetime
+    livemode: bool
+    data: dict[str, Any]
+    """`object`, and `previous_attributes` where something changed."""
+
+
+class StripeApi:
+    """Stripe, asked with one key. Made once; may be used by any number of threads. Methods raise StripeFailure's subclasses."""
+
+    def __init__(self, client: "stripe.StripeClient", *, livemode: bool) -> None:
+        self._v1 = client.v1
+        self.livemode = livemode
+
+    def create_customer(self, org_id: int, name: str, *, key: str) -> str:
+        """Make an org's customer; give its id. The same key makes the same one (for 24 h)."""
+        params: Any = {"name": name, "metadata": {"org_id": str(org_id)}}
+        made = _ask("customers.create", lambda: self._v1.customers.create(params, {"idempotency_key": key}))
+        return str(made["id"])
+
+    def charge(self, attempt: Attempt) -> Intent:
+        """Make and confirm an attempt's charge, with its id as the key; give the PaymentIntent, a declined one too.
+
+        Everything that is sent comes from the attempt's row, so that each repeat is the same request.
+        """
+        params: Any = {
+            "amount": attempt.amount_cents,
+            "currency": CURRENCY,
+            "customer": attempt.customer_id,
+            "payment_method": attempt.payment_method_id,
+            "payment_method_types": ["card"],
+            "confirm": True,
+            "description": "Auto-reload" if attempt.kind is AttemptKind.AUTO_RELOAD else "Top-up",
+            "metadata": {
+                "org_id": str(attempt.org_id),
+                "attempt_id": str(attempt.id),
+                "attempt_kind": attempt.kind.value,
+            },
+        }
+        if attempt.kind is AttemptKind.AUTO_RELOAD:
+            params["off_session"] = True
+        else:
+            params["use_stripe_sdk"] = True
+        options: Any = {"idempotency_key": str(attempt.id)}
+        return _intent("payment_intents.create", lambda: self._v1.payment_intents.create(params, options))
+
+    def retrieve_intent(self, intent_id: str) -> Intent:
+        """A PaymentIntent as it stands."""
+        return _intent("payment_intents.retrieve", lambda: self._v1.payment_intents.retrieve(intent_id))
+
+    def cancel_intent(self, intent_id: str) -> Intent:
+        """Cancel a PaymentIntent, and give what it then is: one that has ended, or can't be cancelled now, stays as it is."""
+        try:
+            return _intent("payment_intents.cancel", lambda: self._v1.payment_intents.cancel(intent_id))
+        except StripeRefused:
+            return self.retrieve_intent(intent_id)
+
+    def find_intent(self, customer_id: str, attempt_id: UUID, *, since: datetime) -> Intent | None:
+        """An attempt's PaymentIntent among its customer's, made at `since` or later; None if there is none (yet)."""
+        created: Any = {"gte": int((since - CLOCK_SKEW).timestamp())}
+        params: Any = {"customer": customer_id, "created": created, "limit": PAGE}
+        for each in _each("payment_intents.list", lambda: self._v1.payment_intents.list(params)):
+            intent = read_intent(each)
+            if intent.attempt_id == attempt_id:
+                return intent
+        return None
+
+    def list_intents(self, *, since: datetime) -> Iterator[Intent]:
+        """All PaymentIntents made at `since` or later, newest first."""
+        params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
+        for each in _each("payment_intents.list", lambda: self._v1.payment_intents.list(params)):
+            yield read_intent(each)
+
+    def refunds_of(self, intent_id: str) -> tuple[Refund, ...]:
+        """A PaymentIntent's refunds."""
+        params: Any = {"payment_intent": intent_id, "limit": PAGE}
+        return tuple(
+            read_refund(each) for each in _each("refunds.list", lambda: self._v1.refunds.list(params))
+        )
+
+    def disputes_of(self, intent_id: str) -> tuple[Dispute, ...]:
+        """A PaymentIntent's disputes."""
+        params: Any = {"payment_intent": intent_id, "limit": PAGE}
+        return tuple(
+            read_dispute(each) for each in _each("disputes.list", lambda: self._v1.disputes.list(params))
+        )
+
+    def create_setup_intent(self, customer_id: str) -> tuple[str, str]:
+        """Make a SetupIntent for saving a card that is to be charged without the customer; give id and client secret."""
+        params: Any = {"customer": customer_id, "usage": "off_session", "payment_method_types": ["card"]}
+        made = _ask("setup_intents.create", lambda: self._v1.setup_intents.create(params))
+        return str(made["id"]), str(made["client_secret"])
+
+    def retrieve_card(self, payment_method_id: str) -> SavedCard:
+        """A payment method."""
+        found = _ask("payment_methods.retrieve", lambda: self._v1.payment_methods.retrieve(payment_method_id))
+        card = found.get("card") or {}
+        return SavedCard(str(found["id"]), found.get("customer"), card.get("fingerprint"))
+
+    def set_default_card(self, customer_id: str, payment_method_id: str) -> None:
+        """Make a payment method the default one of the customer's invoices, so that Stripe's own pages show the same."""
+        params: Any = {"invoice_settings": {"default_payment_method": payment_method_id}}
+        _ask("customers.update", lambda: self._v1.customers.update(customer_id, params))
+
+    def events_since(self, since: datetime) -> Iterator[StripeEventSeen]:
+        """Events of `since` and later, newest first; Stripe keeps them for 30 days."""
+        params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
+        for each in _each("events.list", lambda: self._v1.events.list(params)):
+            yield StripeEventSeen(
+                each["id"],
+                each["type"],
+                datetime.fromtimestamp(each["created"], UTC),
+                bool(each["livemode"]),
+                each["data"],
+            )
+
+
+def connect_stripe(api_key: str, *, base_url: str | None = None) -> StripeApi:
+    """Stripe, or another server that speaks like it at `base_url`, which takes test keys only. Nothing connects yet."""
+    # ValueError rather than a setting's error: the settings have refused it already.
+    if base_url is not None and not api_key.startswith("sk_test_"):
+        raise ValueError("another server than Stripe's gets no other keys than sk_test_...")
+    http_client = stripe.RequestsClient(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+    client = stripe.StripeClient(
+        api_key,
+        stripe_version=API_VERSION,
+        base_addresses={"api": base_url} if base_url else {},
+        max_network_retries=MAX_NETWORK_RETRIES,
+        http_client=http_client,
+    )
+    return StripeApi(client, livemode=api_key.split("_")[1:2] == ["live"])
+
+
+def _intent(operation: str, call: Callable[[], Any]) -> Intent:
+    """Ask for something that gives a PaymentIntent; a card's error carries it inside."""
+    return read_intent(_ask(operation, call))
+
+
+def _ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
+    """Ask Stripe for an object; give it as plain values, or raise what the failure means."""
+    with _timed(operation) as timing:
+        try:
+            found: dict[str, Any] = call().to_dict()
+        except stripe.CardError as error:
+            inside = _error_of(error).get("payment_intent")
+            if not isinstance(inside, dict):
+                raise
+            timing.outcome = "declined"
+            return inside
+        return found
+
+
+def _each(operation: str, call: Callable[[], Any]) -> Iterator[dict[str, Any]]:
+    """Every object of a list, page by page."""
+    while True:
+        with _timed(operation):
+            page = call()
+        for each in page.data:
+            yield each.to_dict()
+        if not page.has_more:
+            return
+        call = page.next_page
+
+
+@dataclass(slots=True)
+class _Timing:
+    outcome: str = "ok"
+
+
+@contextmanager
+def _timed(operation: str) -> Iterator[_Timing]:
+    """Count and time one request, and turn the SDK's errors into what they mean."""
+    began_s = time.monotonic()
+    timing = _Timing()
+    try:
+        yield timing
+    except stripe.StripeError as error:
+        failure = _failure(error)
+        timing.outcome = type(failure).__name__.removeprefix("Stripe").lower()
+        raise failure from error
+    finally:
+        STRIPE_REQUEST_SECONDS.labels(operation, timing.outcome).observe(time.monotonic() - began_s)
+
+
+def _failure(error: "stripe.StripeError") -> StripeFailure:
+    """What an error of the SDK means (CONTRACT.md section 6)."""
+    said = _error_of(error)
+    status = error.http_status
+    code = said.get("decline_code") or error.code or said.get("type") or type(error).__name__
+    message = said.get("message") or type(error).__name__
+    if status is None or status >= _SERVER_ERROR:
+        return StripeUnknown(code, message)
+    if status in _UNDECIDED_STATUSES or isinstance(error, stripe.IdempotencyError):
+        return StripeUndecided(code, message)
+    return StripeRefused(code, message)
+
+
+def _error_of(error: "stripe.StripeError") -> dict[str, Any]:
+    body = error.json_body
+    said = body.get("error") if isinstance(body, dict) else None
+    return said if isinstance(said, dict) else {}

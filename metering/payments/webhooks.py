@@ -1,0 +1,68 @@
+"""Stripe's webhooks: whether they are Stripe's, and what they say (CONTRACT.md section 5)."""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import stripe
+
+from metering.payments.cards import unavailable
+from metering.payments.errors import SignatureError
+from metering.payments.events import handle, read_event
+from metering.payments.payments import Payments
+from metering.payments.stripe_api import StripeFailure
+
+TOLERANCE: Final = timedelta(minutes=5)
+"""How old a signature may be: one that was overheard must not work for ever."""
+
+_SIGNED_AT: Final = re.compile(r"(?:^|,)t=([0-9]{1,12})(?:,|$)")
+
+
+def receive(payments: Payments, body: bytes, signature: str | None, secrets: Sequence[str]) -> str:
+    """Handle a webhook, by its raw body and its `Stripe-Signature`; give what became of it.
+
+    `secrets` are all that count at the moment: while one is being changed for another, both do. Raises SignatureError, and
+    ProviderUnavailableError where it can't be handled now and Stripe has to send it again.
+    """
+    event = _verified(body, signature, secrets, payments.clock())
+    try:
+        created_at = datetime.fromtimestamp(event["created"], UTC)
+        read = read_event(event["id"], event["type"], created_at, bool(event["livemode"]), event["data"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SignatureError("the body is signed, but is no event of Stripe's") from error
+    try:
+        return handle(payments, read)
+    except StripeFailure as failure:
+        raise unavailable(failure) from failure
+
+
+def _verified(body: bytes, signature: str | None, secrets: Sequence[str], now: datetime) -> dict[str, Any]:
+    """The event, if it was signed with one of the secrets and not long ago."""
+    signed_at = _SIGNED_AT.search(signature or "")
+    if signature is None or signed_at is None:
+        raise SignatureError("the header Stripe-Signature is missing, or has no time")
+    for secret in secrets:
+        try:
+            # Its own tolerance looks at the machine's clock; ours is injected.
+            stripe.WebhookSignature.verify_header(body, signature, secret, tolerance=None)
+        except (stripe.SignatureVerificationError, UnicodeDecodeError):
+            continue
+        age = now.timestamp() - int(signed_at.group(1))
+        if abs(age) > TOLERANCE.total_seconds():
+            raise SignatureError(
+                "the signature is too old, or from the future: is this machine's clock right?"
+            )
+        return _parsed(body)
+    raise SignatureError("the signature is not made with our webhook secret")
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise SignatureError("the body is signed, but is not JSON") from error
+    if not isinstance(event, dict):
+        raise SignatureError("the body is signed, but is no event of Stripe's")
+    return event

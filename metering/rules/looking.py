@@ -1,0 +1,34 @@
+"""When an attempt whose end isn't known is looked at again, and how long its key may be repeated (CONTRACT.md section 6)."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+SEND_WINDOW: Final = timedelta(hours=23)
+"""How long after it was first sent a charge may be repeated: Stripe forgets keys after 24 h, and would charge again."""
+ABSENT_AFTER: Final = timedelta(hours=25)
+"""How long after it was last sent a charge that Stripe doesn't list has not been made."""
+TOP_UP_WINDOW: Final = timedelta(hours=24)
+"""How long a customer may take to finish a top-up, and how long an identical request joins one that nobody was told of."""
+WORK_LEASE: Final = timedelta(seconds=60)
+"""How long whoever works on an attempt has it for himself: longer than Stripe is ever waited for."""
+
+FIRST_LOOK: Final = timedelta(seconds=10)
+LONGEST_LOOK: Final = timedelta(hours=1)
+_DOUBLINGS: Final = 9
+"""After so many the wait has reached the longest."""
+
+
+def next_look(tries: int) -> timedelta:
+    """How long to wait after having looked in vain `tries` times: doubling from ten seconds to an hour."""
+    doublings = min(max(tries - 1, 0), _DOUBLINGS)
+    return min(FIRST_LOOK * (1 << doublings), LONGEST_LOOK)
+
+
+def may_send(first_sent_at: datetime | None, now: datetime) -> bool:
+    """Whether the same key may go to Stripe (again)."""
+    return first_sent_at is None or now - first_sent_at < SEND_WINDOW
+
+
+def surely_absent(last_sent_at: datetime, now: datetime) -> bool:
+    """Whether "not there" counts by now."""
+    return now - last_sent_at >= ABSENT_AFTER

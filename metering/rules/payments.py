@@ -1,0 +1,122 @@
+"""What can be known of a charge: attempts, PaymentIntents, refunds and disputes, as values."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+CURRENCY: Final = "usd"
+MIN_CHARGE_CENTS: Final = 50
+"""Stripe takes no smaller charge in USD."""
+MAX_CHARGE_CENTS: Final = 99_999_999
+"""Nor a larger one."""
+MIN_TOP_UP_CENTS: Final = 500
+"""The smallest top-up, unless configured otherwise (CONTRACT.md section 5)."""
+
+
+class AttemptKind(StrEnum):
+    """Who makes a charge: the customer, or the system."""
+
+    TOP_UP = "top_up"
+    AUTO_RELOAD = "auto_reload"
+
+
+class AttemptStatus(StrEnum):
+    """What became of an attempt. Only `open` may still change, and a failed or cancelled one whose money came all the same."""
+
+    OPEN = "open"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class IntentStatus(StrEnum):
+    """Stripe's statuses of a PaymentIntent."""
+
+    REQUIRES_PAYMENT_METHOD = "requires_payment_method"
+    REQUIRES_CONFIRMATION = "requires_confirmation"
+    REQUIRES_ACTION = "requires_action"
+    REQUIRES_CAPTURE = "requires_capture"
+    PROCESSING = "processing"
+    CANCELED = "canceled"
+    SUCCEEDED = "succeeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """Why a card was not charged. `code` is Stripe's decline code if it has one, else its error code."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money that goes back to the card, whoever asked for it. Statuses are Stripe's."""
+
+    id: str
+    amount_cents: int
+    status: str
+
+    @property
+    def effective(self) -> bool:
+        """Whether it takes the money: Stripe does so when it is made, and gives it back if it fails or is cancelled."""
+        return self.status in {"pending", "succeeded", "requires_action"}
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A cardholder's dispute: what it has taken so far, and what was given back. An inquiry takes nothing."""
+
+    id: str
+    withdrawn_cents: int
+    reinstated_cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A PaymentIntent as Stripe tells it."""
+
+    id: str
+    status: str
+    amount_cents: int
+    received_cents: int
+    currency: str
+    livemode: bool
+    created_at: datetime
+    customer_id: str | None
+    payment_method_id: str | None
+    org_id: int | None
+    """From our metadata, as the attempt's id and kind are; None where it isn't a charge of ours."""
+    attempt_id: UUID | None
+    kind: AttemptKind | None
+    decline: Decline | None
+    """Its last error."""
+    client_secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class IntentSeen:
+    """A finding: what Stripe holds. Refunds and disputes are None where nobody asked for them."""
+
+    intent: Intent
+    refunds: tuple[Refund, ...] | None = None
+    disputes: tuple[Dispute, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRefused:
+    """A finding: Stripe won't make such a charge, and has made none."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeAbsent:
+    """A finding: long after it was last sent, Stripe knows of no such charge."""
+
+
+Finding = IntentSeen | ChargeRefused | ChargeAbsent
+"""What was found out about an attempt's charge; `settle` brings the ledger to it."""

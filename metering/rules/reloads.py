@@ -1,0 +1,158 @@
+"""When an org is reloaded, and what a card that fails leads to (CONTRACT.md section 6)."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+SOFT_PAUSES: Final = (timedelta(hours=1), timedelta(hours=24))
+"""How long a soft decline pauses: the first since the last success or change, the second; from the third on, until a change."""
+
+AUTHENTICATION_REQUIRED: Final = "authentication_required"
+REFUNDED: Final = "refunded"
+DISPUTED: Final = "disputed"
+
+# The card itself will never do: reported lost or stolen, blocked, expired, closed, or not such a card at all.
+HARD_DECLINES: Final = frozenset(
+    {
+        *("lost_card", "stolen_card", "pickup_card", "restricted_card", "fraudulent", "merchant_blacklist"),
+        *("expired_card", "invalid_account", "invalid_number", "incorrect_number", "invalid_expiry_month"),
+        *("invalid_expiry_year", "card_not_supported", "currency_not_supported", "security_violation"),
+        *("stop_payment_order", "revocation_of_authorization", "revocation_of_all_authorizations"),
+        *("new_account_information_available", "transaction_not_allowed", "highest_risk_level"),
+    }
+)
+
+
+class SkipReason(StrEnum):
+    """Why an org is not reloaded."""
+
+    DISABLED = "disabled"
+    ABOVE_MINIMUM = "above_minimum"
+    NO_PAYMENT_METHOD = "no_payment_method"
+    ATTEMPT_OPEN = "attempt_open"
+    PAUSED = "paused"
+    MONTHLY_LIMIT = "monthly_limit"
+
+
+HINDRANCES: Final = frozenset({SkipReason.NO_PAYMENT_METHOD, SkipReason.PAUSED, SkipReason.MONTHLY_LIMIT})
+"""The reasons that keep an org waiting that wants to be reloaded: recorded, and said when they change."""
+
+
+class LiftsWith(StrEnum):
+    """What ends a pause. From the weakest to the strongest; a pause never gives way to a weaker one."""
+
+    TIME = "time"
+    CHANGE = "change"
+    """Of the default card, or of a reload setting, to another value."""
+    CARD = "card"
+    """Only a different card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Reloads rest. `until` is set just where time lifts it; `card` names the default one then, or the one that was declined."""
+
+    code: str
+    lifts_with: LiftsWith
+    since: datetime
+    until: datetime | None = None
+    card: str | None = None
+
+    def holds(self, now: datetime) -> bool:
+        """Whether it is still in force."""
+        return self.until is None or now < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadAccount:
+    """What the rule looks at, besides the month: all as of one moment, under the org's lock."""
+
+    balance_cents: int
+    enabled: bool
+    minimum_cents: int
+    amount_cents: int
+    monthly_limit_cents: int | None
+    """None is without limit."""
+    has_payment_method: bool
+    attempt_open: bool
+    """An auto-reload's: top-ups never block one."""
+    pause: Pause | None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A charge of `amount_cents` is to be made."""
+
+    amount_cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """No charge is to be made."""
+
+    reason: SkipReason
+
+
+def reload_below_cents(minimum_cents: int) -> int:
+    """Below which balance an org wants to be reloaded: its minimum, and at 0 in any case.
+
+    An org with a minimum of 0 would otherwise be stranded at exactly 0.00.
+    """
+    return max(minimum_cents, 1)
+
+
+def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime) -> Due | Skipped:
+    """Whether the org is to be charged (CONTRACT.md section 6).
+
+    `month_committed_cents` is what this UTC month's auto-reloads hold of the limit, succeeded plus open. It fits whole or is
+    skipped whole, never a part of it.
+    """
+    limit_cents = account.monthly_limit_cents
+    for applies, reason in (
+        (not account.enabled, SkipReason.DISABLED),
+        (account.balance_cents >= reload_below_cents(account.minimum_cents), SkipReason.ABOVE_MINIMUM),
+        (not account.has_payment_method, SkipReason.NO_PAYMENT_METHOD),
+        (account.attempt_open, SkipReason.ATTEMPT_OPEN),
+        (account.pause is not None and account.pause.holds(now), SkipReason.PAUSED),
+        (
+            limit_cents is not None and month_committed_cents + account.amount_cents > limit_cents,
+            SkipReason.MONTHLY_LIMIT,
+        ),
+    ):
+        if applies:
+            return Skipped(reason)
+    return Due(account.amount_cents)
+
+
+def is_soft(code: str) -> bool:
+    """Whether a decline may pass by itself: it is tried again after a while."""
+    return code not in HARD_DECLINES and code != AUTHENTICATION_REQUIRED
+
+
+def pause_after_decline(code: str, soft_declines_before: int, card: str, now: datetime) -> Pause:
+    """The pause that a decline leads to. `card` is the declined one; `soft_declines_before` those since a success or change."""
+    if code in HARD_DECLINES:
+        return Pause(code, LiftsWith.CARD, now, card=card)
+    if not is_soft(code) or soft_declines_before >= len(SOFT_PAUSES):
+        return Pause(code, LiftsWith.CHANGE, now, card=card)
+    return Pause(code, LiftsWith.TIME, now, until=now + SOFT_PAUSES[soft_declines_before], card=card)
+
+
+_STRENGTH: Final = {LiftsWith.TIME: 0, LiftsWith.CHANGE: 1, LiftsWith.CARD: 2}
+
+
+def stronger_pause(held: Pause | None, new: Pause, now: datetime) -> Pause:
+    """Which of two pauses counts: a refund must not loosen what a stolen card has brought about."""
+    if held is None or not held.holds(now) or _STRENGTH[new.lifts_with] >= _STRENGTH[held.lifts_with]:
+        return new
+    return held
+
+
+def lifted_by_change(pause: Pause, *, card: str | None, setting_changed: bool) -> bool:
+    """Whether what is in force now ends the pause. `card` is the default one now; None is none, which ends nothing.
+
+    Cards are compared with the one of the pause, so that taking a card away and saving it again is no change.
+    """
+    another_card = card is not None and card != pause.card
+    return another_card or (setting_changed and pause.lifts_with is not LiftsWith.CARD)
