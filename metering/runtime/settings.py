@@ -1,9 +1,20 @@
 """Settings from the environment (CONTRACT.md section 8)."""
 
+import re
 from pathlib import Path
+from typing import Final, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS, MIN_TOP_UP_CENTS
+
+PREFIX: Final = "METERING_"
+
+_TOKEN: Final = re.compile(r"[!-~]+")
+_STRIPE_KEY: Final = re.compile(r"(sk|rk)_(test|live)_[!-~]+")
+_STRIPE_TEST_KEY: Final = "sk_test_"
+_STRIPE_BASE: Final = re.compile(r"https?://[^\s/?#@]+/?")
 
 
 class SettingsError(Exception):
@@ -14,7 +25,7 @@ class Settings(BaseSettings):
     """What the environment says. A URL that is unset means the embedded server under `data_dir`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="METERING_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True
     )
 
     database_url: str | None = None
@@ -27,6 +38,32 @@ class Settings(BaseSettings):
     """Where a role's metrics are served; every interface is `0.0.0.0`."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """The port of a role's metrics; 0 takes a free one."""
+
+    http_host: str = "127.0.0.1"
+    """Where the API is served; every interface is `0.0.0.0`."""
+    http_port: int = Field(default=8000, ge=0, le=65535)
+    """The API's port; 0 takes a free one."""
+    telephony_token: SecretStr | None = None
+    """What telephony asks the gate with, for every org. Unset, only an org's own key opens its gate."""
+    operator_token: SecretStr | None = None
+    """What opens the operators' page. Unset, nothing does."""
+    top_up_min_cents: int = Field(default=MIN_TOP_UP_CENTS, ge=MIN_CHARGE_CENTS, le=MAX_CHARGE_CENTS)
+    """The smallest top-up."""
+    top_up_max_cents: int = Field(default=MAX_CHARGE_CENTS, ge=MIN_CHARGE_CENTS, le=MAX_CHARGE_CENTS)
+    """The largest top-up."""
+
+    stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
+    """A secret key of Stripe's, `sk_...`, or a restricted one, `rk_...`."""
+    stripe_webhook_secret: SecretStr | None = Field(default=None, validation_alias="STRIPE_WEBHOOK_SECRET")
+    """What webhooks are signed with; several with commas in between, while one is being changed for another."""
+    stripe_api_base: str | None = Field(default=None, validation_alias="STRIPE_API_BASE")
+    """Another server than Stripe's, for tests: takes only a key that can't charge real cards."""
+
+    @property
+    def stripe_webhook_secrets(self) -> tuple[str, ...]:
+        """Every secret that a webhook may be signed with."""
+        text = "" if self.stripe_webhook_secret is None else self.stripe_webhook_secret.get_secret_value()
+        return tuple(secret for part in text.split(",") if (secret := part.strip()))
 
     @field_validator("database_url")
     @classmethod
@@ -50,6 +87,56 @@ class Settings(BaseSettings):
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("telephony_token", "operator_token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("must be ASCII characters without spaces: it is sent in a header")
+        return value
+
+    @field_validator("stripe_api_key")
+    @classmethod
+    def _check_stripe_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _STRIPE_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "must be a secret key of Stripe's, sk_test_... or sk_live_... (or a restricted one, rk_...)"
+            )
+        return value
+
+    @field_validator("stripe_webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        secrets = [] if value is None else [part.strip() for part in value.get_secret_value().split(",")]
+        if not all(_TOKEN.fullmatch(secret) for secret in secrets):
+            raise ValueError(
+                "must be the signing secret of Stripe's webhook, whsec_..., or several with commas in between"
+            )
+        return value
+
+    @field_validator("stripe_api_base")
+    @classmethod
+    def _check_stripe_base(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not _STRIPE_BASE.fullmatch(value):
+            raise ValueError("must be a server's address, http://host:port")
+        return value.removesuffix("/")
+
+    @model_validator(mode="after")
+    def _check_stripe(self) -> Self:
+        key = None if self.stripe_api_key is None else self.stripe_api_key.get_secret_value()
+        if self.stripe_api_base is not None and not (key or "").startswith(_STRIPE_TEST_KEY):
+            raise ValueError(
+                "STRIPE_API_BASE takes only a key that begins with sk_test_: set STRIPE_API_KEY to one, or unset STRIPE_API_BASE"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        if self.top_up_min_cents > self.top_up_max_cents:
+            raise ValueError("METERING_TOP_UP_MIN_CENTS must not be more than METERING_TOP_UP_MAX_CENTS")
+        return self
+
 
 def read_settings() -> Settings:
     """Read the environment. Raises SettingsError; its text never holds a value, which may be a secret."""
@@ -57,7 +144,13 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = (
-            f"METERING_{'_'.join(map(str, problem['loc'])).upper()} {problem['msg'].removeprefix('Value error, ')}"
+            f"{_variable(problem['loc'])} {problem['msg'].removeprefix('Value error, ')}".lstrip()
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise SettingsError("; ".join(problems) + ".") from None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The environment's name for a field; none where the problem is about several, and names them itself."""
+    name = "_".join(map(str, location)).upper()
+    return name if not name or name.startswith("STRIPE_") else f"{PREFIX}{name}"

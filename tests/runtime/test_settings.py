@@ -1,0 +1,74 @@
+"""Settings: each bad one is named, with what to do, and no value is ever shown."""
+
+import os
+
+import pytest
+
+from metering.runtime.settings import SettingsError, read_settings
+
+WORD = "s3cr3t"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("METERING_", "STRIPE_")):
+            monkeypatch.delenv(name)
+
+
+def test_what_is_unset_has_the_contract_s_default() -> None:
+    settings = read_settings()
+    assert (settings.http_host, settings.http_port) == ("127.0.0.1", 8000)
+    assert (settings.top_up_min_cents, settings.top_up_max_cents) == (500, 99_999_999)
+    assert settings.telephony_token is settings.operator_token is settings.stripe_api_key is None
+    assert settings.stripe_webhook_secrets == ()
+
+
+def test_several_webhook_secrets_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_old, whsec_new")
+    assert read_settings().stripe_webhook_secrets == ("whsec_old", "whsec_new")
+
+
+def test_another_server_than_stripe_s_takes_only_test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:12111/")
+    for key in ("sk_live_x", "rk_test_x", ""):
+        monkeypatch.setenv("STRIPE_API_KEY", key)
+        with pytest.raises(
+            SettingsError, match=r"^STRIPE_API_BASE takes only a key that begins with sk_test_"
+        ):
+            read_settings()
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_x")
+    assert read_settings().stripe_api_base == "http://127.0.0.1:12111"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STRIPE_API_KEY", f"pk_test_{WORD}"),
+        ("STRIPE_API_KEY", WORD),
+        ("STRIPE_WEBHOOK_SECRET", f"whsec_{WORD},"),
+        ("STRIPE_WEBHOOK_SECRET", f"whsec_{WORD} x"),
+        ("STRIPE_API_BASE", f"ftp://{WORD}"),
+        ("STRIPE_API_BASE", f"http://user:{WORD}@host"),
+        ("METERING_TELEPHONY_TOKEN", f"{WORD} x"),
+        ("METERING_OPERATOR_TOKEN", f"{WORD}é"),
+        ("METERING_HTTP_PORT", "65536"),
+        ("METERING_HTTP_PORT", "http"),
+        ("METERING_TOP_UP_MIN_CENTS", "49"),
+        ("METERING_TOP_UP_MAX_CENTS", "100000000"),
+        ("METERING_TOP_UP_MAX_CENTS", "499"),
+    ],
+)
+def test_a_bad_setting_is_named_and_not_shown(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refused:
+        read_settings()
+    assert name in str(refused.value)
+    assert WORD not in str(refused.value)
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY", f"sk_test_{WORD}")
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", f"whsec_{WORD}")
+    monkeypatch.setenv("METERING_TELEPHONY_TOKEN", WORD)
+    assert WORD not in repr(read_settings())
