@@ -19,6 +19,7 @@ def explain(error: Exception) -> str | None:
     from alembic.util import CommandError as MigrationError
 
     from db.adjustments import AdjustmentConflictError
+    from db.api_keys import ApiKeyError
     from db.orgs import OrgError
     from db.prices import PriceError
     from db.schema import SchemaMismatchError
@@ -31,6 +32,7 @@ def explain(error: Exception) -> str | None:
         | OrgError
         | PriceError
         | AdjustmentConflictError
+        | ApiKeyError
         | MetricsPortError
     )
     if isinstance(error, named):

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from metering.cli import orgs, rejected, tiers
+from metering.cli import keys, orgs, rejected, tiers
 from metering.cli.adjust import adjust
 from metering.cli.audit import audit
 from metering.cli.bench import bench
@@ -57,6 +57,7 @@ app.command(rich_help_panel=RUN)(meter)
 app.command(rich_help_panel=RUN)(jobs)
 app.command(rich_help_panel=SET_UP)(migrate)
 app.add_typer(orgs.app, name="org", rich_help_panel=SET_UP)
+app.add_typer(keys.app, name="key", rich_help_panel=SET_UP)
 app.add_typer(tiers.app, name="tier", rich_help_panel=SET_UP)
 app.command(rich_help_panel=CALLS)(push)
 app.command(rich_help_panel=CALLS)(adjust)

@@ -1,0 +1,84 @@
+"""Customers' API keys: each names its org; only their hashes are kept (CONTRACT.md section 5)."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from db.models import Account, ApiKey
+from db.orgs import OrgError
+
+PREFIX: Final = "sk_live_"
+_RANDOM_BYTES: Final = 32
+_HINT_CHARS: Final = 4
+
+
+class ApiKeyError(Exception):
+    """A key that isn't there. The text names it, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A new key. `api_key` is in no other place: whoever loses it makes another."""
+
+    key_id: int
+    api_key: str
+
+
+def create_key(connection: Connection, org_id: int, now: datetime) -> MadeKey:
+    """Make a key for an org, in the caller's transaction. Raises OrgError for an org that isn't there."""
+    _require_org(connection, org_id)
+    api_key = PREFIX + secrets.token_hex(_RANDOM_BYTES)
+    key_id = connection.execute(
+        insert(ApiKey)
+        .values(org_id=org_id, key_sha256=_sha256(api_key), hint=api_key[-_HINT_CHARS:], created_at=now)
+        .returning(ApiKey.id)
+    ).scalar_one()
+    return MadeKey(key_id, api_key)
+
+
+def list_keys(connection: Connection, org_id: int) -> list[ApiKey]:
+    """An org's keys, revoked ones too, in order of id. Raises OrgError for an org that isn't there."""
+    _require_org(connection, org_id)
+    return list(
+        Session(connection).scalars(select(ApiKey).where(ApiKey.org_id == org_id).order_by(ApiKey.id))
+    )
+
+
+def revoke_key(connection: Connection, key_id: int, now: datetime) -> ApiKey:
+    """Stop a key from the commit on; one that was revoked before stays so, since then. Raises ApiKeyError if it isn't there."""
+    connection.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id)
+        .values(
+            revoked_at=func.coalesce(ApiKey.revoked_at, now)
+        )  # the row is locked here: the first time stays
+    )
+    key = Session(connection).get(ApiKey, key_id)
+    if key is None:
+        raise ApiKeyError(f"key: there is no key {key_id}; `metering key list ORG` shows those of an org.")
+    return key
+
+
+def find_org(connection: Connection, api_key: str) -> int | None:
+    """The org that a key names; None for a key that isn't there or was revoked.
+
+    By its hash, under the unique index: how long that takes tells nothing of a key that is there.
+    """
+    return connection.scalar(
+        select(ApiKey.org_id).where(ApiKey.key_sha256 == _sha256(api_key), ApiKey.revoked_at.is_(None))
+    )
+
+
+def _require_org(connection: Connection, org_id: int) -> None:
+    if connection.scalar(select(Account.org_id).where(Account.org_id == org_id)) is None:
+        raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
+
+
+def _sha256(api_key: str) -> bytes:
+    """Of 256 random bits a plain hash is enough: nobody can try them all."""
+    return hashlib.sha256(api_key.encode()).digest()
