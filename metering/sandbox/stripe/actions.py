@@ -1,0 +1,107 @@
+"""What intents of both kinds have in common: which payment methods they take, and what a customer has yet to do."""
+
+from typing import Final
+
+from metering.sandbox.stripe.cards import Authentication
+from metering.sandbox.stripe.errors import INVALID_REQUEST, InvalidRequestError, doc_url
+from metering.sandbox.stripe.params import Array, Boolean, Choice, Hash, Param, Text
+from metering.sandbox.stripe.payment_methods import DATA, card_of, found, require_usable
+from metering.sandbox.stripe.payment_methods import create as create_method
+from metering.sandbox.stripe.store import Work
+from metering.sandbox.stripe.values import PRIVATE, Json, new_id, shown
+
+METHODS: Final[dict[str, Param]] = {
+    "automatic_payment_methods": Hash(
+        {"enabled": Boolean(), "allow_redirects": Choice(("always", "never"))}, frozenset({"enabled"})
+    ),
+    "payment_method_types": Array(Choice(("card",))),
+}
+"""The parameters that say which payment methods an intent takes."""
+
+CONFIRMING: Final[dict[str, Param]] = {
+    "payment_method": Text(),
+    "payment_method_data": DATA,
+    "return_url": Text(),
+    "use_stripe_sdk": Boolean(),
+}
+"""The parameters that both kinds of intent take when they are confirmed."""
+
+RETURN_URL_NEEDED: Final = (
+    "This {kind} is configured to accept payment methods enabled in your Dashboard. Because some of these payment methods "
+    "might redirect your customer off of your page, you must provide a `return_url`. If you don't want to accept "
+    "redirect-based payment methods, set `automatic_payment_methods[enabled]` to `true` and "
+    "`automatic_payment_methods[allow_redirects]` to `never` when creating Setup Intents and Payment Intents."
+)
+
+
+def accepted_methods(params: Json) -> Json:
+    """The two fields of an intent that say which payment methods it takes; all that are enabled, unless it is told."""
+    automatic = params.get("automatic_payment_methods")
+    types = params.get("payment_method_types")
+    if automatic and automatic["enabled"] and types:
+        raise InvalidRequestError(
+            "You may only specify one of these parameters: automatic_payment_methods, payment_method_types.",
+            param="automatic_payment_methods",
+        )
+    on = automatic["enabled"] if automatic else types is None
+    redirects = (automatic or {}).get("allow_redirects", "always")
+    return {
+        "automatic_payment_methods": {"allow_redirects": redirects, "enabled": True} if on else None,
+        "payment_method_types": types or ["card"],
+    }
+
+
+def chosen_method(work: Work, intent: Json, params: Json) -> Json | None:
+    """The payment method that parameters name or describe, else the intent's own; None where there is none."""
+    if "payment_method_data" in params:
+        method = create_method(work, params["payment_method_data"])
+    elif "payment_method" in params:
+        method = found(work, params["payment_method"], "payment_method")
+    elif intent["payment_method"] is not None:
+        method = work.find(intent["payment_method"], "payment_method", "payment_method")
+    else:
+        return None
+    require_usable(method, intent["customer"])
+    return method
+
+
+def require_return_url(intent: Json, params: Json, kind: str) -> None:
+    """Refuse to confirm an intent that might redirect and has nowhere to come back to."""
+    automatic = intent["automatic_payment_methods"]
+    if automatic is not None and automatic["allow_redirects"] == "always" and "return_url" not in params:
+        raise InvalidRequestError(RETURN_URL_NEEDED.format(kind=kind), param="return_url")
+
+
+def needs_holder(method: Json, *, off_session: bool) -> bool:
+    """Whether the card's bank wants its holder now."""
+    wants = card_of(method).authentication
+    if wants is Authentication.ALWAYS:
+        return True
+    if wants is Authentication.UNLESS_SET_UP:
+        return not off_session or not method[PRIVATE]["set_up"]
+    return wants is Authentication.ON_SESSION and not off_session
+
+
+def next_action(params: Json, intent_id: str) -> Json:
+    """What is to happen in the customer's browser: a redirect where there is a way back, else something for Stripe.js."""
+    url = f"https://hooks.stripe.com/3d_secure_2/hosted?intent={intent_id}"
+    if "return_url" in params and not params.get("use_stripe_sdk"):
+        return {
+            "redirect_to_url": {"return_url": params["return_url"], "url": url},
+            "type": "redirect_to_url",
+        }
+    return {
+        "type": "use_stripe_sdk",
+        "use_stripe_sdk": {"source": new_id("src"), "stripe_js": url, "type": "three_d_secure_redirect"},
+    }
+
+
+def authentication_failure(code: str, method: Json) -> Json:
+    """The last error of an intent whose customer could not prove to be the card's holder."""
+    return {
+        "code": code,
+        "doc_url": doc_url(code),
+        "message": "We are unable to authenticate your payment method. Please choose a different payment method and try again.",
+        "payment_method": shown(method),
+        "type": INVALID_REQUEST,
+    }

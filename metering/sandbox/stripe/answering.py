@@ -1,0 +1,196 @@
+"""How a request is answered: its key, its faults, its parameters, its work on the state."""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+import structlog
+
+from metering.sandbox.stripe.api_keys import ApiKeys, refused
+from metering.sandbox.stripe.disk import KeptAnswer
+from metering.sandbox.stripe.endpoints import Endpoint, endpoint_for
+from metering.sandbox.stripe.errors import INVALID_REQUEST, StripeError, ValidationError, unexpected
+from metering.sandbox.stripe.expansion import expanded
+from metering.sandbox.stripe.faults import Fault, Faults, RequestFault, refusal
+from metering.sandbox.stripe.forms import decode_form
+from metering.sandbox.stripe.idempotency import Keys, fingerprint
+from metering.sandbox.stripe.store import Origin, Store, Work
+from metering.sandbox.stripe.values import API_VERSION, Json, new_id, shown
+
+FORM: Final = "application/x-www-form-urlencoded"
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came. Names of headers are in lower case."""
+
+    verb: str
+    path: str
+    query: str
+    body: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that was understood."""
+
+    request_id: str
+    endpoint: Endpoint
+    ids: tuple[str, ...]
+    raw: Json
+    key: str | None
+    fault: Fault[RequestFault] | None
+
+    def meets(self, *kinds: RequestFault) -> bool:
+        return self.fault is not None and self.fault.kind in kinds
+
+
+class Answering:
+    """Answers requests to the API."""
+
+    def __init__(
+        self, store: Store, api_keys: ApiKeys, faults: Faults[RequestFault], stopping: threading.Event
+    ) -> None:
+        self._store = store
+        self._keys = Keys(store)
+        self._api_keys = api_keys
+        self._faults = faults
+        self._stopping = stopping
+        self._counting = threading.Lock()
+        self.latency_s = 0.0
+        """How long every request takes at least."""
+        self.asked: Counter[str] = Counter()
+        """How many requests there were, by operation."""
+        self.executed: Counter[str] = Counter()
+        """How many of them were executed: neither refused nor answered by what a key keeps."""
+
+    def answer(self, request: Request) -> Answer | None:
+        """The answer; None to end the connection without one."""
+        request_id = new_id("req", 14)
+        if self.latency_s:
+            self._stopping.wait(self.latency_s)
+        try:
+            answer = self._answer(request, request_id)
+        except StripeError as error:
+            answer = _error(error, request_id)
+        except Exception:
+            log.exception("the Stripe sandbox failed", request=f"{request.verb} {request.path}")
+            answer = _error(unexpected(request_id), request_id)
+        if answer is not None:
+            answer.headers["Request-Id"] = request_id
+            answer.headers["Stripe-Version"] = request.headers.get("stripe-version", API_VERSION)
+            if "idempotency-key" in request.headers:
+                answer.headers["Idempotency-Key"] = request.headers["idempotency-key"]
+        return answer
+
+    def _answer(self, request: Request, request_id: str) -> Answer | None:
+        api_key = self._api_keys.require(request.headers.get("authorization"))
+        matched = endpoint_for(request.verb, request.path)
+        if matched is None:
+            raise StripeError(
+                404,
+                INVALID_REQUEST,
+                f"Unrecognized request URL ({request.verb}: {request.path}). (This is the sandbox, not Stripe: it knows less.)",
+            )
+        endpoint, ids = matched
+        fault = self._faults.meet(endpoint.operation, self._store.now())
+        with self._counting:
+            self.asked[endpoint.operation] += 1
+        key = request.headers.get("idempotency-key") if request.verb == "POST" else None
+        if fault is not None:
+            if fault.kind is RequestFault.UNAUTHORIZED:
+                raise refused(api_key)
+            if fault.kind is RequestFault.ERROR_BEFORE:
+                raise unexpected(request_id)
+            if fault.kind is RequestFault.DROP_BEFORE:
+                return None
+            refusing = refusal(fault.kind, key)
+            if refusing is not None:
+                raise refusing
+        asked = _Asked(request_id, endpoint, ids, _raw_params(request), key, fault)
+        answer = self._with_key(asked, request.path)
+        if asked.meets(RequestFault.HANG_AFTER) and fault is not None:
+            self._stopping.wait(fault.seconds)
+        return None if asked.meets(RequestFault.DROP_AFTER) else answer
+
+    def _with_key(self, asked: _Asked, path: str) -> Answer:
+        """Execute, unless the key keeps an answer."""
+        if asked.key is None:
+            return self._execute(asked, b"")
+        about = fingerprint(path, asked.raw)
+        kept = self._keys.begin(asked.key, about)
+        if kept is not None:
+            headers = {"Idempotent-Replayed": "true", "Original-Request": kept.request_id}
+            return Answer(kept.status, kept.body, _final(kept.status) | headers)
+        try:
+            return self._execute(asked, about)
+        finally:
+            self._keys.end(asked.key)
+
+    def _execute(self, asked: _Asked, about: bytes) -> Answer:
+        if asked.meets(RequestFault.HANG_BEFORE) and asked.fault is not None:
+            self._stopping.wait(asked.fault.seconds)
+        params = asked.endpoint.params.read(asked.raw, "")
+        with self._counting:
+            self.executed[asked.endpoint.operation] += 1
+        with self._store.work(Origin(asked.request_id, asked.key)) as work:
+            answer = self._work(work, asked, params)
+            if asked.key is not None:
+                work.answer = KeptAnswer(
+                    asked.key, about, work.now, answer.status, answer.body, asked.request_id
+                )
+        return answer
+
+    def _work(self, work: Work, asked: _Asked, params: Json) -> Answer:
+        if asked.meets(RequestFault.ERROR_STORED):
+            return _kept_error(asked)
+        try:
+            result = shown(asked.endpoint.answer(work, params, *asked.ids))
+            answer = Answer(200, msgspec.json.encode(expanded(work, result, params.get("expand", ()))))
+        except StripeError as error:
+            if not error.keeps_changes:
+                work.drop_changes()
+            answer = _error(error, asked.request_id)
+        except Exception:
+            log.exception("the Stripe sandbox failed", operation=asked.endpoint.operation)
+            work.drop_changes()
+            answer = _error(unexpected(asked.request_id), asked.request_id)
+        return _kept_error(asked) if asked.meets(RequestFault.ERROR_AFTER) else answer
+
+
+def _raw_params(request: Request) -> Json:
+    if request.verb != "POST":
+        return decode_form(request.query)
+    content_type = request.headers.get("content-type", FORM).partition(";")[0].strip().lower()
+    if request.body and content_type != FORM:
+        raise ValidationError(f"Invalid request (check that your POST content type is {FORM}).")
+    return decode_form(request.body)
+
+
+def _error(error: StripeError, request_id: str) -> Answer:
+    return Answer(error.status, msgspec.json.encode(error.body(request_id)))
+
+
+def _kept_error(asked: _Asked) -> Answer:
+    error = unexpected(asked.request_id)
+    return Answer(error.status, msgspec.json.encode(error.body(asked.request_id)), _final(error.status))
+
+
+def _final(status: int) -> dict[str, str]:
+    """Stripe tells its SDKs not to repeat a failure that the key would only replay."""
+    return {"Stripe-Should-Retry": "false"} if status >= HTTPStatus.INTERNAL_SERVER_ERROR else {}

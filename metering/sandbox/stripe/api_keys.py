@@ -1,0 +1,70 @@
+"""The secret keys that the sandbox takes: test keys only, so that a real one can never be sent here by mistake and pass."""
+
+import base64
+import binascii
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from metering.sandbox.stripe.errors import INVALID_REQUEST, StripeError
+from metering.sandbox.stripe.values import new_id
+
+PREFIX: Final = "sk_test_"
+
+
+def refused(key: str) -> StripeError:
+    """401 for a key that isn't, or is no longer, one of the account's."""
+    return StripeError(401, INVALID_REQUEST, f"Invalid API Key provided: {key[:8]}{'*' * 8}{key[-4:]}")
+
+
+class ApiKeys:
+    """The keys that are good now."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Raises ValueError for a key that isn't a test key."""
+        self._lock = threading.Lock()
+        self._good = list(keys)
+        for key in self._good:
+            if not key.startswith(PREFIX):
+                raise ValueError(f"The sandbox takes keys that begin with {PREFIX}, and no others.")
+
+    @property
+    def current(self) -> str:
+        """The newest key."""
+        with self._lock:
+            return self._good[-1]
+
+    def rotate(self, *, keep_old: bool = False) -> str:
+        """A new key; the old ones end at once, unless they are kept."""
+        key = new_id("sk_test")
+        with self._lock:
+            self._good = [*self._good, key] if keep_old else [key]
+        return key
+
+    def require(self, authorization: str | None) -> str:
+        """The key in a header `Authorization`, Bearer or Basic, which must be a good one. Raises StripeError 401."""
+        key = _key_in(authorization or "")
+        if not key:
+            raise StripeError(
+                401,
+                INVALID_REQUEST,
+                "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth "
+                "(e.g. 'Authorization: Bearer YOUR_SECRET_KEY').",
+            )
+        with self._lock:
+            good = key in self._good
+        if not good:
+            raise refused(key)
+        return key
+
+
+def _key_in(authorization: str) -> str:
+    scheme, _, rest = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).decode().partition(":")[0]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
