@@ -43,7 +43,7 @@ def list_disputes(work: Work, params: Json) -> Json:
 
 
 def update(work: Work, params: Json, dispute_id: str) -> Json:
-    """Give evidence. Submitted, Stripe's `winning_evidence` and `losing_evidence` decide at once; anything else is under review."""
+    """Give evidence. Submitted, `winning_evidence` and `losing_evidence` decide at once, as at Stripe; others are reviewed."""
     held = work.find(dispute_id, "dispute", "id", in_path=True)
     _require_open(held, "respond to")
     before = shown(held)
@@ -78,7 +78,7 @@ def open_dispute(
     reason: str = "fraudulent",
     inquiry: bool = False,
 ) -> Json:
-    """A cardholder disputes a charge, or `amount` cents of it. Raises InvalidRequestError where nothing of it is left to dispute."""
+    """A cardholder disputes a charge, or `amount` cents of it. Raises InvalidRequestError where that isn't left."""
     amount = charge["amount"] - charge["amount_refunded"] if amount is None else amount
     if (
         not charge["paid"]

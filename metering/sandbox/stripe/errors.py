@@ -21,9 +21,7 @@ class StripeError(Exception):
         self.error: Json = {"message": message, "type": error_type}
         self.error |= {name: shown(value) for name, value in details.items() if value is not None}
         if "code" in self.error:
-            self.error["doc_url"] = (
-                f"https://stripe.com/docs/error-codes/{self.error['code'].replace('_', '-')}"
-            )
+            self.error["doc_url"] = doc_url(self.error["code"])
 
     def body(self, request_id: str) -> Json:
         """The whole answer. `request_id` is named in it, as by Stripe's link to its own log."""
@@ -51,6 +49,11 @@ class InvalidRequestError(StripeError):
 
 class ValidationError(InvalidRequestError):
     """Parameters that can't be right whatever the state is: found before anything is executed, so no key keeps the answer."""
+
+
+def doc_url(code: str) -> str:
+    """Where Stripe explains an error code."""
+    return f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}"
 
 
 def no_such(what: str, object_id: str, param: str, *, in_path: bool = False) -> StripeError:

@@ -147,8 +147,8 @@ _FORBIDDEN: Final = (
 )
 _RATE_LIMITED: Final = "Request rate limit exceeded. You can learn more about rate limits here https://stripe.com/docs/rate-limits."
 _LOCK_TIMEOUT: Final = (
-    "This object cannot be accessed right now because another API request or Stripe process is currently accessing it. If you see "
-    "this error intermittently, retry the request."
+    "This object cannot be accessed right now because another API request or Stripe process is currently accessing it. "
+    "If you see this error intermittently, retry the request."
 )
 
 

@@ -28,8 +28,8 @@ class StripeSandbox(Controls):
     """A stand-in for Stripe that runs while it is entered. It is not Stripe: nothing real is charged, on loopback only.
 
     `StripeClient(sandbox.api_key, base_addresses={"api": sandbox.url})` talks to it. With a `path` its objects, answers and
-    undelivered webhooks outlive the process, a killed one too; without, they live in memory. `clock` is its time for everything but
-    the retries of webhooks: `created`, the life of keys and events, signatures.
+    undelivered webhooks outlive the process, a killed one too; without, they live in memory. `clock` is its time for all but the
+    retries of webhooks: `created`, the life of keys and events, signatures.
 
     Entering raises OSError where `port` is taken, sqlite3.Error where another process has `path`.
     """
