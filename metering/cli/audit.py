@@ -42,7 +42,7 @@ def _found(report: "AuditReport") -> str:
 
 def show_audit_json(report: "AuditReport") -> None:
     """Print an audit for programs."""
-    from db.audit import INVARIANTS
+    from db.invariants import INVARIANTS
 
     show_json(
         {
@@ -60,7 +60,7 @@ def show_audit(report: "AuditReport") -> None:
     """Print an audit for people: each invariant with OK or the number of its violations, then each violation."""
     from collections import Counter
 
-    from db.audit import INVARIANTS
+    from db.invariants import INVARIANTS
 
     broken = Counter(violation.invariant for violation in report.violations)
     shown = table("invariant", "meaning", "result")

@@ -12,7 +12,7 @@ from db.work import Step, begin_work, put_off
 from metering.payments.metrics import count_ended
 from metering.payments.payments import Payments
 from metering.payments.settling import follow, settle_and_follow
-from metering.payments.stripe_api import StripeFailure, StripeRefused
+from metering.payments.stripe_api import StripeFailure, StripeRefused, StripeUnknown
 from metering.rules.looking import surely_absent
 from metering.rules.payments import (
     AttemptKind,
@@ -101,18 +101,28 @@ def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | Non
             intent = payments.stripe.charge(attempt)
         except StripeRefused as refused:
             return ChargeRefused(refused.code, refused.message)
+        except StripeUnknown:
+            # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever.
+            found = _look_for(payments, attempt)
+            if found is None:
+                raise
+            return IntentSeen(found)
         reach(CrashPoint.CHARGE_AFTER_SEND)
         return IntentSeen(intent)
     if step is Step.FIND or attempt.payment_intent_id is None:
-        sent_at = attempt.last_sent_at or attempt.created_at
-        since = attempt.first_sent_at or attempt.created_at
-        found = payments.stripe.find_intent(attempt.customer_id, attempt.id, since=since)
+        found = _look_for(payments, attempt)
         if found is not None:
             return IntentSeen(found)
-        return ChargeAbsent() if surely_absent(sent_at, payments.clock()) else None
+        last_sent_at = attempt.last_sent_at or attempt.created_at
+        return ChargeAbsent() if surely_absent(last_sent_at, payments.clock()) else None
     if step is Step.CANCEL:
         return IntentSeen(_cancel(payments, attempt.payment_intent_id))
     return IntentSeen(payments.stripe.retrieve_intent(attempt.payment_intent_id))
+
+
+def _look_for(payments: Payments, attempt: Attempt) -> Intent | None:
+    since = attempt.first_sent_at or attempt.created_at
+    return payments.stripe.find_intent(attempt.customer_id, attempt.id, since=since)
 
 
 def cancel_if_stuck(payments: Payments, attempt: Attempt, intent: Intent) -> tuple[Attempt, Intent]:

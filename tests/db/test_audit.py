@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from db.adjustments import adjust
-from db.audit import INVARIANTS, AuditReport, run_audit
+from db.audit import AuditReport, run_audit
+from db.invariants import INVARIANTS
 from db.engine import make_engine, transaction
 from db.ledger import PricedCall, post_calls
 from db.orgs import create_org
@@ -69,6 +70,31 @@ def pay_in(engine: Engine, org_id: int, amount_cents: int) -> None:
         )
 
 
+# Org 5's: a top-up, partly refunded, and two reloads of one month, which fill its limit; a third could not be made.
+PAYMENTS = f"""
+    INSERT INTO accounts (org_id, name, balance_cents, version, transaction_count, last_posted_at, created_at)
+    VALUES (5, 'org 5', 6500, 4, 4, '{NOW}', '{NOW}');
+    INSERT INTO transactions (org_id, kind, amount_cents, balance_after_cents, created_at, description, source_key, metadata)
+    VALUES (5, 'credit', 2000, 2000, '{NOW}', 'Top-up', 'pi_1', '{{"payment_intent_id": "pi_1"}}'),
+        (5, 'credit', 2500, 4500, '{NOW}', 'Auto-reload', 'pi_2', '{{"payment_intent_id": "pi_2"}}'),
+        (5, 'refund', -500, 4000, '{NOW}', 'Refund', 're_1', '{{"payment_intent_id": "pi_1"}}'),
+        (5, 'credit', 2500, 6500, '{NOW}', 'Auto-reload', 'pi_3', '{{"payment_intent_id": "pi_3"}}');
+    INSERT INTO payment_attempts (org_id, id, kind, amount_cents, customer_id, payment_method_id, created_at,
+        monthly_limit_cents, month_committed_cents, status, payment_intent_id, look_at, finished_at)
+    VALUES
+        (5, '00000000-0000-4000-8000-000000000001', 'top_up', 2000, 'cus_1', 'pm_1', '2026-04-02', NULL, 0,
+            'succeeded', 'pi_1', '2026-04-02', '2026-04-02'),
+        (5, '00000000-0000-4000-8000-000000000002', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-03', 5000, 0,
+            'succeeded', 'pi_2', '2026-04-03', '2026-04-03'),
+        (5, '00000000-0000-4000-8000-000000000003', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-04', 5000, 0,
+            'failed', NULL, '2026-04-04', '2026-04-05'),
+        (5, '00000000-0000-4000-8000-000000000004', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-05', 5000, 2500,
+            'succeeded', 'pi_3', '2026-04-05', '2026-04-06'),
+        (5, '00000000-0000-4000-8000-000000000005', 'auto_reload', 2500, 'cus_1', 'pm_1', '2099-04-05', 5000, 0,
+            'open', NULL, '2099-04-05', NULL);
+"""
+
+
 @pytest.fixture
 def ledger(database: Database) -> Database:
     """Org 1, which the tests damage, and org 2 with six transactions each; org 3 with none, org 4 with one."""
@@ -82,6 +108,7 @@ def ledger(database: Database) -> Database:
         post(engine, [a_call(org_id, 103, "bolt", 1), a_call(org_id, 104, "fine", 2_000)], later)
         post(engine, [a_call(org_id, 105, "bolt", 180 * SECOND_US)], later + timedelta(seconds=1))
     pay_in(engine, 4, 500)
+    execute_as(database.admin_url, PAYMENTS)
     return database
 
 
@@ -99,11 +126,11 @@ def test_an_undamaged_ledger_passes_and_is_counted(ledger: Database) -> None:
     # 61 s at 60/60 are 2 minutes; 75.000001 s at 30/6 are 78 s; 1 µs is a minute; 2 ms are, with the minimum, 48 s.
     charged_cents = 16 + 44 + 8 + 28 + 24
     assert report.counts == {
-        "orgs": 4,
-        "transactions": 13,
+        "orgs": 5,
+        "transactions": 17,
         "debits": 10,
         "rejected_events": 0,
-        "balances_cents": 2 * (10_000 - charged_cents) + 500,
+        "balances_cents": 2 * (10_000 - charged_cents) + 500 + 6_500,
     }
 
 
@@ -149,11 +176,14 @@ UNPROTECT = """
     ALTER TABLE transactions DISABLE TRIGGER USER;
     ALTER TABLE accounts DISABLE TRIGGER USER;
     ALTER TABLE tier_prices DISABLE TRIGGER USER;
+    ALTER TABLE payment_attempts DISABLE TRIGGER USER;
+    DROP INDEX payment_attempts_open_reload_key;
     ALTER TABLE transactions DROP CONSTRAINT transactions_kind_check;
     DROP INDEX transactions_call_key, transactions_source_key;
     CREATE TABLE undamaged_transactions AS TABLE transactions;
     CREATE TABLE undamaged_accounts AS TABLE accounts;
     CREATE TABLE undamaged_prices AS TABLE tier_prices;
+    CREATE TABLE undamaged_attempts AS TABLE payment_attempts;
 """
 RESTORE = """
     DELETE FROM transactions;
@@ -162,6 +192,8 @@ RESTORE = """
     INSERT INTO accounts TABLE undamaged_accounts;
     DELETE FROM tier_prices;
     INSERT INTO tier_prices OVERRIDING SYSTEM VALUE TABLE undamaged_prices;
+    DELETE FROM payment_attempts;
+    INSERT INTO payment_attempts TABLE undamaged_attempts;
 """
 
 DAMAGES = [
@@ -377,13 +409,13 @@ DAMAGES = [
     Damage(
         "an adjustment made a refund that gives money",
         "UPDATE transactions SET kind = 'refund' WHERE org_id = 1 AND kind = 'adjustment'",
-        {"sign_of_kind"},
+        {"sign_of_kind", "refund_has_credit"},
     ),
     Damage(
         "a debit made a credit that takes money",
         "UPDATE transactions SET kind = 'credit', call_id = NULL, source_key = 'pi_1'"
         " WHERE org_id = 1 AND call_id = 101",
-        {"sign_of_kind"},
+        {"sign_of_kind", "credit_has_attempt"},
         rebalanced=True,
     ),
     Damage(
@@ -406,6 +438,70 @@ DAMAGES = [
         "an adjustment without its key",
         "UPDATE transactions SET source_key = NULL WHERE org_id = 1 AND kind = 'adjustment'",
         {"sign_of_kind"},
+    ),
+    Damage(
+        "a credit that is missing",
+        "DELETE FROM transactions WHERE org_id = 5 AND source_key = 'pi_3'",
+        {"attempt_credited"},
+        org_id=5,
+        rebalanced=True,
+    ),
+    Damage(
+        "a credit of another amount than was charged",
+        "UPDATE transactions SET amount_cents = 2400 WHERE org_id = 5 AND source_key = 'pi_3'",
+        {"attempt_credited"},
+        org_id=5,
+        rebalanced=True,
+    ),
+    Damage(
+        "a credit for an attempt that failed",
+        "UPDATE payment_attempts SET status = 'failed' WHERE org_id = 5 AND payment_intent_id = 'pi_3'",
+        {"attempt_credited", "credit_has_attempt"},
+        org_id=5,
+    ),
+    Damage(
+        "a credit that nobody was charged for",
+        "UPDATE payment_attempts SET org_id = 4 WHERE payment_intent_id = 'pi_1'; "
+        "UPDATE payment_attempts SET status = 'failed' WHERE payment_intent_id = 'pi_1'",
+        {"credit_has_attempt"},
+        org_id=5,
+    ),
+    Damage(
+        "two attempts for one charge",
+        "UPDATE payment_attempts SET payment_intent_id = 'pi_2' WHERE org_id = 5 AND status = 'failed'",
+        {"attempt_credited"},
+        org_id=5,
+    ),
+    Damage(
+        "a refund of what was never paid",
+        "UPDATE transactions SET metadata = NULL WHERE org_id = 5 AND kind = 'refund'",
+        {"refund_has_credit"},
+        org_id=5,
+    ),
+    Damage(
+        "two reloads open at once",
+        "UPDATE payment_attempts SET status = 'open', finished_at = NULL, look_at = '2099-01-01'"
+        " WHERE org_id = 5 AND status = 'failed'",
+        {"one_open_reload", "month_within_limit"},
+        org_id=5,
+    ),
+    Damage(
+        "a reload one cent above its limit",
+        "UPDATE payment_attempts SET monthly_limit_cents = 4999 WHERE org_id = 5 AND payment_intent_id = 'pi_3'",
+        {"month_within_limit"},
+        org_id=5,
+    ),
+    Damage(
+        "a reload beside one that had failed only later",
+        "UPDATE payment_attempts SET finished_at = '2026-04-05 00:00:00.001' WHERE org_id = 5 AND status = 'failed'",
+        {"month_within_limit"},
+        org_id=5,
+    ),
+    Damage(
+        "an attempt that nobody looks at",
+        "UPDATE payment_attempts SET look_at = now() - interval '16 minutes' WHERE org_id = 5 AND status = 'open'",
+        {"attempt_watched"},
+        org_id=5,
     ),
 ]
 

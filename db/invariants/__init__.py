@@ -1,0 +1,18 @@
+"""What must always be true of the database, as SQL that finds where it isn't (CONTRACT.md sections 2, 6 and 7).
+
+The SQL trusts nothing that keeps damage out otherwise: no constraint, index or trigger, and none of the code that wrote the
+rows. It must name damage, however wild, and not fail on it: no sum that can overflow, no division by zero.
+"""
+
+from typing import Final
+
+from db.invariants.invariant import Invariant
+from db.invariants.ledger import LEDGER_INVARIANTS
+from db.invariants.payments import PAYMENT_INVARIANTS
+
+INVARIANTS: Final[dict[str, Invariant]] = {
+    invariant.name: invariant for invariant in (*LEDGER_INVARIANTS, *PAYMENT_INVARIANTS)
+}
+"""Every invariant, by name."""
+
+__all__ = ["INVARIANTS", "Invariant"]
