@@ -1,7 +1,7 @@
 """How a request is answered: its key, its faults, its parameters, its work on the state."""
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -17,10 +17,11 @@ from metering.sandbox.stripe.expansion import expanded
 from metering.sandbox.stripe.faults import Fault, Faults, RequestFault, refusal
 from metering.sandbox.stripe.forms import decode_form
 from metering.sandbox.stripe.idempotency import Keys, fingerprint
-from metering.sandbox.stripe.store import Origin, Store, Work
+from metering.sandbox.stripe.store import Origin, Store, StoreClosedError, Work
 from metering.sandbox.stripe.values import API_VERSION, Json, new_id, shown
 
 FORM: Final = "application/x-www-form-urlencoded"
+REMEMBERED: Final = 10_000
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -43,6 +44,19 @@ class Answer:
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMade:
+    """A request that came for an operation, as the sandbox remembers it."""
+
+    operation: str
+    ids: tuple[str, ...]
+    """The ids in its address."""
+    params: Json
+    """As they were sent: all values are strings."""
+    idempotency_key: str | None
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,8 @@ class Answering:
         self._faults = faults
         self._stopping = stopping
         self._counting = threading.Lock()
+        self.made: deque[RequestMade] = deque(maxlen=REMEMBERED)
+        """The latest requests, the newest last."""
         self.latency_s = 0.0
         """How long every request takes at least."""
         self.asked: Counter[str] = Counter()
@@ -80,12 +96,14 @@ class Answering:
         """How many of them were executed: neither refused nor answered by what a key keeps."""
 
     def answer(self, request: Request) -> Answer | None:
-        """The answer; None to end the connection without one."""
+        """The answer; None to end the connection without one, as also when the sandbox is stopped meanwhile."""
         request_id = new_id("req", 14)
-        if self.latency_s:
-            self._stopping.wait(self.latency_s)
         try:
+            if self.latency_s:
+                self._wait(self.latency_s)
             answer = self._answer(request, request_id)
+        except StoreClosedError:
+            return None
         except StripeError as error:
             answer = _error(error, request_id)
         except Exception:
@@ -93,13 +111,20 @@ class Answering:
             answer = _error(unexpected(request_id), request_id)
         if answer is not None:
             answer.headers["Request-Id"] = request_id
-            answer.headers["Stripe-Version"] = request.headers.get("stripe-version", API_VERSION)
+            answer.headers["Stripe-Version"] = API_VERSION
             if "idempotency-key" in request.headers:
                 answer.headers["Idempotency-Key"] = request.headers["idempotency-key"]
         return answer
 
     def _answer(self, request: Request, request_id: str) -> Answer | None:
         api_key = self._api_keys.require(request.headers.get("authorization"))
+        version = request.headers.get("stripe-version", API_VERSION)
+        if version != API_VERSION:
+            raise StripeError(
+                400,
+                INVALID_REQUEST,
+                f"Invalid Stripe API version: {version}. (This is the sandbox, not Stripe: it knows {API_VERSION} only.)",
+            )
         matched = endpoint_for(request.verb, request.path)
         if matched is None:
             raise StripeError(
@@ -109,9 +134,11 @@ class Answering:
             )
         endpoint, ids = matched
         fault = self._faults.meet(endpoint.operation, self._store.now())
+        key = request.headers.get("idempotency-key") if request.verb == "POST" else None
+        params = _raw_params(request)
         with self._counting:
             self.asked[endpoint.operation] += 1
-        key = request.headers.get("idempotency-key") if request.verb == "POST" else None
+            self.made.append(RequestMade(endpoint.operation, ids, params, key, request_id))
         if fault is not None:
             if fault.kind is RequestFault.UNAUTHORIZED:
                 raise refused(api_key)
@@ -122,11 +149,16 @@ class Answering:
             refusing = refusal(fault.kind, key)
             if refusing is not None:
                 raise refusing
-        asked = _Asked(request_id, endpoint, ids, _raw_params(request), key, fault)
+        asked = _Asked(request_id, endpoint, ids, params, key, fault)
         answer = self._with_key(asked, request.path)
         if asked.meets(RequestFault.HANG_AFTER) and fault is not None:
-            self._stopping.wait(fault.seconds)
+            self._wait(fault.seconds)
         return None if asked.meets(RequestFault.DROP_AFTER) else answer
+
+    def _wait(self, seconds: float) -> None:
+        """Wait; raises StoreClosedError when the sandbox is stopped meanwhile: nothing is executed any more."""
+        if self._stopping.wait(seconds):
+            raise StoreClosedError
 
     def _with_key(self, asked: _Asked, path: str) -> Answer:
         """Execute, unless the key keeps an answer."""
@@ -144,7 +176,7 @@ class Answering:
 
     def _execute(self, asked: _Asked, about: bytes) -> Answer:
         if asked.meets(RequestFault.HANG_BEFORE) and asked.fault is not None:
-            self._stopping.wait(asked.fault.seconds)
+            self._wait(asked.fault.seconds)
         params = asked.endpoint.params.read(asked.raw, "")
         with self._counting:
             self.executed[asked.endpoint.operation] += 1

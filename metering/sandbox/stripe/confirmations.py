@@ -50,6 +50,24 @@ def confirm_intent(work: Work, intent: Json, params: Json) -> Json:
     return intent
 
 
+def finish_processing(work: Work, intent_id: str, *, succeeds: bool) -> Json:
+    """The bank of a slow card has decided. Answers the intent, whatever came of it."""
+    held = work.find(intent_id, "payment_intent", "intent")
+    if held["status"] != "processing":
+        raise InvalidRequestError(
+            f"This PaymentIntent waits for no bank: its status is {held['status']}.",
+            code="payment_intent_unexpected_state",
+        )
+    intent = work.edit(held)
+    method = work.find(intent["payment_method"], "payment_method", "payment_method")
+    try:
+        if not succeeds:
+            raise _declined(work, intent, method, decline_for("generic_decline"))
+        return _charge(work, intent, method)
+    except DeclinedError:
+        return intent
+
+
 def authenticate(work: Work, intent_id: str, *, succeeds: bool) -> Json:
     """What the customer does in the browser: prove to be the holder, or fail to. Answers the intent, whatever came of it."""
     held = work.find(intent_id, "payment_intent", "intent")
@@ -74,7 +92,15 @@ def authenticate(work: Work, intent_id: str, *, succeeds: bool) -> Json:
 
 
 def _take(work: Work, intent: Json, method: Json) -> Json:
-    """Take the money, the holder being content."""
+    """Take the money, the holder being content; a slow bank takes its time."""
+    if method[PRIVATE]["slow"]:
+        intent |= {"status": "processing", "next_action": None}
+        work.emit("payment_intent.processing", intent)
+        return intent
+    return _charge(work, intent, method)
+
+
+def _charge(work: Work, intent: Json, method: Json) -> Json:
     method = work.edit(method)
     card = card_of(method)
     reason = method[PRIVATE]["decline"] or card.decline

@@ -5,14 +5,14 @@ The same controls are methods of a `StripeSandbox` and, for other processes, `PO
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from random import Random
 
 from metering.sandbox.stripe import disputes, payment_methods, refunds, setup_intents
-from metering.sandbox.stripe.answering import Answering
+from metering.sandbox.stripe.answering import Answering, RequestMade
 from metering.sandbox.stripe.api_keys import ApiKeys
-from metering.sandbox.stripe.cards import decline_for
 from metering.sandbox.stripe.charges import successful_charge
-from metering.sandbox.stripe.confirmations import authenticate
+from metering.sandbox.stripe.confirmations import authenticate, finish_processing
 from metering.sandbox.stripe.errors import InvalidRequestError
 from metering.sandbox.stripe.faults import Chance, Fault, Faults, RequestFault, WebhookFault
 from metering.sandbox.stripe.holdings import Holding, holdings
@@ -98,6 +98,16 @@ class Controls:
     def mend_card(self, payment_method: str) -> None:
         """The bank takes charges of this payment method again, as far as the card itself does."""
         self._set_decline(payment_method, None)
+
+    def slow_card(self, payment_method: str, *, slow: bool = True) -> None:
+        """The bank takes its time with this payment method: payments stay `processing` until `finish_processing`."""
+        with self._store.work() as work:
+            work.edit(_method(work, payment_method))[PRIVATE]["slow"] = slow
+
+    def finish_processing(self, payment_intent: str, *, succeeds: bool = True) -> Json:
+        """The bank of a slow card decides. Returns the PaymentIntent, declined or not."""
+        with self._store.work() as work:
+            return _shown(finish_processing(work, payment_intent, succeeds=succeeds))
 
     def detach(self, payment_method: str) -> Json:
         """The payment method is taken from its customer, in the dashboard."""
@@ -251,6 +261,10 @@ class Controls:
             webhooks_waiting=self._webhooks.waiting(),
         )
 
+    def requests(self, operation: str = "*") -> list[RequestMade]:
+        """The latest requests, oldest first, to operations such as `payment_intents.*`: what was asked, whatever became of it."""
+        return [made for made in self._answering.made if fnmatchcase(made.operation, operation)]
+
     def wait_delivered(self, limit_s: float = 10.0) -> bool:
         """Wait until no webhook is left to send; False if that takes longer."""
         return self._webhooks.wait_delivered(limit_s)
@@ -261,14 +275,12 @@ class Controls:
         self._webhooks.forget()
         self._store.clear()
         self._webhooks.sent = 0
-        for counter in (self._answering.asked, self._answering.executed):
+        for counter in (self._answering.asked, self._answering.executed, self._answering.made):
             counter.clear()
         self._request_faults.met.clear()
         self._webhook_faults.met.clear()
 
     def _set_decline(self, payment_method: str, decline_code: str | None) -> None:
-        if decline_code is not None:
-            decline_for(decline_code)
         with self._store.work() as work:
             method = work.edit(_method(work, payment_method))
             method[PRIVATE]["decline"] = decline_code

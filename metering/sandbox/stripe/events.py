@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from metering.sandbox.stripe.errors import InvalidRequestError
+from metering.sandbox.stripe.errors import InvalidRequestError, no_such
 from metering.sandbox.stripe.listing import page
 from metering.sandbox.stripe.params import EXPAND, LISTING, Array, Boolean, Hash, Text
 from metering.sandbox.stripe.store import Work
@@ -17,8 +17,11 @@ MAX_TYPES: Final = 20
 
 
 def retrieve(work: Work, params: Json, event_id: str) -> Json:  # noqa: ARG001
-    """An event."""
-    return work.find(event_id, "event", "id", in_path=True)
+    """An event that is not too old."""
+    event = work.find(event_id, "event", "id", in_path=True)
+    if event["created"] < work.now - KEPT_S:
+        raise no_such("event", event_id, "id", in_path=True)
+    return event
 
 
 def list_events(work: Work, params: Json) -> Json:

@@ -30,7 +30,6 @@ CANCELLABLE: Final = (
     "requires_capture",
     "requires_confirmation",
     "requires_action",
-    "processing",
 )
 
 _FIELDS: Final[dict[str, Param]] = {
@@ -84,7 +83,7 @@ CANCEL: Final = Hash(
 )
 LIST: Final = Hash({**LISTING, "customer": Text()})
 
-_ONLY_WHEN_CONFIRMED: Final = ("off_session", "error_on_requires_action", "return_url", "use_stripe_sdk")
+_ONLY_WHEN_CONFIRMED: Final = ("off_session", "error_on_requires_action", "return_url")
 
 
 def create(work: Work, params: Json) -> Json:

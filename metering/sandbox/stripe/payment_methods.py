@@ -188,7 +188,7 @@ def make(work: Work, card: Card, data: Json, params: Json) -> Json:
             "livemode": False,
             "metadata": changed_metadata({}, params.get("metadata", {})),
             "type": "card",
-            PRIVATE: {"number": card.number, "set_up": False, "spent": False, "decline": None},
+            PRIVATE: {"number": card.number, "set_up": False, "spent": False, "decline": None, "slow": False},
         }
     )
     _bill_to(method, params.get("billing_details", {}))

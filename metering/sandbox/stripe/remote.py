@@ -8,6 +8,7 @@ from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
 from metering.sandbox.stripe.answering import Answer, Request
 from metering.sandbox.stripe.controls import Controls
@@ -21,6 +22,8 @@ CONTROLS: Final = frozenset(
 """The names there are."""
 
 TIMEOUT_S: Final = 60.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class ControlError(Exception):
@@ -37,8 +40,11 @@ def answer_control(controls: Controls, request: Request) -> Answer:
         result = getattr(controls, name)(**msgspec.structs.asdict(arguments))
     except StripeError as error:
         return _problem(400, str(error))
-    except (msgspec.DecodeError, ValueError, TypeError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         return _problem(400, f"{name}: {error}")
+    except Exception as error:
+        log.exception("a control of the Stripe sandbox failed", control=name)
+        return _problem(500, f"{name}: {error!r}")
     return Answer(200, msgspec.json.encode({"result": result}))
 
 

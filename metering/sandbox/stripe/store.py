@@ -37,6 +37,10 @@ _IDS_OF: Final = {  # where Stripe's messages don't spell the kind as its object
 }
 
 
+class StoreClosedError(Exception):
+    """The sandbox has stopped: nothing can be done on its state any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The request that events name as their cause; both None where Stripe itself, or the sandbox's control, caused them."""
@@ -61,6 +65,7 @@ class Store:
         """Whether events are to be delivered as webhooks."""
         self.on_events: Callable[[list[Json]], None] = lambda _: None
         """Called with the events of each change when it is stored. Must not wait."""
+        self._closed = False
         self._disk = Disk(path) if path is not None else None
         if self._disk is not None:
             for stored in self._disk.load_objects():
@@ -75,6 +80,8 @@ class Store:
     def work(self, origin: Origin = Origin()) -> Iterator["Work"]:
         """A piece of work on the state, alone: stored at the end; dropped if it raises, unless the error keeps it."""
         with self._lock:
+            if self._closed:
+                raise StoreClosedError
             work = Work(self, origin, self.now())
             try:
                 yield work
@@ -95,8 +102,9 @@ class Store:
             self.answers.clear()
 
     def close(self) -> None:
-        """Close the file, if there is one. Nothing is stored afterwards."""
+        """Close the file, if there is one. Work that begins afterwards raises StoreClosedError."""
         with self._lock:
+            self._closed = True
             if self._disk is not None:
                 self._disk.close()
 
@@ -136,6 +144,7 @@ class Store:
         for key in forgotten:
             del self.answers[key]
         if work.answer is not None:
+            self.answers.pop(work.answer.key, None)  # the oldest stand first
             self.answers[work.answer.key] = work.answer
         if work.events:
             self.on_events(work.events)

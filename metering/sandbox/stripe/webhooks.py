@@ -2,10 +2,11 @@
 
 import heapq
 import itertools
+import socket
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Final, NamedTuple
@@ -75,6 +76,7 @@ class Webhooks:
         self._changed = threading.Condition()
         self._due: list[_Due] = []
         self._sending = 0
+        self._connections: set[HTTPConnection] = set()
         self._numbers = itertools.count()
         self._stopping = False
         self._senders: list[threading.Thread] = []
@@ -104,10 +106,12 @@ class Webhooks:
             sender.start()
 
     def stop(self) -> None:
-        """Send no more; what is being sent is finished first."""
+        """Send no more; what is being sent is cut off, and sent again by the next sandbox on the same path."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+            for connection in self._connections:  # who takes a webhook may hang
+                _cut(connection)
         for sender in self._senders:
             sender.join()
 
@@ -193,7 +197,7 @@ class Webhooks:
         }
         path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
         try:
-            with closing(connect(parts.hostname or "", parts.port, timeout=TIMEOUT_S)) as connection:
+            with self._connected(connect(parts.hostname or "", parts.port, timeout=TIMEOUT_S)) as connection:
                 connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 answer.read()
@@ -201,6 +205,19 @@ class Webhooks:
             log.debug("a webhook was not taken", event_id=event_id, error=str(error))
             return False
         return answer.status in _SUCCESS
+
+    @contextmanager
+    def _connected(self, connection: HTTPConnection) -> Iterator[HTTPConnection]:
+        with self._changed:
+            if self._stopping:
+                raise ConnectionAbortedError
+            self._connections.add(connection)
+        try:
+            yield connection
+        finally:
+            with self._changed:
+                self._connections.discard(connection)
+            connection.close()
 
     def _finish(self, due: _Due, taken_well: bool) -> None:
         again = not taken_well and due.tries < len(self._retry_delays_s)
@@ -229,6 +246,12 @@ class Webhooks:
                 event = work.edit(held)
                 event["pending_webhooks"] = 0
                 event[PRIVATE]["given_up"] = given_up
+
+
+def _cut(connection: HTTPConnection) -> None:
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _delay_s(fault: Fault[WebhookFault]) -> float:
