@@ -18,6 +18,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    DateTime,
     Engine,
     Select,
     Text,
@@ -110,7 +111,8 @@ class _Listing:
             yield Transaction.id < self._first_since(self._wanted.until)
 
     def _first_since(self, at: datetime) -> ColumnElement[int | None]:
-        found = self._connection.scalar(select(func.first_transaction_since(self._org_id, at)))
+        arguments = literal(self._org_id, BigInteger), literal(at, DateTime(timezone=True))
+        found = self._connection.scalar(select(func.first_transaction_since(*arguments)))
         return literal(found, BigInteger)
 
     def count(self) -> int:
