@@ -75,7 +75,16 @@ def begin_work(
         {"first_sent_at": attempt.first_sent_at or now, "last_sent_at": now} if step is Step.SEND else {}
     )
     lease_end = now + WORK_LEASE
-    change_attempt(connection, attempt, in_hand_until=lease_end, look_at=lease_end, looked_at=now, **sending)
+    # A top-up is in the hands of a request, which tells its client; the sweep only looks, and nobody need wait for it.
+    leased = attempt.kind is AttemptKind.AUTO_RELOAD or for_client
+    change_attempt(
+        connection,
+        attempt,
+        in_hand_until=lease_end if leased else None,
+        look_at=lease_end,
+        looked_at=now,
+        **sending,
+    )
     return Work(step, find_attempt(connection, org_id, attempt_id))
 
 

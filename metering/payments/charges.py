@@ -96,19 +96,7 @@ def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
 def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | None:
     """What Stripe says; None where it can't be told yet. Raises StripeUndecided and StripeUnknown."""
     if step is Step.SEND:
-        reach(CrashPoint.CHARGE_BEFORE_SEND)
-        try:
-            intent = payments.stripe.charge(attempt)
-        except StripeRefused as refused:
-            return ChargeRefused(refused.code, refused.message)
-        except StripeUnknown:
-            # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever.
-            found = _look_for(payments, attempt)
-            if found is None:
-                raise
-            return IntentSeen(found)
-        reach(CrashPoint.CHARGE_AFTER_SEND)
-        return IntentSeen(intent)
+        return _send(payments, attempt)
     if step is Step.FIND or attempt.payment_intent_id is None:
         found = _look_for(payments, attempt)
         if found is not None:
@@ -118,6 +106,22 @@ def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | Non
     if step is Step.CANCEL:
         return IntentSeen(_cancel(payments, attempt.payment_intent_id))
     return IntentSeen(payments.stripe.retrieve_intent(attempt.payment_intent_id))
+
+
+def _send(payments: Payments, attempt: Attempt) -> Finding:
+    reach(CrashPoint.CHARGE_BEFORE_SEND)
+    try:
+        intent = payments.stripe.charge(attempt)
+    except StripeRefused as refused:
+        return ChargeRefused(refused.code, refused.message)
+    except StripeUnknown:
+        # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever.
+        found = _look_for(payments, attempt)
+        if found is None:
+            raise
+        return IntentSeen(found)
+    reach(CrashPoint.CHARGE_AFTER_SEND)
+    return IntentSeen(intent)
 
 
 def _look_for(payments: Payments, attempt: Attempt) -> Intent | None:

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, event, text
 
 from db.adjustments import adjust
 from db.audit import AuditReport, run_audit
-from db.invariants import INVARIANTS
 from db.engine import make_engine, transaction
+from db.invariants import INVARIANTS
 from db.ledger import PricedCall, post_calls
 from db.orgs import create_org
 from db.prices import load_price_book, set_price
@@ -71,14 +71,14 @@ def pay_in(engine: Engine, org_id: int, amount_cents: int) -> None:
 
 
 # Org 5's: a top-up, partly refunded, and two reloads of one month, which fill its limit; a third could not be made.
-PAYMENTS = f"""
+PAYMENTS = """
     INSERT INTO accounts (org_id, name, balance_cents, version, transaction_count, last_posted_at, created_at)
-    VALUES (5, 'org 5', 6500, 4, 4, '{NOW}', '{NOW}');
+    VALUES (5, 'org 5', 6500, 4, 4, '2026-04-20 18:25:06.201+00', '2026-04-20 18:25:06.201+00');
     INSERT INTO transactions (org_id, kind, amount_cents, balance_after_cents, created_at, description, source_key, metadata)
-    VALUES (5, 'credit', 2000, 2000, '{NOW}', 'Top-up', 'pi_1', '{{"payment_intent_id": "pi_1"}}'),
-        (5, 'credit', 2500, 4500, '{NOW}', 'Auto-reload', 'pi_2', '{{"payment_intent_id": "pi_2"}}'),
-        (5, 'refund', -500, 4000, '{NOW}', 'Refund', 're_1', '{{"payment_intent_id": "pi_1"}}'),
-        (5, 'credit', 2500, 6500, '{NOW}', 'Auto-reload', 'pi_3', '{{"payment_intent_id": "pi_3"}}');
+    VALUES (5, 'credit', 2000, 2000, '2026-04-20 18:25:06.201+00', 'Top-up', 'pi_1', '{"payment_intent_id": "pi_1"}'),
+        (5, 'credit', 2500, 4500, '2026-04-20 18:25:06.201+00', 'Auto-reload', 'pi_2', '{"payment_intent_id": "pi_2"}'),
+        (5, 'refund', -500, 4000, '2026-04-20 18:25:06.201+00', 'Refund', 're_1', '{"payment_intent_id": "pi_1"}'),
+        (5, 'credit', 2500, 6500, '2026-04-20 18:25:06.201+00', 'Auto-reload', 'pi_3', '{"payment_intent_id": "pi_3"}');
     INSERT INTO payment_attempts (org_id, id, kind, amount_cents, customer_id, payment_method_id, created_at,
         monthly_limit_cents, month_committed_cents, status, payment_intent_id, look_at, finished_at)
     VALUES

@@ -1,0 +1,170 @@
+"""The audit against Stripe: whether the ledger says what Stripe holds (CONTRACT.md section 7, `audit --stripe`)."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Engine, select, text
+
+from db.audit import Violation
+from db.engine import transaction
+from db.models import PaymentAttempt
+from metering.payments.payments import Payments
+from metering.rules.payments import AttemptStatus, Dispute, Intent, IntentStatus, Refund
+
+SETTLING: Final = timedelta(minutes=15)
+"""How long a charge may be on its way between Stripe and the ledger."""
+BEFORE_THE_FIRST: Final = timedelta(days=1)
+"""How long before our first attempt Stripe is asked for charges: the database may have lost some."""
+
+INTENT_HAS_ATTEMPT: Final = "stripe_charge_has_attempt"
+CHARGE_CREDITED: Final = "stripe_charge_credited"
+ATTEMPT_AT_STRIPE: Final = "attempt_charged_at_stripe"
+REFUND_BOOKED: Final = "stripe_refund_booked"
+
+MEANINGS: Final = {
+    INTENT_HAS_ATTEMPT: "Every charge at Stripe that bears our mark has its attempt.",
+    CHARGE_CREDITED: "Every charge that Stripe has taken is credited, with its amount.",
+    ATTEMPT_AT_STRIPE: "Every succeeded attempt is a charge that Stripe has taken.",
+    REFUND_BOOKED: "What went back to the card of a charge, by refund or dispute, is what the ledger says.",
+}
+
+
+@dataclass(slots=True)
+class StripeAudit:
+    """What a comparison with Stripe found."""
+
+    charges: int = 0
+    """PaymentIntents of ours that Stripe lists."""
+    taken_cents: int = 0
+    returned_cents: int = 0
+    settling: int = 0
+    """Charges that are on their way, and so not compared."""
+    violations: list[Violation] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    org_id: int
+    status: str
+    amount_cents: int
+
+
+def audit_against_stripe(payments: Payments) -> StripeAudit:
+    """Compare attempts and ledger with what Stripe lists. Raises StripeFailure where it can't be asked.
+
+    Stripe is asked first, the database after it: so whatever Stripe told has had time to be booked.
+    """
+    now = payments.clock()
+    found = StripeAudit()
+    since = _since(payments.engine, now)
+    intents = [each for each in payments.stripe.list_intents(since=since) if each.attempt_id is not None]
+    taken = [each for each in intents if each.status == IntentStatus.SUCCEEDED]
+    returned = {each.id: _returned(payments, each) for each in taken}
+    known, credited_cents, moves = _read(payments.engine)
+    found.charges = len(intents)
+    for intent in intents:
+        _compare(found, intent, known, credited_cents, moves, returned, now)
+    listed = {each.id: each for each in taken}
+    for intent_id, each in known.items():
+        if each.status == AttemptStatus.SUCCEEDED and intent_id not in listed:
+            found.violations.append(
+                Violation(
+                    ATTEMPT_AT_STRIPE,
+                    each.org_id,
+                    f"{intent_id} of {each.amount_cents} cents is credited, and Stripe doesn't list it as succeeded",
+                )
+            )
+    return found
+
+
+def _compare(
+    found: StripeAudit,
+    intent: Intent,
+    known: dict[str, _Known],
+    credited_cents: dict[str, int],
+    moves: dict[str, int],
+    returned: dict[str, int],
+    now: datetime,
+) -> None:
+    attempt = known.get(intent.id)
+    settling = now - intent.created_at < SETTLING or (
+        attempt is not None and attempt.status == AttemptStatus.OPEN
+    )
+    if attempt is None:
+        if settling:
+            found.settling += 1
+        else:
+            found.violations.append(
+                Violation(INTENT_HAS_ATTEMPT, intent.org_id, f"{intent.id} ({intent.status}) has no attempt")
+            )
+        return
+    if intent.status != IntentStatus.SUCCEEDED:
+        return
+    found.taken_cents += intent.received_cents
+    found.returned_cents += returned[intent.id]
+    credited = credited_cents.get(intent.id, 0)
+    if credited != intent.received_cents:
+        if settling and not credited:
+            found.settling += 1
+            return
+        found.violations.append(
+            Violation(
+                CHARGE_CREDITED,
+                attempt.org_id,
+                f"{intent.id}: Stripe has taken {intent.received_cents} cents, {credited} are credited",
+            )
+        )
+    if -moves.get(intent.id, 0) != returned[intent.id]:
+        found.violations.append(
+            Violation(
+                REFUND_BOOKED,
+                attempt.org_id,
+                f"{intent.id}: {returned[intent.id]} cents went back to the card, the ledger says"
+                f" {-moves.get(intent.id, 0)}",
+            )
+        )
+
+
+def _returned(payments: Payments, intent: Intent) -> int:
+    refunds: tuple[Refund, ...] = payments.stripe.refunds_of(intent.id)
+    disputes: tuple[Dispute, ...] = payments.stripe.disputes_of(intent.id)
+    return sum(each.amount_cents for each in refunds if each.effective) + sum(
+        each.withdrawn_cents - each.reinstated_cents for each in disputes
+    )
+
+
+def _since(engine: Engine, now: datetime) -> datetime:
+    with transaction(engine) as connection:
+        first = connection.scalar(
+            select(PaymentAttempt.created_at).order_by(PaymentAttempt.created_at).limit(1)
+        )
+    return (first or now) - BEFORE_THE_FIRST
+
+
+def _read(engine: Engine) -> tuple[dict[str, _Known], dict[str, int], dict[str, int]]:
+    """Attempts, credited_cents, and what was booked back and forth since, each by PaymentIntent; from one snapshot."""
+    known: dict[str, _Known] = {}
+    credited_cents: dict[str, int] = {}
+    moves: dict[str, int] = defaultdict(int)
+    with engine.connect().execution_options(
+        isolation_level="REPEATABLE READ", postgresql_readonly=True
+    ) as connection:
+        for row in connection.execute(_ATTEMPTS):
+            known[row.payment_intent_id] = _Known(row.org_id, row.status, row.amount_cents)
+        for row in connection.execute(_MONEY):
+            if row.kind == "credit":
+                credited_cents[row.source_key] = row.amount_cents
+            elif row.payment_intent_id is not None:
+                moves[row.payment_intent_id] += row.amount_cents
+    return known, credited_cents, moves
+
+
+_ATTEMPTS: Final = text("""
+    SELECT payment_intent_id, org_id, status, amount_cents FROM payment_attempts WHERE payment_intent_id IS NOT NULL
+""")
+_MONEY: Final = text("""
+    SELECT kind, source_key, amount_cents, metadata ->> 'payment_intent_id' AS payment_intent_id
+    FROM transactions WHERE kind <> 'debit'
+""")

@@ -1,0 +1,175 @@
+"""What the payments' tests share: an org, its card, a Stripe that isn't one, and a clock that can be moved."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import redis
+from sqlalchemy import Engine, text
+
+from db.adjustments import adjust
+from db.attempts import Attempt, due_attempts, list_attempts
+from db.audit import run_audit
+from db.billing import BillingAccount, read_account
+from db.engine import transaction
+from db.orgs import create_org
+from db.reloads import ask_worth_asking
+from metering.payments.accounts import SettingsPatch, change_settings
+from metering.payments.audit import audit_against_stripe
+from metering.payments.cards import ensure_customer, set_default_payment_method
+from metering.payments.charges import work_on
+from metering.payments.event_list import read_events
+from metering.payments.payments import Payments
+from metering.payments.settling import follow
+from metering.payments.stripe_api import connect_stripe
+from metering.payments.top_ups import ToppedUp, mark_answered, top_up
+from metering.rules.gates import Balance
+from metering.sandbox.stripe.sandbox import StripeSandbox
+from metering.signals.gates import Gates
+from metering.signals.reload_signals import ReloadSignals
+
+START = datetime(2026, 4, 20, 12, 0, tzinfo=UTC)
+
+
+class MovableClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, at: datetime = START) -> None:
+        self.at = at
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def move(self, **by: float) -> None:
+        self.at += timedelta(**by)
+
+
+@dataclass
+class World:
+    """One installation with one org, number 1, unless more are made."""
+
+    engine: Engine
+    client: redis.Redis
+    sandbox: StripeSandbox
+    clock: MovableClock
+    payments: Payments
+    nudged: list[tuple[int, UUID]] = field(default_factory=list)
+    """Attempts that the jobs were told of, and that `work` has not yet worked on."""
+
+    def make_org(self, org_id: int, balance_cents: int = 0) -> None:
+        with transaction(self.engine) as connection:
+            create_org(connection, f"Org {org_id}", self.clock(), org_id=org_id)
+        if balance_cents:
+            self.adjust(balance_cents, org_id=org_id)
+
+    def adjust(self, cents: int, *, org_id: int = 1) -> None:
+        """Move the balance; what follows, follows."""
+        with transaction(self.engine) as connection:
+            posted = connection.scalar(text("SELECT count(*) FROM transactions"))
+            done = adjust(
+                connection,
+                org_id,
+                amount_cents=cents,
+                reason="test",
+                key=f"adjustment-{posted}",
+                clock=self.clock,
+            )
+        follow(self.payments, done.reloads, done.change)
+
+    def save_card(self, card: str = "pm_card_visa", *, org_id: int = 1) -> str:
+        """Save a card and make it the default; give the payment method."""
+        method = self.sandbox.save_card(ensure_customer(self.payments, org_id), card=card)
+        set_default_payment_method(self.payments, org_id, method)
+        return method
+
+    def settings(self, *, org_id: int = 1, **values: Any) -> BillingAccount:
+        """PATCH reload settings, named without `auto_reload_`, but for `monthly_limit` and so on with `_cents`."""
+        patch = SettingsPatch(**{f"auto_reload_{name}": value for name, value in values.items()})
+        return change_settings(self.payments, org_id, patch)
+
+    def top_up(
+        self,
+        amount_cents: int = 2_000,
+        *,
+        org_id: int = 1,
+        method: str | None = None,
+        key: str | None = None,
+        told: bool = True,
+    ) -> ToppedUp:
+        """Top up as a client does that gets the answer, unless `told` is false."""
+        done = top_up(
+            self.payments, org_id, amount_cents=amount_cents, payment_method_id=method, idempotency_key=key
+        )
+        if told:
+            mark_answered(self.payments, org_id, done.attempt_id)
+        return done
+
+    def work(self) -> None:
+        """Let the jobs do what they were told of, until nothing is left."""
+        while self.nudged:
+            work_on(self.payments, *self.nudged.pop(0))
+
+    def sweep(self) -> None:
+        """Let the sweep go over everything once: due attempts, the rule, the list of events."""
+        for org_id, attempt_id in due_attempts(self.engine, self.clock(), limit=1_000):
+            work_on(self.payments, org_id, attempt_id)
+        read_events(self.payments)
+        for reloads in ask_worth_asking(self.engine, self.clock()):
+            follow(self.payments, reloads)
+        self.work()
+
+    def account(self, org_id: int = 1) -> BillingAccount:
+        found = read_account(self.engine, org_id)
+        assert found is not None
+        return found
+
+    def balance(self, org_id: int = 1) -> int:
+        return self.account(org_id).balance_cents
+
+    def attempts(self, org_id: int = 1) -> list[Attempt]:
+        """Oldest first."""
+        with transaction(self.engine) as connection:
+            found, _ = list_attempts(connection, limit=1_000, org_id=org_id)
+        return found[::-1]
+
+    def rows(self, query: str, **parameters: Any) -> list[Any]:
+        with transaction(self.engine) as connection:
+            return list(connection.execute(text(query), parameters))
+
+    def held_cents(self, org_id: int = 1) -> int:
+        """What Stripe says it holds for the org."""
+        customer = self.account(org_id).stripe_customer_id
+        holding = self.sandbox.holdings().get(customer or "")
+        return 0 if holding is None else holding.net_cents
+
+    def assert_sound(self) -> None:
+        """Every invariant holds, here and against Stripe, and the gates say what the balances say."""
+        report = run_audit(self.engine, clock=self.clock)
+        assert report.passed, report.violations
+        assert audit_against_stripe(self.payments).violations == []
+        gates = Gates(self.client)
+        for row in self.rows("SELECT org_id, balance_cents, version FROM accounts WHERE version > 0"):
+            (gate,) = gates.read([row.org_id])
+            assert gate.follows(Balance(*row)), (gate, row)
+
+
+@contextmanager
+def make_world(engine: Engine, client: redis.Redis, *, at: datetime = START) -> Iterator[World]:
+    """A world with org 1, without money or card."""
+    clock = MovableClock(at)
+    nudged: list[tuple[int, UUID]] = []
+    with StripeSandbox(clock=clock) as sandbox:
+        payments = Payments(
+            engine=engine,
+            gates=Gates(client),
+            signals=ReloadSignals(client),
+            stripe=connect_stripe(sandbox.api_key, base_url=sandbox.url),
+            clock=clock,
+            nudge=lambda org_id, attempt_id: nudged.append((org_id, attempt_id)),
+        )
+        world = World(engine, client, sandbox, clock, payments, nudged)
+        world.make_org(1)
+        yield world
