@@ -1,6 +1,8 @@
 """Connections to Redis or Valkey."""
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -21,3 +23,21 @@ def connect_redis(url: str) -> redis.Redis:
         client_name="metering",
         protocol=2,
     )
+
+
+def connect_redis_async(url: str, *, timeout_s: float, max_connections: int) -> redis.asyncio.Redis:
+    """A client for `url` in an event loop, that never repeats a command by itself. Nothing connects yet.
+
+    Whoever finds all connections in use waits for one as long as for an answer: `timeout_s`.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=AsyncRetry(NoBackoff(), 0),
+        client_name="metering",
+        protocol=2,
+    )
+    return redis.asyncio.Redis.from_pool(pool)

@@ -202,12 +202,7 @@ class Gates:
         """The gates of `org_ids`, in their order."""
         answers: Any = self._read(keys=[f"{GATE_PREFIX}{org_id}" for org_id in org_ids])
         return [
-            Gate(
-                org_id,
-                None if state is None else state.decode(errors="replace"),
-                _cents(balance),
-                _version(version),
-            )
+            held_gate(org_id, state, balance, version)
             for org_id, state, balance, version in zip(
                 org_ids, answers[::3], answers[1::3], answers[2::3], strict=True
             )
@@ -238,6 +233,16 @@ class Gates:
                 ],
             )
         )
+
+
+def held_gate(org_id: int, state: bytes | None, balance: bytes | None, version: bytes | None) -> Gate:
+    """A gate by the fields of its hash, as Redis has them."""
+    return Gate(
+        org_id,
+        None if state is None else state.decode(errors="replace"),
+        _cents(balance),
+        _version(version),
+    )
 
 
 def _followed(answer: Any) -> Followed:
