@@ -1,4 +1,4 @@
-"""What follows a batch's commit, while the next batch is on its way: gates and signals, the ack, the log and the metrics."""
+"""What follows a batch's commit, while the next batch is on its way: gates, signals, the ack, the log, reloads."""
 
 import logging
 import queue
@@ -28,6 +28,7 @@ from workers.metrics import (
     age_s,
     count_posted,
 )
+from workers.reload_follower import ReloadFollower
 from workers.stream import CallStream
 
 OWED_EVERY_S: Final = 1.0
@@ -55,6 +56,7 @@ class Finisher:
         self,
         stream: CallStream,
         gates: Gates,
+        reloads: ReloadFollower,
         *,
         clock: Clock,
         stop: threading.Event,
@@ -62,6 +64,7 @@ class Finisher:
     ) -> None:
         self._stream = stream
         self._gates = gates
+        self._reloads = reloads
         self._clock = clock
         self._stop = stop
         self._monotonic = monotonic
@@ -135,6 +138,7 @@ class Finisher:
         BATCH_SECONDS.observe(took_s)
         BATCH_EVENTS.observe(len(parsed))
         count_posted(posted)
+        self._reloads.follow(posted.reloads)
 
     def _tell(self, batch: CommittedBatch, signals: Sequence[Signal], took_s: float) -> None:
         """One line per batch, with the range of stream ids in which each of its calls is found; one per rejected event."""
@@ -162,6 +166,7 @@ class Finisher:
             deferred=len(posted.deferred),
             orgs=len(posted.changes),
             signals=len(signals),
+            reloads=len(posted.reloads.attempts),
             recovered=batch.recovered,
             took_ms=round(took_s * 1_000, 1),
         )

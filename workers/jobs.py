@@ -1,46 +1,59 @@
-"""The jobs role: dramatiq's worker and the sweep, in one process."""
+"""The jobs role: dramatiq's worker and everything that goes round, in one process."""
 
 import threading
+from collections.abc import Callable
+from typing import Final
 
 import redis
 import structlog
-from sqlalchemy import Engine
 
-from metering.runtime.clock import Clock
-from metering.signals.gates import Gates
-from workers.broker import make_broker, make_worker
+from metering.payments.payments import Payments
+from workers.auto_reload import declare_auto_reload
+from workers.broker import WORKER_THREADS, make_broker, make_worker
+from workers.payments_sweep import ATTEMPT_THREADS, payment_rounds
 from workers.sweep import Sweep
+
+POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 6
+"""Connections to Postgres, to be set on the engine that jobs are given. Most of an attempt's time is Stripe's, and holds none."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def run_jobs(engine: Engine, client: redis.Redis, *, clock: Clock, stop: threading.Event) -> None:
+def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) -> None:
     """Work until `stop` is set, with the jobs in hand finished.
 
-    The sweep runs in a thread of its own: nothing in Redis, no schedule and no message, is the only reason for it to run. It
-    outlives every error it can; if its thread ends all the same, so does this role: a supervisor starts it again, and nobody
-    believes that gates are being watched.
+    The sweeps run in threads of their own: nothing in Redis, no schedule and no message, is the only reason for them to run.
+    They outlive every error they can; if one's thread ends all the same, so does this role: a supervisor starts it again, and
+    nobody believes that gates or charges are being watched.
     """
-    worker = make_worker(make_broker(client))
+    broker = make_broker(client)
+    declare_auto_reload(broker, payments)
+    worker = make_worker(broker)
     failures: list[BaseException] = []
 
-    def sweep() -> None:
+    def watched(run: Callable[[threading.Event], None]) -> None:
         try:
-            Sweep(engine, Gates(client), clock=clock).run(stop)
+            run(stop)
         except BaseException as error:
             failures.append(error)
-            stop.set()
             raise
+        finally:
+            stop.set()
 
-    sweeping = threading.Thread(target=sweep, name="sweep")
-    sweeping.start()
+    sweep = Sweep(payments.engine, payments.gates, clock=payments.clock)
+    runs = {"gates": sweep.run} | {each.name: each.run for each in payment_rounds(payments)}
+    sweeping = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
+    for thread in sweeping:
+        thread.start()
     worker.start()
     log.info("jobs are running")
     try:
         stop.wait()
     finally:
+        stop.set()
         worker.stop(timeout=30_000)
-        sweeping.join()
+        for thread in sweeping:
+            thread.join()
     if failures:
         raise failures[0]
     log.info("jobs have stopped")

@@ -25,6 +25,7 @@ from metering.signals.gates import Gates
 from workers.batch import ParsedEntry, parse_entries, price_entries
 from workers.failures import StoppedError, sentence
 from workers.finisher import CommittedBatch, Finisher
+from workers.reload_follower import ReloadFollower
 from workers.stream import CallStream, Entry, Pending
 
 BATCH_LIMIT: Final = 500
@@ -40,6 +41,8 @@ GIVE_UP_AFTER_DELIVERIES: Final = 10
 """By then the entry has been alone with a meter seven times, and no meter has lived to finish it."""
 LOCK_TIMEOUT_MS: Final = 2_000
 """To be set on the engine that a meter is given."""
+POOL_SIZE: Final = 3
+"""The same: for batches, for ending who blocks them, and for the finisher."""
 END_BLOCKERS_AFTER_S: Final = 1.0
 PATIENCE_ROUNDS: Final = 6
 """How often a batch waits for locks before it goes on without the orgs that somebody holds; ours are ended long before that."""
@@ -63,6 +66,7 @@ class Meter:
         engine: Engine,
         stream: CallStream,
         gates: Gates,
+        reloads: ReloadFollower,
         *,
         clock: Clock,
         stop: threading.Event,
@@ -84,11 +88,17 @@ class Meter:
         self._claim_due = 0.0
         self._log = log.bind(meter=stream.consumer)
         self._gates = gates
+        self._reloads = reloads
 
     def run(self) -> None:
         """Bill what comes until told to stop; outlive outages of Postgres and Redis."""
         self._finisher = Finisher(
-            self._stream, self._gates, clock=self._clock, stop=self._stop, monotonic=self._monotonic
+            self._stream,
+            self._gates,
+            self._reloads,
+            clock=self._clock,
+            stop=self._stop,
+            monotonic=self._monotonic,
         )
         try:
             self._run()

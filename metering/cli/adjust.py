@@ -51,6 +51,7 @@ def adjust(
     from metering.cli.connections import open_database
     from metering.rules.money import format_usd
     from metering.runtime.clock import system_clock
+    from workers.reload_follower import ReloadFollower
 
     id_value("ORG", org)
     text_value("reason", reason, max_chars=MAX_REASON_CHARS)
@@ -67,7 +68,7 @@ def adjust(
             balance = Balance(org, done.change.balance_cents, done.change.version)
         else:  # an earlier try may have ended between its commit and the gate
             (balance,) = read_balances(engine, [org])
-    follow_gate(balance)
+        follow_gate(balance, lambda client: ReloadFollower(engine, client).follow(done.reloads))
     if as_json:
         show_json(
             {

@@ -49,8 +49,9 @@ def bench(
     from metering.sandbox.servers import running
 
     data_dir = read_settings().data_dir / f"bench-{os.getpid()}"
-    for name in ("METERING_DATABASE_URL", "METERING_REDIS_URL", "METERING_METRICS_PORT"):
-        os.environ.pop(name, None)  # the meters are to find the servers of this run, and ports of their own
+    for name in list(os.environ):
+        if name.startswith(("METERING_", "STRIPE_")):
+            del os.environ[name]  # the roles are to find the servers of this run, and ports of their own
     os.environ["METERING_DATA_DIR"] = str(data_dir)
     rates: list[Rate] = []
     try:

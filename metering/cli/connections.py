@@ -21,6 +21,8 @@ from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
 
 LOCK_TIMEOUT_MS: Final = 10_000
+POOL_SIZE: Final = 2
+"""Connections to Postgres; a role whose threads need more says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,13 @@ def open_database(*, command: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def engine_for(url: str, *, command: str, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> Iterator[Engine]:
+def engine_for(
+    url: str, *, command: str, lock_timeout_ms: int = LOCK_TIMEOUT_MS, pool_size: int = POOL_SIZE
+) -> Iterator[Engine]:
     """An engine that Postgres knows as `metering <command>`, disposed of at the end."""
-    engine = make_engine(url, application_name=f"metering {command}", lock_timeout_ms=lock_timeout_ms)
+    engine = make_engine(
+        url, application_name=f"metering {command}", pool_size=pool_size, lock_timeout_ms=lock_timeout_ms
+    )
     try:
         yield engine
     finally:

@@ -1,13 +1,22 @@
 # ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """Letting a gate follow at once what a command committed."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from metering.cli.errors import CommandError, quoted
 from metering.cli.output import warn
 from metering.rules.gates import Balance
 
+if TYPE_CHECKING:
+    import redis
 
-def follow_gate(balance: Balance) -> None:
-    """Bring an org's gate to its balance. Where Redis can't be asked, say so: the sweep of the jobs will do it."""
+
+def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" = None) -> None:
+    """Bring an org's gate to its balance, and do what else is to follow.
+
+    Where Redis can't be asked, say so: the sweeps of the jobs will do it.
+    """
     import redis
 
     from metering.cli.connections import open_redis
@@ -17,6 +26,8 @@ def follow_gate(balance: Balance) -> None:
     try:
         with open_redis() as client:
             Gates(client).follow([balance], system_clock())
+            if then is not None:
+                then(client)
     except (redis.RedisError, CommandError) as error:
         warn(
             f"The gate of org {balance.org_id} can't follow now ({quoted(error)}); the next sweep of `metering jobs` mends it."

@@ -5,19 +5,27 @@ from metering.cli.role import StopWithStdinOption, VerboseOption, running_role
 
 
 def jobs(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = False) -> None:
-    """Run the jobs: what is tried again until it succeeds, and the sweep that finds and mends wrong gates.
+    """Run the jobs: charges and what settles them, and the sweeps that find what went wrong or got lost.
 
     SIGTERM and Ctrl-C end it with the job in hand finished. Any number may run side by side.
     """
     from prometheus_client import REGISTRY
 
     from metering.cli.connections import LOCK_TIMEOUT_MS
-    from metering.runtime.clock import system_clock
-    from workers.jobs import run_jobs
+    from metering.cli.payments import open_payments
+    from workers.jobs import POOL_SIZE, run_jobs
     from workers.metrics import BacklogCollector
 
     with running_role(
-        "jobs", lock_timeout_ms=LOCK_TIMEOUT_MS, verbose=verbose, stop_with_stdin=stop_with_stdin
+        "jobs",
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+        pool_size=POOL_SIZE,
+        verbose=verbose,
+        stop_with_stdin=stop_with_stdin,
+        charges=True,
     ) as role:
+        opened = open_payments(role)
+        if opened is None:
+            return
         REGISTRY.register(BacklogCollector(role.client))
-        run_jobs(role.engine, role.client, clock=system_clock, stop=role.stop)
+        run_jobs(opened.payments, role.client, stop=role.stop)

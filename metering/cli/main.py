@@ -17,6 +17,7 @@ from metering.cli.migrate import migrate
 from metering.cli.output import warn
 from metering.cli.push import push
 from metering.cli.status import status
+from metering.cli.stripe_sandbox import stripe_sandbox
 from metering.cli.up import up
 
 
@@ -45,7 +46,8 @@ app = typer.Typer(
     name="metering",
     help="Prepaid call metering: call events in, exact debits out.",
     epilog="Settings come from the environment: METERING_DATABASE_URL and METERING_REDIS_URL; unset, the commands use the "
-    "embedded servers under METERING_DATA_DIR (.metering), which `demo` and `up` start.",
+    "embedded servers under METERING_DATA_DIR (.metering), which `demo` and `up` start. STRIPE_API_KEY names a Stripe account; "
+    "unset, the embedded database goes with a stand-in that charges nobody.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,
@@ -55,6 +57,7 @@ app.command(rich_help_panel=RUN)(demo)
 app.command(rich_help_panel=RUN)(up)
 app.command(rich_help_panel=RUN)(meter)
 app.command(rich_help_panel=RUN)(jobs)
+app.command("stripe-sandbox", hidden=True)(stripe_sandbox)
 app.command(rich_help_panel=SET_UP)(migrate)
 app.add_typer(orgs.app, name="org", rich_help_panel=SET_UP)
 app.add_typer(keys.app, name="key", rich_help_panel=SET_UP)

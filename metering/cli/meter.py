@@ -38,12 +38,26 @@ def meter(
     """
     from metering.runtime.clock import system_clock
     from metering.signals.gates import Gates
-    from workers.meter import LOCK_TIMEOUT_MS, Meter
+    from workers.meter import LOCK_TIMEOUT_MS, POOL_SIZE, Meter
+    from workers.reload_follower import ReloadFollower
     from workers.stream import CallStream
 
     consumer = text_value("name", name or f"{socket.gethostname()}-{os.getpid()}", max_chars=MAX_NAME_CHARS)
     with running_role(
-        "meter", lock_timeout_ms=LOCK_TIMEOUT_MS, verbose=verbose, stop_with_stdin=stop_with_stdin
+        "meter",
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+        pool_size=POOL_SIZE,
+        verbose=verbose,
+        stop_with_stdin=stop_with_stdin,
     ) as role:
         stream, gates = CallStream(role.client, consumer), Gates(role.client)
-        Meter(role.engine, stream, gates, clock=system_clock, stop=role.stop, batch_limit=batch_limit).run()
+        reloads = ReloadFollower(role.engine, role.client)
+        Meter(
+            role.engine,
+            stream,
+            gates,
+            reloads,
+            clock=system_clock,
+            stop=role.stop,
+            batch_limit=batch_limit,
+        ).run()

@@ -33,13 +33,23 @@ class RunningRole:
 
 @contextmanager
 def running_role(
-    command: str, *, lock_timeout_ms: int, verbose: bool, stop_with_stdin: bool
+    command: str,
+    *,
+    lock_timeout_ms: int,
+    pool_size: int,
+    verbose: bool,
+    stop_with_stdin: bool,
+    charges: bool = False,
 ) -> Iterator[RunningRole]:
-    """Set up the role that `metering <command>` runs. Its `stop` may be set from the start: it was told to while it waited."""
+    """Set up the role that `metering <command>` runs. Its `stop` may be set from the start: it was told to while it waited.
+
+    With `charges` it is one that talks to Stripe: settings for that which are missing are told before anything starts.
+    """
     import structlog
 
     from metering.cli.connections import engine_for, located
     from metering.cli.stopping import stop_on_signals
+    from metering.cli.stripe_access import named_stripe
     from metering.runtime.logs import configure_logs
     from metering.runtime.metrics_server import serving_metrics
     from metering.runtime.redis_connection import connect_redis
@@ -47,10 +57,14 @@ def running_role(
 
     configure_logs(verbose=verbose)
     settings = read_settings()
+    if charges:
+        named_stripe(settings)
     with (
         stop_on_signals(or_end_of_stdin=stop_with_stdin) as stop,
         located() as found,
-        engine_for(found.database_url, command=command, lock_timeout_ms=lock_timeout_ms) as engine,
+        engine_for(
+            found.database_url, command=command, lock_timeout_ms=lock_timeout_ms, pool_size=pool_size
+        ) as engine,
         connect_redis(found.redis_url) as client,
     ):
         _wait_for_schema(engine, stop)

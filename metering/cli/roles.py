@@ -1,12 +1,13 @@
 """Running roles as processes of their own, and keeping them running."""
 
+import itertools
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +31,12 @@ class Role:
 
     name: str
     arguments: tuple[str, ...]
+    serves_metrics: bool = True
 
 
 JOBS: Final = Role("jobs", ("jobs",))
+API: Final = Role("api", ("api",))
+STRIPE_SANDBOX: Final = Role("stripe-sandbox", ("stripe-sandbox",), serves_metrics=False)
 
 
 def meter_roles(number: int) -> list[Role]:
@@ -42,21 +46,21 @@ def meter_roles(number: int) -> list[Role]:
     return [Role(f"meter {name}", ("meter", "--name", name)) for name in names]
 
 
-def metrics_ports(number: int) -> list[int]:
-    """The ports on which so many roles of this machine serve their metrics, in their order: METERING_METRICS_PORT, then those
-    after it, because no two can share one; each takes a free one where it is 0.
+def metrics_ports(roles: Sequence[Role]) -> list[int]:
+    """The ports on which roles of this machine serve their metrics, in their order: METERING_METRICS_PORT, then those after it,
+    because no two can share one. 0 for a role that has none, and for all where that is 0: each takes a free one.
 
     Raises SettingsError where there aren't so many.
     """
     first = read_settings().metrics_port
-    if first == 0:
-        return [0] * number
-    if first + number - 1 > MAX_PORT:
+    number = sum(role.serves_metrics for role in roles)
+    if first and first + number - 1 > MAX_PORT:
         raise SettingsError(
             f"METERING_METRICS_PORT must be at most {MAX_PORT + 1 - number} here: {number} roles take as many ports from it on,"
             f" and {MAX_PORT} is the last there is."
         )
-    return list(range(first, first + number))
+    ports = itertools.count(first)
+    return [next(ports) if first and role.serves_metrics else 0 for role in roles]
 
 
 @dataclass(slots=True)
@@ -76,16 +80,20 @@ class Supervisor:
 
     Each is in a session of its own, so that Ctrl-C reaches the supervisor alone, and stops by itself when the supervisor
     is gone, even by SIGKILL, because its standard input ends then. Output goes to `log_path`, or to where this process's goes.
-    Each has a metrics port of its own (`metrics_ports`).
+    Each has a metrics port of its own (`metrics_ports`), and of the environment what `settings` doesn't replace.
     """
 
     def __init__(
-        self, roles: Sequence[Role], *, say: Callable[[str], None], log_path: Path | None = None
+        self,
+        roles: Sequence[Role],
+        *,
+        say: Callable[[str], None],
+        log_path: Path | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._children = [
-            _Child(role, port) for role, port in zip(roles, metrics_ports(len(roles)), strict=True)
-        ]
+        self._children = [_Child(role, port) for role, port in zip(roles, metrics_ports(roles), strict=True)]
         self._say = say
+        self._settings = dict(settings or {})
         self._log_path = log_path
         self._log: IO[bytes] | None = None
         self._leaving = threading.Event()
@@ -124,7 +132,7 @@ class Supervisor:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "METERING_METRICS_PORT": str(child.metrics_port)},
+            env={**os.environ, **self._settings, "METERING_METRICS_PORT": str(child.metrics_port)},
             start_new_session=True,
         )
         child.started_s = time.monotonic()

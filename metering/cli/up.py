@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from rich.panel import Panel
 
     from metering.cli.connections import Located
+    from metering.cli.stripe_access import StripeAccess
 
 MAX_METERS = 64
-FIRST_ORG_ID = 1001
-"""The org of the first steps that are shown: `demo`, in the same data directory, takes ids from 1 on."""
 
 
 def up(
@@ -22,37 +19,51 @@ def up(
         int, typer.Option(metavar="N", min=1, max=MAX_METERS, help="How many meters to run.")
     ] = 1,
 ) -> None:
-    """Run everything on this machine, until Ctrl-C.
+    """Run everything on this machine, until Ctrl-C: the API, meters, the jobs.
 
     Without METERING_DATABASE_URL and METERING_REDIS_URL it starts embedded servers under METERING_DATA_DIR,
-    or joins them, and brings their schema up to date.
+    or joins them, and brings their schema up to date. Beside the embedded database, and without STRIPE_API_KEY,
+    it also starts a stand-in for Stripe, which charges nobody.
     """
     from metering.cli.connections import located, prepare_database
+    from metering.cli.first_steps import first_steps
+    from metering.cli.http_port import free_http_port, local_url
     from metering.cli.output import console, warn
-    from metering.cli.roles import JOBS, Supervisor, meter_roles, metrics_ports
+    from metering.cli.roles import API, JOBS, STRIPE_SANDBOX, Supervisor, meter_roles, metrics_ports
     from metering.cli.stopping import stop_on_signals
+    from metering.cli.stripe_access import find_stripe, named_stripe
     from metering.runtime.clock import system_clock
     from metering.runtime.redis_connection import connect_redis
+    from metering.runtime.settings import read_settings
 
-    roles = [*meter_roles(meters), JOBS]
-    ports = metrics_ports(len(roles))  # before anything starts: there may not be so many
+    # All that can be wrong with the settings, before anything starts.
+    settings = read_settings()
+    stand_in = named_stripe(settings) is None
+    roles = [*meter_roles(meters), JOBS, API, *([STRIPE_SANDBOX] if stand_in else [])]
+    ports = metrics_ports(roles)
+    http_port = free_http_port(settings)
     with stop_on_signals() as stop, located(start=True) as found:
         prepare_database(found)
         with connect_redis(found.redis_url) as client:
             client.ping()
         if stop.is_set():
             return
-        with Supervisor(roles, say=warn):
+        with Supervisor(roles, say=warn, settings={"METERING_HTTP_PORT": str(http_port)}):
+            access = find_stripe(settings, found.data_dir, stop)
+            if access is None:
+                return
             shown = console()
-            shown.print(_panel(found, meters, ports))
-            for line in ("In another terminal:", *(f"  {step}" for step in _first_steps(system_clock()))):
+            url = local_url(settings.http_host, http_port)
+            shown.print(_panel(found, url, access, meters, ports))
+            steps = first_steps(system_clock(), url, access)
+            for line in ("In another terminal:", *(f"  {step}" for step in steps)):
                 shown.print(line, markup=False, soft_wrap=True)  # whole lines, to be copied
             stop.wait()
             warn("Stopping; events in hand are finished first.")
 
 
-def _panel(found: "Located", meters: int, ports: list[int]) -> "Panel":
-    """What runs, and where; `ports` are those of the metrics, the meters' first."""
+def _panel(found: "Located", url: str, access: "StripeAccess", meters: int, ports: list[int]) -> "Panel":
+    """What runs, and where; `ports` are those of the metrics, the meters' first, then the jobs', then the API's."""
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
@@ -63,14 +74,16 @@ def _panel(found: "Located", meters: int, ports: list[int]) -> "Panel":
 
     metrics = "free ports; the log lines below name them"
     if ports[0]:
-        of_meters = f"{', '.join(map(str, ports[:-1]))} ({counted(meters, 'meter')})"
-        metrics = f"{read_settings().metrics_host}, ports {of_meters} and {ports[-1]} (jobs)"
+        of_meters = f"{', '.join(map(str, ports[:meters]))} ({counted(meters, 'meter')})"
+        metrics = f"{read_settings().metrics_host}, ports {of_meters}, {ports[meters]} (jobs) and {ports[meters + 1]} (api)"
     origin = {True: "embedded", False: "from the settings"}
     shown = Table.grid(padding=(0, 2))
     for name, value in (
+        ("API", f"{url}, described at {url}/docs"),
+        ("Stripe", _stripe(access)),
         ("Postgres", f"{address(found.database_url)} ({origin[found.embedded_database]})"),
         ("Redis", f"{address(found.redis_url)} ({origin[found.embedded_redis]})"),
-        ("Roles", f"{counted(meters, 'meter')}, jobs"),
+        ("Roles", f"api, {counted(meters, 'meter')}, jobs"),
         ("Metrics", metrics),
         ("Stop", "Ctrl-C"),
     ):
@@ -78,18 +91,10 @@ def _panel(found: "Located", meters: int, ports: list[int]) -> "Panel":
     return Panel(shown, title="Metering is up", title_align="left", expand=False)
 
 
-def _first_steps(now: "datetime") -> list[str]:
-    """Commands that bill a first call, ended at `now`."""
-    from metering.rules.times import format_time
+def _stripe(access: "StripeAccess") -> str:
+    from metering.cli.stripe_access import is_live
 
-    event = (
-        f'{{"call_id":1,"org_id":{FIRST_ORG_ID},"tier":"bolt","direction":"outbound",'
-        f'"duration_seconds":75,"ended_at":"{format_time(now)}"}}'
-    )
-    return [
-        f"metering org create Acme --id {FIRST_ORG_ID}",
-        f'metering adjust {FIRST_ORG_ID} --cents 1000 --reason "First credit" --key first',
-        "metering tier set bolt 0.08",
-        f"echo '{event}' | metering push -",
-        "metering status",
-    ]
+    if access.stand_in:
+        return f"NOT STRIPE: a stand-in at {access.base_url}, which charges nobody"
+    where = access.base_url or "Stripe itself"
+    return f"{where}, {'live: real cards are charged' if is_live(access.api_key) else 'in test mode'}"

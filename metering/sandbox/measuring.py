@@ -72,7 +72,7 @@ def _roles(meters: int, batch_limit: int, jobs: bool) -> Iterator[list["subproce
     roles = [
         ["meter", "--name", f"bench-{number}", "--batch-limit", str(batch_limit)] for number in range(meters)
     ]
-    roles += [["jobs"]] if jobs else []
+    roles += [["stripe-sandbox"], ["jobs"]] if jobs else []
     processes = [
         subprocess.Popen(
             [sys.executable, "-P", "-m", "metering", *role, "--stop-with-stdin"],

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from metering.cli.main import app
 from tests.conftest import Database
+from tests.stripe_away import NO_STRIPE
 
 PROGRAM = [sys.executable, "-P", "-m", "metering"]
 
@@ -73,14 +74,14 @@ class Cli:
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine's environment says, only a test's own settings count."""
     for name in list(os.environ):
-        if name.startswith("METERING_"):
+        if name.startswith(("METERING_", "STRIPE_")):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def cli(database: Database, redis_url: str) -> Cli:
     """The command on the test's own database and Valkey."""
-    return Cli({"METERING_DATABASE_URL": database.url, "METERING_REDIS_URL": redis_url})
+    return Cli({"METERING_DATABASE_URL": database.url, "METERING_REDIS_URL": redis_url, **NO_STRIPE})
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from urllib.request import urlopen
 import pytest
 
 from metering.cli import roles
-from metering.cli.roles import JOBS, Supervisor, meter_roles
+from metering.cli.roles import JOBS, STRIPE_SANDBOX, Supervisor, meter_roles
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 from tests.conftest import Database
+from tests.stripe_away import NO_STRIPE
 
 EVENT = (
     b'{"call_id":%d,"org_id":1,"tier":"bolt","direction":"outbound","duration_seconds":75,'
@@ -71,7 +72,8 @@ def test_a_meter_waits_for_postgres(cli: Cli) -> None:
 
 
 def test_a_meter_refuses_another_schema(empty_database: Database, redis_url: str) -> None:
-    cli = Cli({"METERING_DATABASE_URL": empty_database.owner_url, "METERING_REDIS_URL": redis_url})
+    urls = {"METERING_DATABASE_URL": empty_database.owner_url, "METERING_REDIS_URL": redis_url}
+    cli = Cli({**urls, **NO_STRIPE, "METERING_HTTP_PORT": "0"})
     assert cli.fail("meter").endswith("run `metering migrate`.")
     assert cli.fail("up").endswith("run `metering migrate`.")
 
@@ -136,15 +138,15 @@ def test_each_role_has_a_metrics_port_of_its_own(
 def test_a_metrics_port_leaves_room_for_every_role(
     offline: Cli, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
-    cli = Cli({**offline.settings, "METERING_METRICS_PORT": "65535"})
+    cli = Cli({**offline.settings, "METERING_METRICS_PORT": "65535", "METERING_HTTP_PORT": "0"})
     assert cli.fail("up") == (
-        "METERING_METRICS_PORT must be at most 65534 here: 2 roles take as many ports from it on,"
+        "METERING_METRICS_PORT must be at most 65533 here: 3 roles take as many ports from it on,"
         " and 65535 is the last there is."
     )
     assert not data_dir.exists()
     for setting, ports in (("65533", [65_533, 65_534, 65_535]), ("0", [0, 0, 0]), ("", [0, 0, 0])):
         monkeypatch.setenv("METERING_METRICS_PORT", setting)
-        assert roles.metrics_ports(3) == ports
+        assert roles.metrics_ports([STRIPE_SANDBOX, *meter_roles(2), JOBS]) == [0, *ports]
 
 
 SUPERVISE = """

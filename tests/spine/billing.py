@@ -20,6 +20,7 @@ from metering.runtime.clock import Clock, system_clock
 from metering.signals.gates import Gates
 from tests.waiting import wait_until
 from workers.meter import ABANDONED_AFTER_MS, BATCH_LIMIT, Meter
+from workers.reload_follower import ReloadFollower
 from workers.stream import STREAM, CallStream, backlog
 
 DRAIN_LIMIT_S = 60
@@ -90,6 +91,7 @@ def running_meters(
             engine,
             stream,
             Gates(client),
+            ReloadFollower(engine, client),
             clock=clock,
             stop=stop,
             batch_limit=batch_limit,

@@ -23,6 +23,7 @@ from metering.runtime.redis_connection import connect_redis
 from metering.signals.gates import Gates
 from tests.spine.billing import push
 from workers.meter import LOCK_TIMEOUT_MS, Meter
+from workers.reload_follower import ReloadFollower
 from workers.stream import GROUP, STREAM, CallStream, backlog
 
 LIMIT_S: Final = 40.0
@@ -210,7 +211,9 @@ class Site:
         usual: dict[str, Any] = {"clock": system_clock, "block_ms": 20}
         try:
             with connect_redis(self.redis_url) as client:
-                Meter(engine, CallStream(client, name), Gates(client), stop=stop, **(usual | options)).run()
+                reloads = ReloadFollower(engine, client)
+                stream = CallStream(client, name)
+                Meter(engine, stream, Gates(client), reloads, stop=stop, **(usual | options)).run()
         finally:
             engine.dispose()
 

@@ -1,0 +1,108 @@
+"""What stands behind nudges, webhooks and signals: no message is the only reason for a charge to be made, settled or told of.
+
+Each part goes round in a thread of its own, so that Stripe, when it is slow, holds up none of the others. Any number of processes
+may do all of it at the same time.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from db.attempts import due_attempts
+from db.failures import Failure, diagnose
+from db.reloads import ask_worth_asking
+from metering.payments.charges import work_on
+from metering.payments.event_list import read_events
+from metering.payments.payments import Payments
+from metering.payments.settling import follow
+from metering.signals.reload_signals import say_left
+from workers.failures import sentence
+from workers.rounds import Round
+
+PERIOD_S: Final = 2.0
+"""How long after the end of one turn the next one begins."""
+ATTEMPT_THREADS: Final = 8
+"""How many attempts one process works on at once, besides those that it was nudged about."""
+PAGE: Final = 100
+
+AttemptKey = tuple[int, UUID]
+"""An org and the id of one of its attempts."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def payment_rounds(payments: Payments) -> list[Round]:
+    """All that has to go round in every jobs process."""
+    return [
+        Round("attempts", DueAttempts(payments).work, PERIOD_S),
+        Round("reload rule", lambda stop: ask_reload_rule(payments, stop), PERIOD_S),
+        Round("signals", lambda _: say_left(payments.engine, payments.signals, payments.clock()), PERIOD_S),
+        Round("Stripe's events", lambda _: read_events(payments), PERIOD_S),
+    ]
+
+
+def ask_reload_rule(payments: Payments, stop: threading.Event) -> None:
+    """Ask the rule for every org that has reloads enabled: a month may have turned, a pause ended, anything been lost."""
+    for reloads in ask_worth_asking(payments.engine, payments.clock()):
+        follow(payments, reloads)
+        if stop.is_set():
+            return
+
+
+class DueAttempts:
+    """Works on attempts that are due, some at a time, here and without Redis."""
+
+    def __init__(self, payments: Payments) -> None:
+        self._payments = payments
+        self._in_hand: dict[Future[object], AttemptKey] = {}
+
+    def work(self, stop: threading.Event) -> None:
+        """Work on what is due, and look again and again, until told to stop; then finish what is in hand.
+
+        One that hangs takes a thread, and holds up nothing else.
+        """
+        self._in_hand.clear()
+        with ThreadPoolExecutor(ATTEMPT_THREADS, thread_name_prefix="attempt") as threads:
+            while not stop.is_set():
+                for key in self._due():
+                    while len(self._in_hand) >= ATTEMPT_THREADS and not stop.is_set():
+                        self._take_done(limit_s=PERIOD_S)
+                    if stop.is_set():
+                        return
+                    if key not in self._in_hand.values():
+                        self._in_hand[threads.submit(work_on, self._payments, *key)] = key
+                stop.wait(PERIOD_S)
+                self._take_done(limit_s=0)
+
+    def _due(self) -> Iterator[AttemptKey]:
+        """Every attempt that is due, each once, and none that gets due meanwhile for ever."""
+        seen: set[AttemptKey] = set()
+        again = 0
+        while True:
+            limit = PAGE + again
+            due = due_attempts(self._payments.engine, self._payments.clock(), limit=limit)
+            new = [key for key in due if key not in seen]
+            again = len(due) - len(new)  # not begun yet, or failed: the next page lies behind them
+            seen.update(new)
+            yield from new
+            if len(due) < limit:
+                return
+
+    def _take_done(self, *, limit_s: float) -> None:
+        """Wait until some are done, and tell of those that failed: they stay due."""
+        done, _ = wait(self._in_hand, timeout=limit_s, return_when=FIRST_COMPLETED)
+        for future in done:
+            org_id, attempt_id = self._in_hand.pop(future)
+            error = future.exception()
+            if isinstance(error, Exception):
+                log.warning(
+                    "an attempt could not be worked on",
+                    org_id=org_id,
+                    attempt=str(attempt_id),
+                    error=sentence(error),
+                    exc_info=error if diagnose(error) is Failure.POISON else None,
+                )

@@ -1,0 +1,32 @@
+"""What follows a batch's commit for auto-reloads. What it can't do, or doesn't live to do, the sweep does."""
+
+import redis
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.reloads import Reloads
+from metering.payments.metrics import count_reloads
+from metering.signals.reload_signals import ReloadSignals, say_pending
+from workers.failures import sentence
+from workers.nudges import Nudges
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class ReloadFollower:
+    """Nudges the jobs about attempts, and says signals."""
+
+    def __init__(self, engine: Engine, client: redis.Redis) -> None:
+        self._engine = engine
+        self._signals = ReloadSignals(client)
+        self._nudges = Nudges(client)
+
+    def follow(self, reloads: Reloads) -> None:
+        """Do what follows. Never fails for want of Redis or Postgres."""
+        count_reloads(reloads)
+        self._nudges.nudge_all(reloads.attempts)
+        try:
+            say_pending(self._engine, self._signals, reloads.signals)
+        except (redis.RedisError, SQLAlchemyError) as error:
+            log.warning("signals are left to the sweep", signals=len(reloads.signals), error=sentence(error))
