@@ -7,7 +7,7 @@ import structlog
 
 from db.failures import Failure, diagnose
 from db.stripe_events import advance_event_list, claim_event_list, known_events
-from metering.payments.events import handle, read_event
+from metering.payments.events import HANDLED, handle, read_event
 from metering.payments.payments import Payments
 from metering.payments.stripe_api import StripeEventSeen, StripeFailure
 
@@ -32,7 +32,9 @@ def read_events(payments: Payments, *, every: timedelta = EVERY) -> int | None:
     if position is None:
         return None
     since = max(position - OVERLAP, now - KEPT_FOR)
-    seen = sorted(payments.stripe.events_since(since), key=lambda event: (event.created_at, event.id))
+    seen = sorted(
+        payments.stripe.events_since(since, HANDLED), key=lambda event: (event.created_at, event.id)
+    )
     new = _unknown(payments, seen)
     handled = 0
     failed_at: datetime | None = None

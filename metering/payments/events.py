@@ -28,10 +28,17 @@ SETUP_SUCCEEDED: Final = "setup_intent.succeeded"
 METHOD_DETACHED: Final = "payment_method.detached"
 
 # They only say that there is something to look at: an event can be old, and refunds and disputes are told in many kinds.
-NUDGES: Final = (
-    *("payment_intent.payment_failed", "payment_intent.canceled", "payment_intent.processing"),
-    *("payment_intent.requires_action", "charge.refunded", "charge.refund.", "refund.", "charge.dispute."),
+NUDGES: Final = frozenset(
+    {
+        *("payment_intent.payment_failed", "payment_intent.canceled", "payment_intent.processing"),
+        *("payment_intent.requires_action", "charge.refunded", "charge.refund.updated"),
+        *("refund.created", "refund.updated", "refund.failed"),
+        *("charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed"),
+        *("charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated"),
+    }
 )
+HANDLED: Final = (INTENT_SUCCEEDED, SETUP_SUCCEEDED, METHOD_DETACHED, *sorted(NUDGES))
+"""The types of events that ask for anything. Stripe lists up to 20 types at a time."""
 
 KNOWN: Final = "known"
 IGNORED: Final = "ignored"
@@ -67,7 +74,9 @@ def handle(payments: Payments, event: Event) -> str:
     It is written down in the transaction of its effect, so that one which fails, here or by a crash, is not lost when it comes
     again. Raises StripeFailure, and what Postgres raises: then it has to come again.
     """
-    if is_event_known(payments.engine, event.ref.id):
+    if event.ref.type not in HANDLED:
+        outcome = IGNORED
+    elif is_event_known(payments.engine, event.ref.id):
         outcome = KNOWN
     elif event.livemode != payments.stripe.livemode:
         outcome = _note(payments, event, WRONG_LIVEMODE)
@@ -80,10 +89,8 @@ def handle(payments: Payments, event: Event) -> str:
         outcome = _card_is_ready(payments, event)
     elif event.ref.type == METHOD_DETACHED:
         outcome = _card_is_gone(payments, event)
-    elif event.ref.type.startswith(NUDGES):
-        outcome = _look(payments, event)
     else:
-        outcome = _note(payments, event, IGNORED)
+        outcome = _look(payments, event)
     STRIPE_EVENTS.labels(outcome).inc()
     return outcome
 

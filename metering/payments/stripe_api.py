@@ -1,7 +1,7 @@
 """Everything said to Stripe, through its own SDK: values in, values out, and four kinds of failure that mean different things."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -168,9 +168,10 @@ class StripeApi:
         params: Any = {"invoice_settings": {"default_payment_method": payment_method_id}}
         _ask("customers.update", lambda: self._v1.customers.update(customer_id, params))
 
-    def events_since(self, since: datetime) -> Iterator[StripeEventSeen]:
-        """Events of `since` and later, newest first; Stripe keeps them for 30 days."""
-        params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
+    def events_since(self, since: datetime, types: Sequence[str]) -> Iterator[StripeEventSeen]:
+        """Events of these types, of `since` and later, newest first; Stripe keeps them for 30 days."""
+        created: Any = {"gte": int(since.timestamp())}
+        params: Any = {"created": created, "types": list(types), "limit": PAGE}
         for each in _each("events.list", lambda: self._v1.events.list(params)):
             yield StripeEventSeen(
                 each["id"],
