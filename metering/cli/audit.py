@@ -2,31 +2,91 @@
 """`metering audit`."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from metering.cli.errors import CommandError
 from metering.cli.output import JsonOption, add_row, counted, say, show_json, show_table, table
 from metering.rules.times import format_time
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from db.audit import AuditReport
+    from metering.payments.audit import StripeAudit
 
 
-def audit(as_json: JsonOption = False) -> None:
+def audit(
+    stripe: Annotated[
+        bool,
+        typer.Option("--stripe", help="Compare attempts, credits and refunds with what Stripe holds, too."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Prove from one snapshot of the database that every cent is where it belongs.
 
-    Exit status 0 means that every invariant holds; 1 names each violation.
+    Exit status 0 means that every invariant holds; 1 names each violation. With `--stripe` the charges that Stripe lists are held
+    against the ledger as well.
     """
     from db.audit import run_audit
     from metering.cli.connections import open_database
 
     with open_database(command="audit") as engine:
         report = run_audit(engine)
+        compared = _compare_with_stripe(engine) if stripe else None
     if as_json:
-        show_audit_json(report)
+        show_audit_json(report, compared)
     else:
         show_audit(report)
+        if compared is not None:
+            _show_comparison(compared)
     require_passed(report)
+    if compared is not None and compared.violations:
+        broken = ", ".join(sorted({violation.invariant for violation in compared.violations}))
+        number = counted(len(compared.violations), "violation")
+        raise CommandError(f"The ledger and Stripe disagree: {number}, of {broken}.")
+
+
+def _compare_with_stripe(engine: "Engine") -> "StripeAudit":
+    import threading
+
+    from metering.cli.stripe_access import find_stripe
+    from metering.payments.audit import audit_against_stripe
+    from metering.payments.stripe_api import StripeFailure, connect_stripe
+    from metering.runtime.clock import system_clock
+    from metering.runtime.settings import read_settings
+
+    settings = read_settings()
+    access = find_stripe(settings, settings.data_dir, threading.Event())
+    if access is None:
+        raise CommandError("Stripe can't be asked: set STRIPE_API_KEY, or start `metering up`.")
+    try:
+        return audit_against_stripe(
+            engine, connect_stripe(access.api_key, base_url=access.base_url), system_clock
+        )
+    except StripeFailure as failure:
+        raise CommandError(f"Stripe can't be asked: {failure.message}") from failure
+
+
+def _show_comparison(compared: "StripeAudit") -> None:
+    from metering.payments.audit import MEANINGS
+    from metering.rules.money import format_usd
+
+    shown = table("held against Stripe", "meaning", "result")
+    for name, meaning in MEANINGS.items():
+        number = sum(violation.invariant == name for violation in compared.violations)
+        add_row(shown, [name, meaning, counted(number, "violation") if number else "OK"])
+    show_table(shown)
+    if compared.violations:
+        shown = table("invariant", ">org", "violation")
+        for violation in compared.violations:
+            add_row(shown, [violation.invariant, violation.org_id, violation.detail])
+        show_table(shown)
+    say(
+        f"{counted(compared.charges, 'charge')} at Stripe: {format_usd(compared.taken_cents)} USD taken,"
+        f" {format_usd(compared.returned_cents)} USD returned; {compared.settling} on their way."
+    )
 
 
 def require_passed(report: "AuditReport") -> None:
@@ -40,7 +100,7 @@ def _found(report: "AuditReport") -> str:
     return ("at least " if report.truncated else "") + counted(len(report.violations), "violation")
 
 
-def show_audit_json(report: "AuditReport") -> None:
+def show_audit_json(report: "AuditReport", compared: "StripeAudit | None" = None) -> None:
     """Print an audit for programs."""
     from db.invariants import INVARIANTS
 
@@ -52,6 +112,7 @@ def show_audit_json(report: "AuditReport") -> None:
             "invariants": [{"name": each.name, "meaning": each.meaning} for each in INVARIANTS.values()],
             "violations": [asdict(violation) for violation in report.violations],
             "truncated": report.truncated,
+            **({} if compared is None else {"stripe": asdict(compared)}),
         }
     )
 

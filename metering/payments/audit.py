@@ -10,8 +10,9 @@ from sqlalchemy import Engine, select, text
 from db.audit import Violation
 from db.engine import transaction
 from db.models import PaymentAttempt
-from metering.payments.payments import Payments
-from metering.rules.payments import AttemptStatus, Dispute, Intent, IntentStatus, Refund
+from metering.payments.stripe_api import StripeApi
+from metering.rules.payments import AttemptStatus, Intent, IntentStatus
+from metering.runtime.clock import Clock
 
 SETTLING: Final = timedelta(minutes=15)
 """How long a charge may be on its way between Stripe and the ledger."""
@@ -51,22 +52,21 @@ class _Known:
     amount_cents: int
 
 
-def audit_against_stripe(payments: Payments) -> StripeAudit:
+def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> StripeAudit:
     """Compare attempts and ledger with what Stripe lists. Raises StripeFailure where it can't be asked.
 
     Stripe is asked first, the database after it: so whatever Stripe told has had time to be booked.
     """
-    now = payments.clock()
+    now = clock()
     found = StripeAudit()
-    since = _since(payments.engine, now)
-    intents = [each for each in payments.stripe.list_intents(since=since) if each.attempt_id is not None]
-    taken = [each for each in intents if each.status == IntentStatus.SUCCEEDED]
-    returned = {each.id: _returned(payments, each) for each in taken}
-    known, credited_cents, moves = _read(payments.engine)
+    since = _since(engine, now)
+    intents = [each for each in stripe.list_intents(since=since) if each.attempt_id is not None]
+    returned = _returned(stripe, since)
+    known, credited_cents, moves = _read(engine)
     found.charges = len(intents)
     for intent in intents:
         _compare(found, intent, known, credited_cents, moves, returned, now)
-    listed = {each.id: each for each in taken}
+    listed = {each.id for each in intents if each.status == IntentStatus.SUCCEEDED}
     for intent_id, each in known.items():
         if each.status == AttemptStatus.SUCCEEDED and intent_id not in listed:
             found.violations.append(
@@ -103,7 +103,7 @@ def _compare(
     if intent.status != IntentStatus.SUCCEEDED:
         return
     found.taken_cents += intent.received_cents
-    found.returned_cents += returned[intent.id]
+    found.returned_cents += returned.get(intent.id, 0)
     credited = credited_cents.get(intent.id, 0)
     if credited != intent.received_cents:
         if settling and not credited:
@@ -116,23 +116,27 @@ def _compare(
                 f"{intent.id}: Stripe has taken {intent.received_cents} cents, {credited} are credited",
             )
         )
-    if -moves.get(intent.id, 0) != returned[intent.id]:
+    if -moves.get(intent.id, 0) != returned.get(intent.id, 0):
         found.violations.append(
             Violation(
                 REFUND_BOOKED,
                 attempt.org_id,
-                f"{intent.id}: {returned[intent.id]} cents went back to the card, the ledger says"
+                f"{intent.id}: {returned.get(intent.id, 0)} cents went back to the card, the ledger says"
                 f" {-moves.get(intent.id, 0)}",
             )
         )
 
 
-def _returned(payments: Payments, intent: Intent) -> int:
-    refunds: tuple[Refund, ...] = payments.stripe.refunds_of(intent.id)
-    disputes: tuple[Dispute, ...] = payments.stripe.disputes_of(intent.id)
-    return sum(each.amount_cents for each in refunds if each.effective) + sum(
-        each.withdrawn_cents - each.reinstated_cents for each in disputes
-    )
+def _returned(stripe: StripeApi, since: datetime) -> dict[str, int]:
+    """By PaymentIntent, what went back to the card, by refunds and disputes."""
+    returned: dict[str, int] = defaultdict(int)
+    for intent_id, refund in stripe.list_refunds(since=since):
+        if intent_id is not None and refund.effective:
+            returned[intent_id] += refund.amount_cents
+    for intent_id, dispute in stripe.list_disputes(since=since):
+        if intent_id is not None:
+            returned[intent_id] += dispute.withdrawn_cents - dispute.reinstated_cents
+    return returned
 
 
 def _since(engine: Engine, now: datetime) -> datetime:

@@ -151,6 +151,18 @@ class StripeApi:
             read_dispute(each) for each in _each("disputes.list", lambda: self._v1.disputes.list(params))
         )
 
+    def list_refunds(self, *, since: datetime) -> Iterator[tuple[str | None, Refund]]:
+        """All refunds made at `since` or later, each with its PaymentIntent's id."""
+        params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
+        for each in _each("refunds.list", lambda: self._v1.refunds.list(params)):
+            yield each.get("payment_intent"), read_refund(each)
+
+    def list_disputes(self, *, since: datetime) -> Iterator[tuple[str | None, Dispute]]:
+        """All disputes opened at `since` or later, each with its PaymentIntent's id."""
+        params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
+        for each in _each("disputes.list", lambda: self._v1.disputes.list(params)):
+            yield each.get("payment_intent"), read_dispute(each)
+
     def create_setup_intent(self, customer_id: str) -> tuple[str, str]:
         """Make a SetupIntent for saving a card that is to be charged without the customer; give id and client secret."""
         params: Any = {"customer": customer_id, "usage": "off_session", "payment_method_types": ["card"]}

@@ -149,7 +149,7 @@ class World:
         """Every invariant holds, here and against Stripe, and the gates say what the balances say."""
         report = run_audit(self.engine, clock=self.clock)
         assert report.passed, report.violations
-        assert audit_against_stripe(self.payments).violations == []
+        assert audit_against_stripe(self.engine, self.payments.stripe, self.clock).violations == []
         gates = Gates(self.client)
         for row in self.rows("SELECT org_id, balance_cents, version FROM accounts WHERE version > 0"):
             (gate,) = gates.read([row.org_id])
