@@ -94,7 +94,7 @@ class StripeApi:
             "currency": CURRENCY,
             "customer": attempt.customer_id,
             "payment_method": attempt.payment_method_id,
-            "payment_method_types": ["card"],
+            "allowed_payment_method_types": ["card"],
             "confirm": True,
             "description": "Auto-reload" if attempt.kind is AttemptKind.AUTO_RELOAD else "Top-up",
             "metadata": {
@@ -165,7 +165,7 @@ class StripeApi:
 
     def create_setup_intent(self, customer_id: str) -> tuple[str, str]:
         """Make a SetupIntent for saving a card that is to be charged without the customer; give id and client secret."""
-        params: Any = {"customer": customer_id, "usage": "off_session", "payment_method_types": ["card"]}
+        params: Any = {"customer": customer_id, "usage": "off_session", "allowed_payment_method_types": ["card"]}
         made = _ask("setup_intents.create", lambda: self._v1.setup_intents.create(params))
         return str(made["id"]), str(made["client_secret"])
 

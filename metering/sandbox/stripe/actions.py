@@ -4,7 +4,7 @@ from typing import Final
 
 from metering.sandbox.stripe.cards import Authentication
 from metering.sandbox.stripe.errors import INVALID_REQUEST, InvalidRequestError, doc_url
-from metering.sandbox.stripe.params import Array, Boolean, Choice, Hash, Param, Text
+from metering.sandbox.stripe.params import Array, Boolean, Choice, Gone, Hash, Param, Text
 from metering.sandbox.stripe.payment_methods import DATA, card_of, found, require_usable
 from metering.sandbox.stripe.payment_methods import create as create_method
 from metering.sandbox.stripe.store import Work
@@ -14,7 +14,12 @@ METHODS: Final[dict[str, Param]] = {
     "automatic_payment_methods": Hash(
         {"enabled": Boolean(), "allow_redirects": Choice(("always", "never"))}, frozenset({"enabled"})
     ),
-    "payment_method_types": Array(Choice(("card",))),
+    "allowed_payment_method_types": Array(Choice(("card",))),
+    "payment_method_types": Gone(
+        "payment_method_types_no_longer_supported",
+        "`payment_method_types` is no parameter since API version 2026-09-30.endive: use dynamic payment methods, or "
+        "`allowed_payment_method_types` to take some types only.",
+    ),
 }
 """The parameters that say which payment methods an intent takes."""
 
@@ -35,19 +40,20 @@ RETURN_URL_NEEDED: Final = (
 
 
 def accepted_methods(params: Json) -> Json:
-    """The two fields of an intent that say which payment methods it takes; all that are enabled, unless it is told."""
+    """The fields of an intent that say which payment methods it takes; all that are enabled, unless it is told."""
     automatic = params.get("automatic_payment_methods")
-    types = params.get("payment_method_types")
-    if automatic and automatic["enabled"] and types:
+    types = params.get("allowed_payment_method_types")
+    if automatic and types:
         raise InvalidRequestError(
-            "You may only specify one of these parameters: automatic_payment_methods, payment_method_types.",
+            "You may only specify one of these parameters: automatic_payment_methods, allowed_payment_method_types.",
             param="automatic_payment_methods",
         )
     on = automatic["enabled"] if automatic else types is None
     redirects = (automatic or {}).get("allow_redirects", "always")
     return {
+        "allowed_payment_method_types": types,
         "automatic_payment_methods": {"allow_redirects": redirects, "enabled": True} if on else None,
-        "payment_method_types": types or ["card"],
+        "payment_method_types": ["card"],
     }
 
 

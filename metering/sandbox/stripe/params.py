@@ -124,6 +124,18 @@ class Array:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """A parameter of earlier versions of the API, refused with a code and a message of its own."""
+
+    code: str
+    message: str
+
+    def read(self, value: Any, name: str) -> None:  # noqa: ARG002
+        """Never returns."""
+        raise ValidationError(self.message, code=self.code, param=name)
+
+
+@dataclass(frozen=True, slots=True)
 class Metadata:
     """Text by text; an empty value removes its key, and is read as None."""
 

@@ -48,7 +48,7 @@ def answer_control(controls: Controls, request: Request) -> Answer:
     return Answer(200, msgspec.json.encode({"result": result}))
 
 
-def control(url: str, name: str, **arguments: Any) -> Any:
+def control(url: str, name: str, /, **arguments: Any) -> Any:
     """Do a control of the sandbox at `url`, another process's. Raises ControlError, or OSError where nobody listens."""
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
