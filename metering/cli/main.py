@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from metering.cli import keys, orgs, rejected, tiers
+from metering.cli import attempts, keys, orgs, rejected, tiers
 from metering.cli.adjust import adjust
 from metering.cli.audit import audit
 from metering.cli.bench import bench
@@ -65,6 +65,7 @@ app.add_typer(tiers.app, name="tier", rich_help_panel=SET_UP)
 app.command(rich_help_panel=CALLS)(push)
 app.command(rich_help_panel=CALLS)(adjust)
 app.add_typer(rejected.app, name="rejected", rich_help_panel=CALLS)
+app.add_typer(attempts.app, name="attempt", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(audit)
 app.command(rich_help_panel=LOOK)(bench)

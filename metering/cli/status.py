@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_GATES: Final = 100_000
 """How many orgs' gates are looked at: a look at more would take longer than somebody waits for."""
+MAX_LIMITED: Final = 20
+"""Of how many orgs it is said what they have left of the month."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +64,33 @@ class GatesStatus:
 
 
 def status(as_json: JsonOption = False) -> None:
-    """Show how things stand: the backlog, the meters, the orgs and their gates, and what was rejected."""
+    """Show how things stand: the backlog, the meters, the orgs and their gates, what was rejected, charges and reloads."""
+    from db.reload_status import read_reload_status
     from db.schema import expected_revision
     from metering.cli.connections import open_database, open_redis
+    from metering.cli.reload_status import reload_json, show_reloads
+    from metering.runtime.clock import system_clock
 
+    now = system_clock()
     with open_database(command="status") as engine, open_redis() as client:
         ledger, stream, meters = _ledger(engine), _stream(client), _meters(client)
         gates = _gates(engine, client)
+        with engine.connect() as connection:
+            reloads = read_reload_status(connection, now, limit=MAX_LIMITED)
     if as_json:
         found: dict[str, Any] = {
             "schema_revision": expected_revision(),  # the database's own, or open_database would have refused it
             **asdict(ledger),
+            **reload_json(reloads, now),
             "gates": asdict(gates),
             "stream": asdict(stream),
             "meters": [asdict(meter) for meter in meters],
         }
         show_json(found)
     else:
-        _show(ledger, gates, stream, meters, expected_revision())
+        _show(ledger, gates, stream, expected_revision())
+        show_reloads(reloads, now)
+        _show_meters(meters)
 
 
 def _ledger(engine: "Engine") -> LedgerStatus:
@@ -173,9 +184,7 @@ def _meters(client: "redis.Redis") -> list[MeterStatus]:
     ]
 
 
-def _show(
-    ledger: LedgerStatus, gates: GatesStatus, stream: StreamStatus, meters: list[MeterStatus], revision: str
-) -> None:
+def _show(ledger: LedgerStatus, gates: GatesStatus, stream: StreamStatus, revision: str) -> None:
     from metering.rules.money import format_usd
 
     shown = table("what", ">how much", title="Metering")
@@ -204,6 +213,9 @@ def _show(
     for row in rows:
         add_row(shown, row)
     show_table(shown)
+
+
+def _show_meters(meters: list[MeterStatus]) -> None:
     if not meters:
         say("No meter runs.")
         return

@@ -8,9 +8,12 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).parents[2]
-OURS: Final = ("migrate", "meter", "jobs")
-ROLES: Final = ("meter", "jobs")
+OURS: Final = ("migrate", "meter", "jobs", "api")
+ROLES: Final = ("meter", "jobs", "api")
+CHARGING: Final = ("jobs", "api")
+"""Those that talk to Stripe."""
 METRICS_PORT: Final = 9100
+HTTP_PORT: Final = 8000
 
 # $$, $NAME, or ${NAME} with an operator and its operand; operands hold no further variables here.
 _REFERENCE: Final = re.compile(

@@ -4,6 +4,7 @@ What differs: addresses, because nothing resolves `postgres` and `valkey` here, 
 """
 
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -22,8 +23,9 @@ from psycopg import pq
 
 from metering.sandbox.account import Account, account_for
 from metering.sandbox.postgres import Postgres
+from metering.sandbox.stripe.sandbox import StripeSandbox
 from metering.sandbox.valkey import Valkey
-from tests.deploy.composed import METRICS_PORT, ROOT, composed
+from tests.deploy.composed import HTTP_PORT, METRICS_PORT, ROOT, composed
 
 LIMIT_S: Final = 60.0
 POSTGRES_BIN: Final = Postgres.program().parent
@@ -36,6 +38,12 @@ PASSWORDS: Final = {
         "VALKEY_PASSWORD",
     )
 }
+SECRETS: Final = {
+    **PASSWORDS,
+    "STRIPE_API_KEY": f"sk_test_{secrets.token_hex(12)}",
+    "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(12)}",
+}
+"""All that has to be set."""
 
 
 def free_port() -> int:
@@ -60,6 +68,7 @@ class Running:
     process: "subprocess.Popen[bytes]"
     log_path: Path
     metrics_port: int
+    http_port: int
 
     def log(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
@@ -77,7 +86,7 @@ class Stack:
     data_dir: Path
     postgres_port: int = field(default_factory=free_port)
     valkey_port: int = field(default_factory=free_port)
-    services: dict[str, Any] = field(default_factory=lambda: composed(PASSWORDS)["services"])
+    services: dict[str, Any] = field(default_factory=lambda: composed(SECRETS)["services"])
     _ends: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -86,25 +95,33 @@ class Stack:
         with ExitStack() as starting:
             starting.enter_context(self._postgres())
             starting.enter_context(self._valkey())
+            self.stripe = starting.enter_context(StripeSandbox(api_keys=[SECRETS["STRIPE_API_KEY"]]))
             self._ends = starting.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ends.close()
 
-    def here(self, text: str, metrics_port: int = METRICS_PORT) -> str:
+    def here(self, text: str, metrics_port: int = METRICS_PORT, http_port: int = HTTP_PORT) -> str:
         """A text of the file's, with addresses that lead to where things are here."""
         for there, port in (
             ("@postgres:5432", self.postgres_port),
             ("@valkey:6379", self.valkey_port),
         ):
             text = text.replace(there, f"@127.0.0.1:{port}")
-        return text.replace(str(METRICS_PORT), str(metrics_port))
+        for port, port_here in ((METRICS_PORT, metrics_port), (HTTP_PORT, http_port)):
+            text = re.sub(rf"^{port}$|(?<=127\.0\.0\.1:){port}(?=/)", str(port_here), text)
+        return text
 
-    def environment(self, service: str, metrics_port: int = METRICS_PORT) -> dict[str, str]:
-        """The variables that the file gives a service, in an otherwise clean environment."""
+    def environment(
+        self, service: str, metrics_port: int = METRICS_PORT, http_port: int = HTTP_PORT
+    ) -> dict[str, str]:
+        """The variables that the file gives a service, in an otherwise clean environment; Stripe is a sandbox here."""
         given = self.services[service]["environment"]
-        return clean_environment({name: self.here(str(value), metrics_port) for name, value in given.items()})
+        here = {name: self.here(str(value), metrics_port, http_port) for name, value in given.items()}
+        if "STRIPE_API_KEY" in given:
+            here["STRIPE_API_BASE"] = self.stripe.url
+        return clean_environment(here)
 
     def redis(self) -> redis.Redis:
         return redis.Redis(port=self.valkey_port, password=PASSWORDS["VALKEY_PASSWORD"])
@@ -125,33 +142,33 @@ class Stack:
     @contextmanager
     def started(self, service: str) -> Iterator[Running]:
         """Start a service's command; it is killed at the end if it runs still."""
-        metrics_port = free_port()
+        metrics_port, http_port = free_port(), free_port()
         log_path = self.data_dir / f"{service}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "metering", *self.services[service]["command"]],
-                env=self.environment(service, metrics_port),
+                env=self.environment(service, metrics_port, http_port),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         try:
-            yield Running(process, log_path, metrics_port)
+            yield Running(process, log_path, metrics_port, http_port)
         finally:
             process.kill()
             process.wait()
 
     def check_health(
-        self, service: str, *, metrics_port: int = METRICS_PORT, **settings: str
+        self, service: str, *, metrics_port: int = METRICS_PORT, http_port: int = HTTP_PORT, **settings: str
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run a service's health check as the file has it, with `settings` added to the service's variables."""
         kind, *test = self.services[service]["healthcheck"]["test"]
-        test = [self.here(part, metrics_port) for part in test]
+        test = [self.here(part, metrics_port, http_port) for part in test]
         if kind == "CMD-SHELL":
             test = ["/bin/sh", "-c", *test]
         elif test[0] == "python":
             test[0] = sys.executable
-        environment = self.environment(service, metrics_port) | settings
+        environment = self.environment(service, metrics_port, http_port) | settings
         return subprocess.run(test, env=environment, capture_output=True, timeout=LIMIT_S, check=False)
 
     def psql(self, program: str, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":

@@ -8,8 +8,11 @@ import typer.main
 
 from metering.cli.main import app
 from metering.cli.roles import STOP_LIMIT_S
+from metering.cli.stripe_access import named_stripe
 from metering.runtime.settings import Settings
 from tests.deploy.composed import (
+    CHARGING,
+    HTTP_PORT,
     METRICS_PORT,
     OURS,
     ROLES,
@@ -21,9 +24,11 @@ from tests.deploy.composed import (
     environment_file,
     references,
 )
-from tests.deploy.stack import PASSWORDS
+from tests.deploy.stack import SECRETS
 
-SERVICES: dict[str, Any] = composed(PASSWORDS)["services"]
+SERVICES: dict[str, Any] = composed(SECRETS)["services"]
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - in a container
+PUBLISHED = {"valkey": [6379], "api": [HTTP_PORT]}
 EVERY = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
@@ -52,7 +57,34 @@ def test_every_setting_is_one_that_the_program_knows_and_takes(
     assert str(settings.database_url).startswith(f"postgresql+psycopg://{user}:")
     if name in ROLES:
         assert settings.redis_url is not None
-        assert (settings.metrics_host, settings.metrics_port) == ("0.0.0.0", METRICS_PORT)  # noqa: S104 - in a container
+        assert (settings.metrics_host, settings.metrics_port) == (EVERYWHERE, METRICS_PORT)
+    if name == "api":
+        assert (settings.http_host, settings.http_port) == (EVERYWHERE, HTTP_PORT)
+        assert (settings.telephony_token, settings.operator_token) == (None, None)
+
+
+def test_only_what_talks_to_stripe_knows_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OURS:
+        given = SERVICES[name]["environment"]
+        assert ({"STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"} <= set(given)) == (name in CHARGING)
+    for setting, value in SERVICES["api"]["environment"].items():
+        monkeypatch.setenv(setting, str(value))
+    stripe = named_stripe(Settings())
+    assert stripe is not None
+    assert (stripe.api_key, stripe.webhook_secrets) == (
+        SECRETS["STRIPE_API_KEY"],
+        (SECRETS["STRIPE_WEBHOOK_SECRET"],),
+    )
+    assert stripe.base_url is None
+
+
+def test_tokens_open_what_they_are_set_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = composed(SECRETS | {"TELEPHONY_TOKEN": "t", "OPERATOR_TOKEN": "o"})["services"]["api"]
+    for setting, value in service["environment"].items():
+        monkeypatch.setenv(setting, str(value))
+    settings = Settings()
+    tokens = [settings.telephony_token, settings.operator_token]
+    assert [token and token.get_secret_value() for token in tokens] == ["t", "o"]
 
 
 def test_the_images_are_of_the_versions_that_the_product_is_tested_with() -> None:
@@ -94,8 +126,9 @@ def test_what_runs_on_has_a_health_check_that_can_succeed_in_time(name: str) -> 
 @pytest.mark.parametrize("name", ROLES)
 def test_a_roles_health_check_asks_the_port_that_it_serves(name: str) -> None:
     test = " ".join(SERVICES[name]["healthcheck"]["test"])
-    port = SERVICES[name]["environment"]["METERING_METRICS_PORT"]
-    assert re.findall(r"127\.0\.0\.1:(\d+)/metrics", test) == [port]
+    setting, path = ("HTTP_PORT", "readyz") if name == "api" else ("METRICS_PORT", "metrics")
+    port = SERVICES[name]["environment"][f"METERING_{setting}"]
+    assert re.findall(r"127\.0\.0\.1:(\d+)/(\w+)", test) == [(port, path)]
 
 
 @EVERY
@@ -108,7 +141,7 @@ def test_nothing_can_be_reached_from_another_machine(name: str) -> None:
     service = SERVICES[name]
     published = service.get("ports", [])
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published)
-    assert bool(published) == (name == "valkey")
+    assert [int(port.rpartition(":")[2]) for port in published] == PUBLISHED.get(name, [])
     assert "network_mode" not in service
 
 
@@ -144,10 +177,10 @@ def test_the_scripts_for_a_new_database_are_there_and_read_only() -> None:
     assert [script.name for script in (ROOT / source).iterdir()] == ["roles.sql"]
 
 
-@pytest.mark.parametrize("missing", sorted(PASSWORDS))
-def test_no_password_has_a_default(missing: str) -> None:
+@pytest.mark.parametrize("missing", sorted(SECRETS))
+def test_no_secret_has_a_default(missing: str) -> None:
     with pytest.raises(UnsetVariable, match=rf"{missing}: set it in \.env"):
-        composed(PASSWORDS | {missing: ""})
+        composed(SECRETS | {missing: ""})
     operators = {
         (operator, operand) for name, operator, operand in references(compose_file()) if name == missing
     }
@@ -156,16 +189,16 @@ def test_no_password_has_a_default(missing: str) -> None:
 
 def test_what_has_to_be_set_is_in_the_example_and_empty_there() -> None:
     example = ROOT / ".env.example"
-    assert environment_file(example) == dict.fromkeys(PASSWORDS, "")
+    assert environment_file(example) == dict.fromkeys(SECRETS, "")
     optional = {(name, operand) for name, operator, operand in references(compose_file()) if operator == ":-"}
-    shown = set(re.findall(r"^#([A-Z_]+)=(\S+)$", example.read_text(encoding="utf-8"), re.MULTILINE))
+    shown = set(re.findall(r"^#([A-Z_]+)=(\S*)$", example.read_text(encoding="utf-8"), re.MULTILINE))
     assert shown == optional
-    assert {name for name, _, _ in references(compose_file())} == set(PASSWORDS) | {
+    assert {name for name, _, _ in references(compose_file())} == set(SECRETS) | {
         name for name, _ in optional
     }
 
 
-def test_no_password_shows_in_a_command() -> None:
+def test_no_secret_shows_in_a_command() -> None:
     for service in SERVICES.values():
         shown = str([service.get("command"), service.get("healthcheck")])
-        assert not any(password in shown for password in PASSWORDS.values())
+        assert not any(secret in shown for secret in SECRETS.values())

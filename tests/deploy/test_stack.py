@@ -121,12 +121,15 @@ def test_a_role_runs_is_healthy_and_stops_in_time(stack: Stack, role: str) -> No
     def healthy() -> bool:
         # The proxy that a machine's Docker may be set up with must not be asked for what is in the container.
         proxy = f"http://127.0.0.1:{free_port()}"
-        return stack.check_health(role, metrics_port=running.metrics_port, http_proxy=proxy).returncode == 0
+        done = stack.check_health(
+            role, metrics_port=running.metrics_port, http_port=running.http_port, http_proxy=proxy
+        )
+        return done.returncode == 0
 
     with stack.started(role) as running:
         wait_until(lambda: healthy() or running.process.poll() is not None, limit_s=LIMIT_S)
         assert running.process.poll() is None, running.log()
-        assert stack.check_health(role, metrics_port=free_port()).returncode != 0
+        assert stack.check_health(role, metrics_port=free_port(), http_port=free_port()).returncode != 0
         status = running.stop(duration_s(stack.services[role]["stop_grace_period"]))
         assert status == 0, running.log()
         assert not healthy()
