@@ -1,12 +1,22 @@
 """A world for each test."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
+import stripe
 
-from tests.conftest import Database
+from metering.sandbox.servers import Servers
+from tests.conftest import Database, _make_database
+from tests.payments.reload_world import ReloadWorld, Site, make_site
 from tests.payments.world import World, make_world
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK repeats what failed at once, where it would wait half a second."""
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.001)
 
 
 @pytest.fixture
@@ -14,3 +24,23 @@ def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
     """An installation with org 1, without money or card."""
     with make_world(database.engine, redis_client) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def reload_database(servers: Servers, template_database: str) -> Iterator[Database]:
+    """One database for all tests of reloads: each empties it."""
+    with contextmanager(_make_database)(servers, template_database) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def site(reload_database: Database, servers: Servers) -> Iterator[Site]:
+    """One stand-in for Stripe and one clock with it."""
+    with redis.Redis.from_url(servers.redis_url) as client, make_site(reload_database, client) as made:
+        yield made
+
+
+@pytest.fixture
+def reloading(site: Site) -> ReloadWorld:
+    """An installation with org 1, without money or card, and a tier to call with."""
+    return site.fresh()
