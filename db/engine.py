@@ -12,8 +12,16 @@ from metering.runtime.crashpoints import CrashPoint, reach
 _state = threading.local()
 
 
-def make_engine(url: str, *, application_name: str, pool_size: int = 2, lock_timeout_ms: int = 0) -> Engine:
-    """An engine for `url`. Nothing connects yet. A statement waits at most `lock_timeout_ms` for a lock; 0 is without limit.
+def make_engine(
+    url: str,
+    *,
+    application_name: str,
+    pool_size: int = 2,
+    lock_timeout_ms: int = 0,
+    statement_timeout_ms: int = 0,
+) -> Engine:
+    """An engine for `url`. Nothing connects yet. A statement waits at most `lock_timeout_ms` for a lock, and takes at most
+    `statement_timeout_ms`; 0 is without limit.
 
     READ COMMITTED is asked for by name: the ledger's second statement must see what was committed while its first one waited.
     """
@@ -22,11 +30,12 @@ def make_engine(url: str, *, application_name: str, pool_size: int = 2, lock_tim
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
         max_overflow=0,
+        hide_parameters=True,  # errors get into logs, and what is written may be a client's secret
         pool_timeout=30,
         connect_args={
             "application_name": application_name,
             "connect_timeout": 5,
-            "options": f"-c lock_timeout={lock_timeout_ms} -c timezone=UTC",
+            "options": f"-c lock_timeout={lock_timeout_ms} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,

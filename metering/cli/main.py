@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from metering.cli import attempts, keys, orgs, rejected, tiers
 from metering.cli.adjust import adjust
+from metering.cli.api import api
 from metering.cli.audit import audit
 from metering.cli.bench import bench
 from metering.cli.demo import demo
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel=RUN)(demo)
 app.command(rich_help_panel=RUN)(up)
+app.command(rich_help_panel=RUN)(api)
 app.command(rich_help_panel=RUN)(meter)
 app.command(rich_help_panel=RUN)(jobs)
 app.command("stripe-sandbox", hidden=True)(stripe_sandbox)

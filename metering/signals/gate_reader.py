@@ -46,6 +46,15 @@ class GateReader:
         counts = gate.version is not None and gate.balance_cents is not None and gate.state in _STATES
         return gate if counts else None
 
+    async def answers(self) -> bool:
+        """Whether Redis answers at all."""
+        try:
+            pong: Any = self._client.ping()
+            await pong
+        except (redis.RedisError, OSError):
+            return False
+        return True
+
     async def close(self) -> None:
         """Close the client."""
         await self._client.aclose()

@@ -1,0 +1,102 @@
+"""`/v1/billing`: the account, and its settings for automatic reloads."""
+
+from functools import partial
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+
+from db.billing import read_account
+from metering.api.answers import (
+    ACCOUNT,
+    BODY_TOO_LARGE,
+    FAILED,
+    MAX_INT,
+    PAYMENT_METHOD_REQUIRED,
+    UNAUTHENTICATED,
+    BillingAccountAnswer,
+    account_answer,
+    answers,
+    invalid_request,
+)
+from metering.api.auth import OrgId
+from metering.api.bodies import Body, describes, json_body
+from metering.api.context import context_of
+from metering.api.problems import UnauthenticatedError
+from metering.payments.accounts import SettingsPatch, change_settings
+from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS
+
+router = APIRouter(prefix="/v1/billing", tags=["Billing account"])
+
+
+class ReloadSettings(Body):
+    """Settings to change; what isn't sent stays as it is."""
+
+    auto_reload_enabled: bool = Field(
+        default=False, description="Turning it on needs a default payment method."
+    )
+    auto_reload_minimum_cents: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_INT,
+        description="A reload is made once the balance is below. Needed to turn it on.",
+    )
+    auto_reload_amount_cents: int = Field(
+        default=MIN_CHARGE_CENTS,
+        ge=MIN_CHARGE_CENTS,
+        le=MAX_CHARGE_CENTS,
+        description="What a reload charges. Needed to turn it on.",
+    )
+    auto_reload_monthly_limit_cents: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_INT,
+        description="What reloads may charge in a UTC calendar month; null is no limit.",
+    )
+
+    def patch(self) -> SettingsPatch:
+        """What was sent."""
+        return msgspec.convert({name: getattr(self, name) for name in self.model_fields_set}, SettingsPatch)
+
+
+EXAMPLE: Final[dict[str, Any]] = {
+    "auto_reload_enabled": True,
+    "auto_reload_minimum_cents": 1_000,
+    "auto_reload_amount_cents": 5_000,
+    "auto_reload_monthly_limit_cents": 50_000,
+}
+
+
+@router.get("", summary="Get the billing account", responses=answers(ACCOUNT, UNAUTHENTICATED, FAILED))
+async def get_billing_account(request: Request, org_id: OrgId) -> BillingAccountAnswer:
+    """Balance, settings, and whether there is a card."""
+    context = context_of(request)
+    account = await context.lanes.account.run(partial(read_account, context.engine, org_id))
+    if account is None:
+        raise UnauthenticatedError
+    return account_answer(account)
+
+
+@router.patch(
+    "",
+    summary="Change automatic reloads",
+    openapi_extra=describes(ReloadSettings, EXAMPLE),
+    responses=answers(
+        ACCOUNT,
+        invalid_request("auto_reload_minimum_cents", "is required when enabling auto-reload"),
+        UNAUTHENTICATED,
+        BODY_TOO_LARGE,
+        PAYMENT_METHOD_REQUIRED,
+        FAILED,
+    ),
+)
+async def patch_billing_account(
+    request: Request, org_id: OrgId, asked: Annotated[ReloadSettings, Depends(json_body(ReloadSettings))]
+) -> BillingAccountAnswer:
+    """All that is sent is changed, or nothing."""
+    context = context_of(request)
+    account = await context.lanes.account.run(
+        partial(change_settings, context.payments, org_id, asked.patch())
+    )
+    return account_answer(account)

@@ -1,0 +1,72 @@
+"""Who asks: an org, by its key, or telephony, by its token (CONTRACT.md section 5)."""
+
+import hmac
+from functools import partial
+from typing import Annotated, Final
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from db.api_keys import PREFIX, find_org
+from db.engine import transaction
+from metering.api.context import ApiContext, context_of
+from metering.api.problems import UnauthenticatedError
+
+API_KEY: Final = HTTPBearer(
+    scheme_name="api_key",
+    description="An API key, `sk_live_...`: it names the organization.",
+    auto_error=False,
+)
+TELEPHONY_TOKEN: Final = HTTPBearer(
+    scheme_name="telephony_token",
+    description="The operator's token for telephony: every org's gate.",
+    auto_error=False,
+)
+
+Credentials = HTTPAuthorizationCredentials | None
+
+
+async def _org(request: Request, credentials: Annotated[Credentials, Security(API_KEY)]) -> int:
+    return await _org_of(context_of(request), _token(credentials))
+
+
+async def _org_or_telephony(
+    request: Request,
+    credentials: Annotated[Credentials, Security(API_KEY)],
+    _: Annotated[
+        Credentials, Security(TELEPHONY_TOKEN)
+    ],  # the same header: so that the documentation names both
+) -> int | None:
+    context, token = context_of(request), _token(credentials)
+    expected = context.telephony_token
+    if expected is not None and hmac.compare_digest(token.encode(), expected.get_secret_value().encode()):
+        return None
+    return await _org_of(context, token)
+
+
+OrgId = Annotated[int, Depends(_org)]
+"""The org that asks."""
+OrgIdOrTelephony = Annotated[int | None, Depends(_org_or_telephony)]
+"""The org that asks; None is telephony."""
+
+
+def _token(credentials: Credentials) -> str:
+    if credentials is None:
+        raise UnauthenticatedError(f"send your API key in a header: Authorization: Bearer {PREFIX}...")
+    return credentials.credentials
+
+
+async def _org_of(context: ApiContext, api_key: str) -> int:
+    """Asked afresh each time: a key that is revoked stops at once."""
+    # What is no key at all costs no look into the database.
+    org_id = (
+        await context.lanes.gate.run(partial(_find, context, api_key)) if api_key.startswith(PREFIX) else None
+    )
+    if org_id is None:
+        raise UnauthenticatedError
+    return org_id
+
+
+def _find(context: ApiContext, api_key: str) -> int | None:
+    with transaction(context.engine) as connection:
+        return find_org(connection, api_key)

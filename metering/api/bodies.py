@@ -1,0 +1,74 @@
+"""Reading what clients send: bounded, and taken apart only once it is known who asks."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from metering.api.auth import OrgId
+from metering.api.problems import BodyTooLargeError, FieldProblem, InvalidRequestError, problems_of
+
+MAX_BODY_BYTES: Final = 65_536
+"""How long a body may be: several hundred times what any route asks for."""
+JSON: Final = "application/json"
+
+
+class Body(BaseModel):
+    """A JSON object of exactly these fields: `true`, `1.0` and `"1"` are no integers, and a field that isn't known is refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: Request, *, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The body as it came. Raises BodyTooLargeError, and reads no further then."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limit_bytes:
+        raise BodyTooLargeError(limit_bytes)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit_bytes:
+            raise BodyTooLargeError(limit_bytes)
+    return bytes(body)
+
+
+def json_body(model: type[B]) -> Callable[[Request, OrgId], Awaitable[B]]:
+    """A dependency that gives the body as a `model`. It asks for the org first: who isn't known is told nothing but that."""
+
+    async def read(request: Request, _: OrgId) -> B:
+        if _media_type(request) != JSON:
+            raise InvalidRequestError(FieldProblem("Content-Type", f"must be {JSON}"))
+        return _parse(model, await read_body(request))
+
+    return read
+
+
+async def no_body(request: Request, _: OrgId) -> None:
+    """A dependency that refuses fields where none are asked for; an empty object is none."""
+    body = await read_body(request)
+    if body.strip():
+        _parse(Body, body)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _parse(model: type[B], body: bytes) -> B:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidRequestError(
+            *problems_of([{**each, "loc": ("body", *each["loc"])} for each in problems])
+        ) from None
+
+
+def describes(model: type[Body], example: dict[str, Any]) -> dict[str, Any]:
+    """A route's `openapi_extra`: what its body is to be."""
+    content = {"schema": model.model_json_schema(), "example": example}
+    return {"requestBody": {"required": True, "content": {JSON: content}}}

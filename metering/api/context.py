@@ -1,0 +1,34 @@
+"""What the routes work with."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from fastapi import Request
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from metering.api.lanes import Lanes
+from metering.api.prices import Prices
+from metering.payments.payments import Payments
+from metering.signals.gate_reader import GateReader
+
+
+@dataclass(frozen=True, slots=True)
+class ApiContext:
+    """One server's connections, secrets and threads; made by whoever starts it."""
+
+    engine: Engine
+    """For what is quick; `payments` has one of its own. It wants `QUICK_CONNECTIONS` of metering/api/lanes.py."""
+    gate_reader: GateReader
+    payments: Payments
+    webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What Stripe's webhooks may be signed with. Empty: none is believed."""
+    telephony_token: SecretStr | None = None
+    """What opens every org's gate. None: nothing but an org's own key opens its gate."""
+    lanes: Lanes = field(default_factory=Lanes)
+    prices: Prices = field(default_factory=Prices)
+
+
+def context_of(request: Request) -> ApiContext:
+    """The context of the server that got `request`."""
+    return cast("ApiContext", request.app.state.context)

@@ -1,0 +1,120 @@
+"""`/v1/gate/{org_id}`: whether a new call may start, and how long it may last (CONTRACT.md sections 4 and 5)."""
+
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from db.balances import read_balances
+from metering.api.answers import (
+    FAILED,
+    MAX_INT,
+    UNAUTHENTICATED,
+    Answer,
+    Problem,
+    answer,
+    answers,
+    invalid_request,
+    problem,
+)
+from metering.api.auth import OrgIdOrTelephony
+from metering.api.context import ApiContext, context_of
+from metering.api.parameters import given_once, whole_number
+from metering.api.problems import FieldProblem, InvalidRequestError, NotFoundError
+from metering.api.problems import problem as told
+from metering.rules.durations import longest_duration_s
+from metering.rules.gates import GateState, gate_state
+from metering.rules.pricing import Price
+
+router = APIRouter(prefix="/v1/gate", tags=["Gate"])
+
+Direction = Literal["inbound", "outbound"]
+EXHAUSTED: Final = "the balance is used up: top up before the next call"
+
+
+class GateAnswer(Answer):
+    """A new call may start."""
+
+    allowed: Literal[True]
+    balance_cents: int
+    max_duration_seconds: int | None = Field(
+        description="The longest call that the balance covers at the tier's price, at least one first increment;"
+        " null without a tier."
+    )
+
+
+class ClosedGateAnswer(Problem):
+    """No new call may start."""
+
+    code: Literal["balance_exhausted"]
+    allowed: Literal[False]
+
+
+@router.get(
+    "/{org_id}",
+    summary="Ask whether a call may start",
+    dependencies=[Depends(given_once("direction", "tier"))],
+    responses=answers(
+        answer(
+            HTTPStatus.OK,
+            GateAnswer,
+            {"allowed": True, "balance_cents": 1_000, "max_duration_seconds": 7_500},
+            "It may.",
+        ),
+        answer(
+            HTTPStatus.PAYMENT_REQUIRED,
+            ClosedGateAnswer,
+            {"detail": EXHAUSTED, "code": "balance_exhausted", "allowed": False},
+            "It may not: the balance is used up.",
+        ),
+        invalid_request("tier", "is not a known tier"),
+        UNAUTHENTICATED,
+        problem(HTTPStatus.NOT_FOUND, "not_found", "there is no such org", "Not an org of yours."),
+        FAILED,
+    ),
+)
+async def get_gate(
+    request: Request,
+    caller: OrgIdOrTelephony,
+    org_id: Annotated[int, Path(ge=1, le=MAX_INT), whole_number],
+    direction: Annotated[Direction | None, Query(description="The same rule counts for both.")] = None,
+    tier: Annotated[str | None, Query(description="The call's tier.")] = None,
+) -> JSONResponse:
+    """Answers from Redis, and from Postgres where Redis can't tell. A running call is never cut."""
+    del direction  # only looked at for whether there is such a one
+    context = context_of(request)
+    if caller is not None and caller != org_id:
+        raise NotFoundError("there is no such org")
+    price = None if tier is None else await _price(context, tier)
+    is_open, balance_cents = await _gate(context, org_id)
+    if not is_open:
+        return told(HTTPStatus.PAYMENT_REQUIRED, EXHAUSTED, "balance_exhausted", allowed=False)
+    return JSONResponse(
+        {
+            "allowed": True,
+            "balance_cents": balance_cents,
+            "max_duration_seconds": None if price is None else longest_duration_s(balance_cents, price),
+        }
+    )
+
+
+async def _price(context: ApiContext, tier: str) -> Price:
+    now = context.payments.clock()
+    price = await context.lanes.gate.run(partial(context.prices.in_force, context.engine, tier, now))
+    if price is None:
+        raise InvalidRequestError(FieldProblem("tier", "is not a known tier"))
+    return price
+
+
+async def _gate(context: ApiContext, org_id: int) -> tuple[bool, int]:
+    """Whether the gate is open, and the balance that says so."""
+    held = await context.gate_reader.read(org_id)
+    if held is not None and held.balance_cents is not None:
+        return held.state == GateState.OPEN, held.balance_cents
+    found = await context.lanes.gate.run(partial(read_balances, context.engine, [org_id]))
+    if not found:
+        raise NotFoundError("there is no such org")
+    return gate_state(found[0].balance_cents) is GateState.OPEN, found[0].balance_cents

@@ -1,0 +1,86 @@
+"""Whether the process lives, and whether what it needs is there."""
+
+from functools import partial
+from http import HTTPStatus
+from typing import Final, Literal
+
+from anyio import fail_after
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import Field
+from sqlalchemy import Engine, text
+
+from db.engine import transaction
+from metering.api.answers import Answer, Problem, answer, answers
+from metering.api.context import ApiContext, context_of
+from metering.api.problems import problem
+
+router = APIRouter(tags=["Health"])
+
+LIMIT_S: Final = 3.0
+"""How long each may take to answer."""
+
+
+class OkAnswer(Answer):
+    """All is well."""
+
+    ok: Literal[True] = True
+
+
+class NotReadyAnswer(Problem):
+    """Something that is needed is away."""
+
+    code: Literal["not_ready"]
+    away: list[str] = Field(description="`postgres`, `redis`.")
+
+
+@router.get(
+    "/v1/healthz",
+    summary="Whether the process lives",
+    responses=answer(HTTPStatus.OK, OkAnswer, {"ok": True}, "It does."),
+)
+async def healthz() -> OkAnswer:
+    """Asks nobody."""
+    return OkAnswer()
+
+
+@router.get(
+    "/readyz",
+    summary="Whether it can work",
+    response_model=OkAnswer,
+    responses=answers(
+        answer(HTTPStatus.OK, OkAnswer, {"ok": True}, "Postgres and Redis are there."),
+        answer(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            NotReadyAnswer,
+            {"detail": "away: redis", "code": "not_ready", "away": ["redis"]},
+            "Something is away.",
+        ),
+    ),
+)
+async def readyz(request: Request) -> JSONResponse:
+    """Asks Postgres and Redis."""
+    context = context_of(request)
+    asked = {"postgres": await _postgres_answers(context), "redis": await context.gate_reader.answers()}
+    away = [name for name, answers in asked.items() if not answers]
+    if not away:
+        return JSONResponse({"ok": True})
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"away: {', '.join(away)}", "not_ready", away=away)
+
+
+async def _postgres_answers(context: ApiContext) -> bool:
+    try:
+        with fail_after(LIMIT_S):
+            # Left behind where it hangs: so the lane bounds how many do.
+            await run_sync(
+                partial(_ask, context.engine), abandon_on_cancel=True, limiter=context.lanes.health
+            )
+    except Exception:  # noqa: BLE001 - whatever it is, it is no answer
+        return False
+    return True
+
+
+def _ask(engine: Engine) -> None:
+    with transaction(engine) as connection:
+        connection.execute(text("SELECT 1"))

@@ -1,0 +1,190 @@
+"""What clients are told when something can't be done: one shape, one table (CONTRACT.md section 5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import psycopg
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from redis import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from db.failures import Failure, diagnose, driver_error
+from db.orgs import OrgError
+from metering.api.lanes import OverloadedError
+from metering.payments.errors import (
+    IdempotencyConflictError,
+    InvalidAmountError,
+    InvalidPaymentMethodError,
+    InvalidSettingError,
+    PaymentMethodRequiredError,
+    ProviderUnavailableError,
+    SignatureError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """What is wrong with one field: of the body, the path, the query or the headers."""
+
+    field: str
+    message: str
+
+
+class InvalidRequestError(Exception):
+    """Bad input."""
+
+    def __init__(self, *problems: FieldProblem) -> None:
+        super().__init__("; ".join(f"{each.field}: {each.message}" for each in problems))
+        self.problems = problems
+
+
+class BodyTooLargeError(Exception):
+    """The body is longer than is read."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the body is longer than {limit_bytes} bytes")
+
+
+class UnauthenticatedError(Exception):
+    """Nobody whom we know asks."""
+
+    def __init__(self, detail: str = "this API key is not known, or was revoked") -> None:
+        super().__init__(detail)
+
+
+class NotFoundError(Exception):
+    """It isn't there, or not for whoever asks: which of both is not told."""
+
+
+class UnavailableError(Exception):
+    """What this needs is away: come again later. Nothing was done, or it is safe to repeat."""
+
+    def __init__(self) -> None:
+        super().__init__("this can't be answered now: try again in a moment")
+
+
+TABLE: Final[Mapping[type[Exception], tuple[HTTPStatus, str]]] = {
+    InvalidRequestError: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    InvalidSettingError: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    InvalidAmountError: (HTTPStatus.BAD_REQUEST, "invalid_amount"),
+    InvalidPaymentMethodError: (HTTPStatus.BAD_REQUEST, "invalid_payment_method"),
+    SignatureError: (HTTPStatus.BAD_REQUEST, "invalid_signature"),
+    UnauthenticatedError: (HTTPStatus.UNAUTHORIZED, "unauthenticated"),
+    NotFoundError: (HTTPStatus.NOT_FOUND, "not_found"),
+    IdempotencyConflictError: (HTTPStatus.CONFLICT, "idempotency_conflict"),
+    BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
+    PaymentMethodRequiredError: (HTTPStatus.UNPROCESSABLE_ENTITY, "payment_method_required"),
+    ProviderUnavailableError: (HTTPStatus.BAD_GATEWAY, "provider_unavailable"),
+    OverloadedError: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
+    UnavailableError: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
+}
+"""Every error that a client may be told of: its status and its code."""
+
+RETRY_AFTER_S: Final = 1
+INTERNAL_ERROR: Final = ("something went wrong here; it has been noted", "internal_error")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def problem(
+    status: int, detail: str, code: str, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """An answer in the contract's shape for errors."""
+    return JSONResponse({"detail": detail, "code": code, **more}, status, headers)
+
+
+def tell_problems(app: FastAPI) -> None:
+    """Let `app` answer in the contract's shape, whoever raises: the routes, the framework, the database."""
+    for kind in TABLE:
+        app.add_exception_handler(kind, _told)
+    app.add_exception_handler(OrgError, _org_is_gone)
+    app.add_exception_handler(RequestValidationError, _refused_by_the_framework)
+    app.add_exception_handler(HTTPException, _raised_by_the_framework)
+    for outage in (SQLAlchemyError, psycopg.Error, RedisError):
+        app.add_exception_handler(outage, _outage)
+
+
+async def _told(_request: Request, error: Exception) -> JSONResponse:
+    status, code = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+    headers, more = {}, {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="metering"'
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, InvalidRequestError):
+        more["errors"] = _errors(error.problems)
+    elif isinstance(error, InvalidSettingError):
+        more["errors"] = _errors([FieldProblem(error.field, error.message)])
+    return problem(status, str(error), code, headers=headers, **more)
+
+
+def _errors(problems: Sequence[FieldProblem]) -> list[dict[str, str]]:
+    return [{"field": each.field, "message": each.message} for each in problems]
+
+
+async def _org_is_gone(request: Request, _error: Exception) -> JSONResponse:
+    """A key that outlived its org."""
+    return await _told(request, UnauthenticatedError())
+
+
+async def _refused_by_the_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for these alone
+    return await _told(request, InvalidRequestError(*problems_of(error.errors())))
+
+
+def problems_of(errors: Sequence[Any]) -> list[FieldProblem]:
+    """pydantic's errors in the contract's words. A location begins with where the field is, as FastAPI has it."""
+    return [
+        FieldProblem(".".join(map(str, each["loc"][1:])) or str(each["loc"][0]), _message(each))
+        for each in errors
+    ]
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    match error["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return "is not a known field"
+        case "json_invalid":
+            return "must be JSON"
+        case _:
+            said = str(error["msg"]).removeprefix("Value error, ")
+            return (
+                said.removeprefix("Input should be ").join(("must be ", ""))
+                if said.startswith("Input ")
+                else said
+            )
+
+
+async def _raised_by_the_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return await _told(request, NotFoundError("there is nothing here"))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _allowed(request) or headers.get("Allow", "")
+        return problem(405, f"{request.method} is not allowed here", "method_not_allowed", headers=headers)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_").replace("-", "_")
+    return problem(error.status_code, str(error.detail), code, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """What may be done at this path, by all its routes: the framework names the first one's alone."""
+    path = getattr(request.scope.get("route"), "path", None)
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
+
+
+async def _outage(request: Request, error: Exception) -> JSONResponse:
+    """Postgres or Redis is away or busy. Anything else that they refuse is a mistake of ours."""
+    if not isinstance(error, RedisError) and diagnose(error) is Failure.POISON:
+        raise error
+    said = str(driver_error(error) or error)  # the driver's own words: not the values that were sent
+    log.warning("a request can't be answered now", path=request.url.path, error=" ".join(said.split())[:400])
+    return await _told(request, UnavailableError())

@@ -1,0 +1,93 @@
+"""Serving the API with uvicorn, until told to stop."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Generator
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from metering.runtime.settings import SettingsError
+
+STOP_LIMIT_S: Final = 25
+"""How long requests in hand may take once it is told to stop. What is cut off then is settled by the sweep."""
+KEEP_ALIVE_S: Final = 75
+"""Longer than the proxies in front keep idle connections: it must never be us who close one that is just being used."""
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals to whoever runs us."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so."""
+        await super().startup(sockets)
+        self._ready()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that doesn't listen yet; port 0 takes a free one. Raises SettingsError where it can't be had."""
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        with contextlib.ExitStack() as or_close:
+            or_close.enter_context(bound)
+            bound.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # one that was just left may be taken at once
+            bound.bind(address)
+            or_close.pop_all()
+            return bound
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(
+            f"METERING_HTTP_PORT: {host}:{port} can't be served ({error}); see to METERING_HTTP_HOST, choose another port,"
+            " or 0 for a free one."
+        ) from error
+
+
+def serve(
+    app: FastAPI, bound: socket.socket, *, stop: threading.Event, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve `app` until `stop` is set; `ready` is called once it answers. Requests in hand are finished first."""
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_LIMIT_S,
+    )
+    asyncio.run(_serve(_Server(config, ready), bound, stop))
+
+
+async def _serve(server: uvicorn.Server, bound: socket.socket, stop: threading.Event) -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def pass_on() -> None:
+        stop.wait()
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(told.set)
+
+    threading.Thread(target=pass_on, name="stop of the API", daemon=True).start()
+    serving = asyncio.create_task(server.serve([bound]))
+    asking = asyncio.create_task(told.wait())
+    await asyncio.wait([serving, asking], return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    asking.cancel()
+    await serving  # raises what it failed with

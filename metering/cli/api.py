@@ -1,0 +1,94 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""`metering api`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from metering.cli.role import RunningRole, StopWithStdinOption, VerboseOption, running_role
+
+if TYPE_CHECKING:
+    from metering.api.context import ApiContext
+
+STATEMENT_TIMEOUT_MS: Final = 15_000
+"""How long Postgres may take over what a customer only reads."""
+
+
+def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = False) -> None:
+    """Serve the HTTP API on METERING_HTTP_HOST and METERING_HTTP_PORT, until told to stop.
+
+    SIGTERM and Ctrl-C end it with the requests in hand finished. Any number may run side by side, each on a port of its own.
+    """
+    import structlog
+
+    from metering.api.app import make_app
+    from metering.api.lanes import PAYMENTS_CONNECTIONS
+    from metering.api.server import bind, serve
+    from metering.cli.connections import LOCK_TIMEOUT_MS
+    from metering.cli.http_port import local_url
+    from metering.runtime.settings import read_settings
+
+    settings = read_settings()
+    with (
+        bind(
+            settings.http_host, settings.http_port
+        ) as bound,  # before anything is waited for: the port may be taken
+        running_role(
+            "api",
+            lock_timeout_ms=LOCK_TIMEOUT_MS,
+            pool_size=PAYMENTS_CONNECTIONS,
+            verbose=verbose,
+            stop_with_stdin=stop_with_stdin,
+            charges=True,
+        ) as role,
+        _context(role) as context,
+    ):
+        if context is None:
+            return
+        url = local_url(settings.http_host, bound.getsockname()[1])
+        log = structlog.get_logger()
+        serve(
+            make_app(context),
+            bound,
+            stop=role.stop,
+            ready=lambda: log.info("the API is served", role="api", url=url, docs=f"{url}/docs"),
+        )
+
+
+@contextmanager
+def _context(role: RunningRole) -> "Iterator[ApiContext | None]":
+    """What the API works with; None if the role was told to stop before Stripe was there."""
+    from db.engine import make_engine
+    from metering.api.context import ApiContext
+    from metering.api.lanes import QUICK_CONNECTIONS
+    from metering.cli.connections import LOCK_TIMEOUT_MS, located
+    from metering.cli.payments import open_payments
+    from metering.runtime.redis_connection import connect_redis_async
+    from metering.runtime.settings import read_settings
+    from metering.signals import gate_reader
+
+    opened = open_payments(role)
+    if opened is None:
+        yield None
+        return
+    quick = make_engine(
+        role.engine.url.render_as_string(hide_password=False),
+        application_name="metering api",
+        pool_size=QUICK_CONNECTIONS,
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+    )
+    try:
+        with located(postgres=False) as found:
+            client = connect_redis_async(
+                found.redis_url, timeout_s=gate_reader.TIMEOUT_S, max_connections=gate_reader.MAX_CONNECTIONS
+            )
+            yield ApiContext(
+                engine=quick,
+                gate_reader=gate_reader.GateReader(client),
+                payments=opened.payments,
+                webhook_secrets=opened.webhook_secrets,
+                telephony_token=read_settings().telephony_token,
+            )
+    finally:
+        quick.dispose()

@@ -1,0 +1,129 @@
+"""The API over real HTTP: a server in a thread, real Postgres and Valkey, and a stand-in for Stripe."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import httpx
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from db.api_keys import create_key
+from db.engine import make_engine, transaction
+from metering.api.app import make_app
+from metering.api.context import ApiContext
+from metering.api.lanes import QUICK_CONNECTIONS
+from metering.api.server import bind, serve
+from metering.runtime.redis_connection import connect_redis_async
+from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
+from metering.signals.gate_reader import GateReader
+from tests.conftest import Database
+from tests.payments.world import World
+
+TELEPHONY_TOKEN: Final = "telephony-token"  # noqa: S105 - it protects nothing
+LIMIT_S: Final = 30.0
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Serve an app on a free port of this machine; give its address."""
+    stop, answers = threading.Event(), threading.Event()
+    with bind("127.0.0.1", 0) as bound:
+        server = threading.Thread(target=partial(serve, app, bound, stop=stop, ready=answers.set))
+        server.start()
+        try:
+            assert answers.wait(LIMIT_S)
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            stop.set()
+            server.join(LIMIT_S)
+            assert not server.is_alive()
+
+
+@contextmanager
+def api_context(
+    database: Database, redis_url: str, world: World, *, token: str | None = TELEPHONY_TOKEN
+) -> Iterator[ApiContext]:
+    """What the API works with, as `metering api` makes it."""
+    quick = make_engine(database.url, application_name="tests", pool_size=QUICK_CONNECTIONS)
+    yield ApiContext(
+        engine=quick,
+        gate_reader=GateReader(connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)),
+        payments=world.payments,
+        webhook_secrets=(WEBHOOK_SECRET,),
+        telephony_token=None if token is None else SecretStr(token),
+    )
+    quick.dispose()
+
+
+@dataclass
+class Site:
+    """A served API and what stands behind it. Requests are org 1's unless they say whose."""
+
+    world: World
+    context: ApiContext
+    url: str
+    http: httpx.Client
+    keys: dict[int, str] = field(default_factory=dict)
+
+    def key(self, org_id: int) -> str:
+        """An org's API key, made when it is first needed."""
+        if org_id not in self.keys:
+            with transaction(self.world.engine) as connection:
+                self.keys[org_id] = create_key(connection, org_id, self.world.clock()).api_key
+        return self.keys[org_id]
+
+    def headers(self, org_id: int) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key(org_id)}"}
+
+    def ask(self, method: str, path: str, *, org_id: int = 1, **request: Any) -> httpx.Response:
+        """Ask as an org."""
+        headers = {**self.headers(org_id), **request.pop("headers", {})}
+        return self.http.request(method, path, headers=headers, **request)
+
+    def get(self, path: str, **request: Any) -> httpx.Response:
+        return self.ask("GET", path, **request)
+
+    def post(self, path: str, **request: Any) -> httpx.Response:
+        return self.ask("POST", path, **request)
+
+    def patch(self, **settings: Any) -> httpx.Response:
+        """PATCH /v1/billing."""
+        return self.ask("PATCH", "/v1/billing", json=settings)
+
+    def top_up(self, amount_cents: Any = 2_000, *, key: str | None = None, **request: Any) -> httpx.Response:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self.post(
+            "/v1/billing/top-up", json={"amount_cents": amount_cents}, headers=headers, **request
+        )
+
+
+@contextmanager
+def make_site(database: Database, redis_url: str, world: World, **options: Any) -> Iterator[Site]:
+    """A served API with org 1, which has neither money nor a card."""
+    with api_context(database, redis_url, world, **options) as context, served(make_app(context)) as url:
+        with httpx.Client(base_url=url, timeout=LIMIT_S) as http:
+            yield Site(world, context, url, http)
+
+
+def assert_problem(response: httpx.Response, status: int, code: str, *fields: str) -> dict[str, Any]:
+    """The contract's shape for errors, and nothing else; `fields` are those that bad input names."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body: dict[str, Any] = response.json()
+    assert body["code"] == code, body
+    assert isinstance(body["detail"], str)
+    assert body["detail"]
+    if code == "invalid_request":
+        assert set(body) == {"detail", "code", "errors"}
+        assert all(set(each) == {"field", "message"} for each in body["errors"])
+        assert all(isinstance(each["message"], str) and each["message"] for each in body["errors"])
+        if fields:
+            assert {each["field"] for each in body["errors"]} == set(fields), body
+    return body
+
+
+Check = Callable[[Any], bool]
