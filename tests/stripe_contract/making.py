@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-import pytest
 import stripe
 
 from tests.stripe_contract.stand_ins import StandIn
@@ -50,10 +49,3 @@ def pay(stand_in: StandIn, amount: int = 2_000, number: str = VISA) -> stripe.Pa
     """A payment of a new customer, confirmed on-session."""
     customer_id, method_id = customer_with_card(stand_in.client, number)
     return stand_in.client.v1.payment_intents.create(paying(stand_in, customer_id, method_id, amount=amount))
-
-
-def error_of(raised: pytest.ExceptionInfo[stripe.StripeError]) -> dict[str, Any]:
-    """The error as Stripe words it."""
-    body: Any = raised.value.json_body
-    error: dict[str, Any] = body["error"]
-    return error

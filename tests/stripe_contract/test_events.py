@@ -8,7 +8,8 @@ import pytest
 import stripe
 
 from tests.sandbox.stripe.receiver import Receiver, receiver
-from tests.stripe_contract.making import ATTACHES_THEN_FAILS, card, error_of, pay
+from tests.sandbox.stripe.shop import error_of
+from tests.stripe_contract.making import ATTACHES_THEN_FAILS, card, pay
 from tests.stripe_contract.stand_ins import StandIn
 from tests.waiting import wait_until
 

@@ -5,7 +5,8 @@ from uuid import uuid4
 import pytest
 import stripe
 
-from tests.stripe_contract.making import ATTACHES_THEN_FAILS, customer_with_card, error_of, paying
+from tests.sandbox.stripe.shop import error_of
+from tests.stripe_contract.making import ATTACHES_THEN_FAILS, customer_with_card, paying
 from tests.stripe_contract.stand_ins import StandIn
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import stripe
 
+from tests.sandbox.stripe.shop import error_of
 from tests.stripe_contract.making import (
     ALWAYS_AUTHENTICATES,
     ATTACHES_THEN_FAILS,
     customer_with_card,
-    error_of,
     pay,
     paying,
 )

@@ -13,6 +13,8 @@ from metering.sandbox.stripe.values import Json
 
 LAYOUT: Final = 1
 """The version of the tables. A file of another one is refused."""
+BUSY_TIMEOUT_S: Final = 5.0
+"""How long a file that another process is just leaving is waited for."""
 
 _TABLES: Final = """
     CREATE TABLE IF NOT EXISTS objects (id TEXT PRIMARY KEY, position INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
@@ -57,7 +59,9 @@ class Disk:
     def __init__(self, path: Path) -> None:
         """Open `path`, or make it. Raises sqlite3.Error where another process has it, or it is none of ours."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
+        )
         try:
             self._prepare()
         except BaseException:

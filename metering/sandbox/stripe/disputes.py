@@ -91,6 +91,7 @@ def open_dispute(
     dispute = work.add(_dispute(work, charge, amount, reason))
     if inquiry:
         dispute |= {"status": "warning_needs_response", "is_charge_refundable": True}
+        dispute["payment_method_details"]["card"]["case_type"] = "inquiry"
         work.emit("charge.dispute.created", dispute)
         return dispute
     _withdraw(work, dispute)
@@ -106,6 +107,7 @@ def escalate(work: Work, dispute: Json) -> Json:
     before = shown(dispute)
     dispute = work.edit(dispute)
     dispute |= {"status": "needs_response", "is_charge_refundable": False}
+    dispute["payment_method_details"]["card"]["case_type"] = "chargeback"
     _withdraw(work, dispute)
     work.emit("charge.dispute.updated", dispute, previous=_changed(before, dispute))
     work.emit("charge.dispute.funds_withdrawn", dispute)
@@ -179,13 +181,14 @@ def _dispute(work: Work, charge: Json, amount: int, reason: str) -> Json:
         "created": work.now,
         "currency": charge["currency"],
         "enhanced_eligibility_types": [],
-        "evidence": {"uncategorized_text": None},
+        "evidence": {"enhanced_evidence": {}, "uncategorized_text": None},
         "evidence_details": {
             "due_by": work.now + ANSWER_S,
             "enhanced_eligibility": {},
             "has_evidence": False,
             "past_due": False,
             "submission_count": 0,
+            "submission_method": "manual",
         },
         "is_charge_refundable": False,
         "livemode": False,
@@ -196,6 +199,7 @@ def _dispute(work: Work, charge: Json, amount: int, reason: str) -> Json:
             "card": {
                 "brand": charge["payment_method_details"]["card"]["brand"],
                 "case_type": "chargeback",
+                "network": charge["payment_method_details"]["card"]["network"],
                 "network_reason_code": "10.4" if reason == "fraudulent" else "13.1",
             },
             "type": "card",
