@@ -30,7 +30,7 @@ from db.pending_signals import add_signal
 from db.postings import is_posted, post
 from db.reloads import Reloads, ask_reload_rule, read_state, write_pause
 from db.stripe_events import EventRef, keep_event
-from metering.rules.looking import TOP_UP_WINDOW, next_look
+from metering.rules.looking import LONGEST_LOOK, TOP_UP_WINDOW, next_look
 from metering.rules.payments import (
     CURRENCY,
     AttemptKind,
@@ -46,6 +46,7 @@ from metering.rules.payments import (
 )
 from metering.rules.reloads import (
     DISPUTED,
+    LOST_MONEY,
     REFUNDED,
     LiftsWith,
     Pause,
@@ -183,7 +184,7 @@ class _Settling:
         credited = False
         if intent.status == IntentStatus.SUCCEEDED:
             credited = self._credit(attempt, intent)
-            self._take_back(seen.refunds or (), seen.disputes or (), intent)
+            self._take_back(seen.refunds or (), seen.disputes or (), intent, attempt)
         elif attempt.open and intent.status == IntentStatus.CANCELED:
             self._end_cancelled(attempt, intent)
         elif attempt.open:
@@ -284,18 +285,23 @@ class _Settling:
         )
         if attempt.kind is AttemptKind.AUTO_RELOAD:
             pause, declines = read_state(self._connection, self._account.org_id)
-            if pause is not None or declines:
+            if pause is not None and pause.code in LOST_MONEY and pause.holds(self._now):
+                # It came while this charge was on its way, which says nothing about it.
+                write_pause(self._connection, self._account.org_id, pause, declines=0)
+            elif pause is not None or declines:
                 write_pause(self._connection, self._account.org_id, None, declines=0)
             self._say(SUCCEEDED_SIGNAL, attempt)
         return True
 
-    def _take_back(self, refunds: Sequence[Refund], disputes: Sequence[Dispute], intent: Intent) -> None:
+    def _take_back(
+        self, refunds: Sequence[Refund], disputes: Sequence[Dispute], intent: Intent, attempt: Attempt
+    ) -> None:
         """Book what went back to the card, once per refund and dispute, and what came again. The credit is there already."""
         for refund in sorted(refunds, key=lambda each: each.id):
             gone = is_posted(self._connection, self._account.org_id, Kind.REFUND, refund.id)
             if refund.effective and not gone:
                 self._book(Kind.REFUND, -refund.amount_cents, "Refund", refund.id, intent)
-                self._pause_for_lost_money(REFUNDED)
+                self._pause_for_lost_money(REFUNDED, attempt)
             elif gone and not refund.effective:
                 self._book(
                     Kind.ADJUSTMENT,
@@ -308,7 +314,7 @@ class _Settling:
             if dispute.withdrawn_cents and self._book(
                 Kind.REFUND, -dispute.withdrawn_cents, "Dispute, funds withdrawn", dispute.id, intent
             ):
-                self._pause_for_lost_money(DISPUTED)
+                self._pause_for_lost_money(DISPUTED, attempt)
             if dispute.reinstated_cents:
                 self._book(
                     Kind.ADJUSTMENT,
@@ -351,14 +357,21 @@ class _Settling:
         finish_attempt(self._connection, attempt, status, self._now, code=code, message=message)
         if reload and code is not None:
             _, declines = read_state(self._connection, self._account.org_id)
-            pause = pause_after_decline(code, declines, self._card_of(attempt), self._now)
+            pause = pause_after_decline(code, declines, self._card_of(attempt, intent), self._now)
             self._pause(pause, attempt, declines=declines + is_soft(code))
 
     def _note(self, attempt: Attempt, intent: Intent) -> None:
         """Note how far an open attempt has come."""
-        look_at = self._now + next_look(1)
+        news = (attempt.payment_intent_id, attempt.intent_status) != (intent.id, intent.status)
+        tries = 0 if news else attempt.tries + 1
+        look_at = self._now + next_look(tries)
         if attempt.kind is AttemptKind.TOP_UP:
-            look_at = min(self._now + next_look(99), max(attempt.created_at + TOP_UP_WINDOW, self._now))
+            over_at = attempt.created_at + TOP_UP_WINDOW
+            look_at = self._now + LONGEST_LOOK
+            if (
+                self._now < over_at
+            ):  # after that only a bank that hasn't decided keeps it from being cancelled
+                look_at = min(look_at, over_at)
         change_attempt(
             self._connection,
             attempt,
@@ -366,7 +379,7 @@ class _Settling:
             intent_status=intent.status,
             failure_code=intent.decline.code if intent.decline else None,
             failure_message=intent.decline.message if intent.decline else None,
-            tries=0,
+            tries=tries,
             looked_at=self._now,
             look_at=look_at,
             **self._released(attempt),
@@ -376,11 +389,12 @@ class _Settling:
         """Whoever has a top-up in hand still has to tell its client; a reload is free for the next step."""
         return {} if attempt.kind is AttemptKind.TOP_UP else {"in_hand_until": None}
 
-    def _card_of(self, attempt: Attempt) -> str:
-        """The card that was charged, by fingerprint while it is the default one."""
+    def _card_of(self, attempt: Attempt, intent: Intent | None = None) -> str:
+        """The card that was charged: as the default one is named while it is that, else by fingerprint if Stripe tells it."""
         if attempt.payment_method_id == self._billing.default_payment_method_id and self._billing.card:
             return self._billing.card
-        return attempt.payment_method_id
+        told = intent.decline.card if intent is not None and intent.decline is not None else None
+        return told or attempt.payment_method_id
 
     def _pause(self, pause: Pause, attempt: Attempt, *, declines: int | None = None) -> None:
         """Let reloads rest after a decline, unless the org has another card by now; say so in any case."""
@@ -402,13 +416,15 @@ class _Settling:
             paused_until=None if paused is None else paused.until,
         )
 
-    def _pause_for_lost_money(self, code: str) -> None:
-        """A card whose holder wants his money back isn't charged again by itself."""
+    def _pause_for_lost_money(self, code: str, attempt: Attempt) -> None:
+        """A card whose holder wants his money back isn't charged again by itself. Enabling reloads would be a change."""
+        if not self._billing.auto_reload_enabled:
+            return
         held, declines = read_state(self._connection, self._account.org_id)
-        pause = Pause(code, LiftsWith.CHANGE, self._now, card=self._billing.card)
-        write_pause(
-            self._connection, self._account.org_id, stronger_pause(held, pause, self._now), declines=declines
-        )
+        new = Pause(code, LiftsWith.CHANGE, self._now, card=self._billing.card)
+        paused = stronger_pause(held, new, self._now)
+        write_pause(self._connection, self._account.org_id, paused, declines=declines)
+        self._say(FAILED_SIGNAL, attempt, code=code, paused=True, paused_until=paused.until)
 
     def _say(self, type_: str, attempt: Attempt, **others: object) -> None:
         fields = {"attempt_id": str(attempt.id), "amount_cents": attempt.amount_cents, **others}

@@ -1,6 +1,6 @@
 """Taking an attempt in hand: what is to be done about it is decided, and written down, before Stripe is asked."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import Final
@@ -14,7 +14,7 @@ from db.ledger import BalanceChange
 from db.reloads import Reloads, ask_reload_rule, month_committed_cents, read_state
 from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE, may_send, next_look
 from metering.rules.payments import AttemptKind, AttemptStatus
-from metering.rules.reloads import Due, ReloadAccount, reload_due
+from metering.rules.reloads import Due, ReloadAccount, Skipped, reload_due
 from metering.runtime.clock import Clock, to_milliseconds
 
 NO_LONGER_WANTED: Final = "no_longer_wanted"
@@ -70,7 +70,7 @@ def begin_work(
         reloads = ask_reload_rule(connection, {org_id: max(account.posted_at, now)})
         return Work(Step.NOTHING, find_attempt(connection, org_id, attempt_id), reloads, ended=True)
     else:
-        step = _reload_step(attempt, billing, now)
+        step = _reload_step(connection, attempt, account, billing, now)
     sending = (
         {"first_sent_at": attempt.first_sent_at or now, "last_sent_at": now} if step is Step.SEND else {}
     )
@@ -88,21 +88,26 @@ def begin_work(
     return Work(step, find_attempt(connection, org_id, attempt_id))
 
 
-def put_off(connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock) -> None:
-    """Note that an attempt was looked at and nothing was decided: it is looked at again, later each time."""
+def put_off(connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock) -> Attempt | None:
+    """Note that an attempt was looked at and nothing was decided: it is looked at again, later each time.
+
+    Gives it as it is now.
+    """
     lock_billing(connection, org_id, clock)
     attempt = find_attempt(connection, org_id, attempt_id)
-    if attempt is not None and attempt.open:
-        now = to_milliseconds(clock())
-        tries = attempt.tries + 1
-        change_attempt(
-            connection,
-            attempt,
-            tries=tries,
-            in_hand_until=None,
-            looked_at=now,
-            look_at=now + next_look(tries),
-        )
+    if attempt is None or not attempt.open:
+        return attempt
+    now = to_milliseconds(clock())
+    tries = attempt.tries + 1
+    change_attempt(
+        connection,
+        attempt,
+        tries=tries,
+        in_hand_until=None,
+        looked_at=now,
+        look_at=now + next_look(tries),
+    )
+    return find_attempt(connection, org_id, attempt_id)
 
 
 def _top_up_step(attempt: Attempt, now: datetime, *, for_client: bool) -> Step:
@@ -112,13 +117,20 @@ def _top_up_step(attempt: Attempt, now: datetime, *, for_client: bool) -> Step:
     return Step.SEND if for_client and may_send(attempt.first_sent_at, now) else Step.FIND
 
 
-def _reload_step(attempt: Attempt, billing: BillingAccount, now: datetime) -> Step:
+def _reload_step(
+    connection: Connection, attempt: Attempt, account: BalanceChange, billing: BillingAccount, now: datetime
+) -> Step:
     if attempt.payment_intent_id is not None:
         return Step.RETRIEVE
     if attempt.first_sent_at is None:
         return Step.SEND
-    # A charge that may not have been made is not made after the customer has said no; if it was, it is found.
-    return Step.SEND if billing.auto_reload_enabled and may_send(attempt.first_sent_at, now) else Step.FIND
+    if not may_send(attempt.first_sent_at, now):
+        return Step.FIND
+    # A charge that may not have been made is not made after a no: reloads disabled, a lower limit, money that went back. If it
+    # was made, it is found. That the balance has risen is no such no: the answer is wanted soon, and a repeat brings it.
+    empty = replace(account, balance_cents=0)
+    said = _rule_says(connection, attempt, empty, billing, now, amount_cents=attempt.amount_cents)
+    return Step.SEND if isinstance(said, Due) else Step.FIND
 
 
 def _still_wanted(
@@ -127,16 +139,31 @@ def _still_wanted(
     """Whether the rule, asked once more before anything is sent, would make this very attempt."""
     if billing.default_payment_method_id != attempt.payment_method_id:
         return False
+    amount_cents = billing.auto_reload_amount_cents
+    said = _rule_says(connection, attempt, account, billing, now, amount_cents=amount_cents)
+    return said == Due(attempt.amount_cents)
+
+
+def _rule_says(
+    connection: Connection,
+    attempt: Attempt,
+    account: BalanceChange,
+    billing: BillingAccount,
+    now: datetime,
+    *,
+    amount_cents: int,
+) -> Due | Skipped:
+    """What the rule says if this attempt weren't there, in the month in which it was made, to a charge on its card."""
     pause, _ = read_state(connection, attempt.org_id)
     committed_cents = month_committed_cents(connection, attempt.org_id, attempt.created_at)
     asked = ReloadAccount(
         balance_cents=account.balance_cents,
         enabled=billing.auto_reload_enabled,
         minimum_cents=billing.auto_reload_minimum_cents,
-        amount_cents=billing.auto_reload_amount_cents,
+        amount_cents=amount_cents,
         monthly_limit_cents=billing.auto_reload_monthly_limit_cents,
         has_payment_method=True,
         attempt_open=False,  # it is this one
         pause=pause,
     )
-    return reload_due(asked, committed_cents - attempt.amount_cents, now) == Due(attempt.amount_cents)
+    return reload_due(asked, committed_cents - attempt.amount_cents, now)

@@ -13,7 +13,7 @@ from metering.payments.metrics import count_ended
 from metering.payments.payments import Payments
 from metering.payments.settling import follow, settle_and_follow
 from metering.payments.stripe_api import StripeFailure, StripeRefused, StripeUnknown
-from metering.rules.looking import surely_absent
+from metering.rules.looking import WORK_LEASE, surely_absent
 from metering.rules.payments import (
     AttemptKind,
     ChargeAbsent,
@@ -72,8 +72,7 @@ def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
     try:
         finding = _find_out(payments, step, attempt)
         if finding is None:
-            _put_off(payments, attempt)
-            return Worked(attempt)
+            return Worked(_put_off(payments, attempt))
         settled = settle_and_follow(payments, finding, of=of)
         now_known = settled.attempt or attempt
         intent = finding.intent if isinstance(finding, IntentSeen) else None
@@ -88,8 +87,7 @@ def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
             failure=type(failure).__name__,
             code=failure.code,
         )
-        _put_off(payments, attempt)
-        return Worked(attempt, failure=failure)
+        return Worked(_put_off(payments, attempt), failure=failure)
     return Worked(now_known, intent)
 
 
@@ -108,8 +106,11 @@ def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | Non
     return IntentSeen(payments.stripe.retrieve_intent(attempt.payment_intent_id))
 
 
-def _send(payments: Payments, attempt: Attempt) -> Finding:
+def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     reach(CrashPoint.CHARGE_BEFORE_SEND)
+    if payments.clock() - (attempt.last_sent_at or attempt.created_at) >= WORK_LEASE:
+        # This machine has slept since it took the attempt in hand: others may have ended it, and Stripe forgotten the key.
+        return None
     try:
         intent = payments.stripe.charge(attempt)
     except StripeRefused as refused:
@@ -149,6 +150,6 @@ def _cancel(payments: Payments, intent_id: str) -> Intent:
     return intent
 
 
-def _put_off(payments: Payments, attempt: Attempt) -> None:
+def _put_off(payments: Payments, attempt: Attempt) -> Attempt | None:
     with transaction(payments.engine) as connection:
-        put_off(connection, attempt.org_id, attempt.id, clock=payments.clock)
+        return put_off(connection, attempt.org_id, attempt.id, clock=payments.clock)

@@ -1,13 +1,16 @@
 """What the payments' tests share: an org, its card, a Stripe that isn't one, and a clock that can be moved."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 from uuid import UUID
 
 import redis
+import stripe
 from sqlalchemy import Engine, text
 
 from db.adjustments import adjust
@@ -24,12 +27,15 @@ from metering.payments.charges import work_on
 from metering.payments.event_list import read_events
 from metering.payments.payments import Payments
 from metering.payments.settling import follow
-from metering.payments.stripe_api import connect_stripe
+from metering.payments.stripe_api import API_VERSION, connect_stripe
 from metering.payments.top_ups import ToppedUp, mark_answered, top_up
+from metering.payments.webhooks import receive
 from metering.rules.gates import Balance
-from metering.sandbox.stripe.sandbox import StripeSandbox
+from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
+from metering.sandbox.stripe.signatures import signature_header
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
+from workers.sweep import Sweep
 
 START = datetime(2026, 4, 20, 12, 0, tzinfo=UTC)
 
@@ -56,6 +62,8 @@ class World:
     sandbox: StripeSandbox
     clock: MovableClock
     payments: Payments
+    stripe: stripe.StripeClient
+    """Stripe as somebody else with our key sees it: for looking, and for doing what our own code never would."""
     nudged: list[tuple[int, UUID]] = field(default_factory=list)
     """Attempts that the jobs were told of, and that `work` has not yet worked on."""
 
@@ -112,14 +120,50 @@ class World:
         while self.nudged:
             work_on(self.payments, *self.nudged.pop(0))
 
-    def sweep(self) -> None:
-        """Let the sweep go over everything once: due attempts, the rule, the list of events."""
+    def work_on_due(self) -> None:
+        """Let the sweep work on the attempts that are due, and on nothing else."""
         for org_id, attempt_id in due_attempts(self.engine, self.clock(), limit=1_000):
             work_on(self.payments, org_id, attempt_id)
-        read_events(self.payments)
+
+    def read_events(self) -> int | None:
+        """Let the sweep read the list of events, if it is time; give how many were new."""
+        return read_events(self.payments)
+
+    def events(self, wanted: str = "*") -> list[dict[str, Any]]:
+        """Stripe's events of these types, oldest first, as its API gives them."""
+        listed = self.stripe.v1.events.list({"limit": 100})
+        found = [each.to_dict() for each in listed.auto_paging_iter()][::-1]
+        return [each for each in found if fnmatchcase(each["type"], wanted)]
+
+    def deliver(self, *events: dict[str, Any]) -> list[str]:
+        """Bring events as webhooks, in this order; give what became of each."""
+        return [self._deliver(event) for event in events]
+
+    def _deliver(self, event: dict[str, Any]) -> str:
+        body = json.dumps(event).encode()
+        signature = signature_header(body, [WEBHOOK_SECRET], int(self.clock().timestamp()))
+        return receive(self.payments, body, signature, [WEBHOOK_SECRET])
+
+    def sweep(self) -> None:
+        """Let the sweep go over everything once: due attempts, the rule, the list of events."""
+        self.work_on_due()
+        self.read_events()
         for reloads in ask_worth_asking(self.engine, self.clock()):
             follow(self.payments, reloads)
         self.work()
+
+    def mend_gates(self) -> None:
+        """Let the sweep mend the gates that a crash left behind."""
+        Sweep(self.engine, self.payments.gates, clock=self.clock, sleep=lambda _: None).sweep()
+
+    def charged(self) -> int:
+        """How many charges took money at Stripe, ever, whoever's."""
+        return self.sandbox.totals().charges
+
+    def intents(self) -> list[dict[str, Any]]:
+        """Stripe's PaymentIntents, oldest first, as its API gives them."""
+        listed = self.stripe.v1.payment_intents.list({"limit": 100})
+        return [each.to_dict() for each in listed.auto_paging_iter()][::-1]
 
     def account(self, org_id: int = 1) -> BillingAccount:
         found = read_account(self.engine, org_id)
@@ -156,6 +200,16 @@ class World:
             assert gate.follows(Balance(*row)), (gate, row)
 
 
+def raw_stripe(sandbox: StripeSandbox) -> stripe.StripeClient:
+    """The SDK itself, without retries."""
+    return stripe.StripeClient(
+        sandbox.api_key,
+        stripe_version=API_VERSION,
+        base_addresses={"api": sandbox.url},
+        max_network_retries=0,
+    )
+
+
 @contextmanager
 def make_world(engine: Engine, client: redis.Redis, *, at: datetime = START) -> Iterator[World]:
     """A world with org 1, without money or card."""
@@ -170,6 +224,6 @@ def make_world(engine: Engine, client: redis.Redis, *, at: datetime = START) -> 
             clock=clock,
             nudge=lambda org_id, attempt_id: nudged.append((org_id, attempt_id)),
         )
-        world = World(engine, client, sandbox, clock, payments, nudged)
+        world = World(engine, client, sandbox, clock, payments, raw_stripe(sandbox), nudged)
         world.make_org(1)
         yield world
