@@ -1,4 +1,4 @@
-"""`metering meter`, `metering up`, and the supervisor between them."""
+"""`metering meter`, and the supervisor that `metering up` keeps roles running with."""
 
 import json
 import os
@@ -168,34 +168,3 @@ def test_a_killed_supervisor_leaves_no_roles_behind(cli: Cli) -> None:
     )  # ends with the last that holds standard error: the meters do too
     assert errors.decode().count('"meter has stopped"') == 2
     assert meters(cli) == []
-
-
-def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> None:
-    for package in ("db", "metering"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported from the directory')")
-    port = free_ports(3)
-    cli = Cli({"METERING_DATA_DIR": str(data_dir), "METERING_METRICS_PORT": str(port)})
-    process = cli.start("up", "--meters", "2", cwd=tmp_path)
-    assert process.stdout is not None
-    panel = ""
-    while "metering status" not in panel:
-        line = process.stdout.readline().decode()
-        assert line, process.communicate()
-        panel += line
-    assert f"{data_dir}/run" in panel
-    assert "2 meters" in panel
-    assert f"127.0.0.1, ports {port}, {port + 1} (2 meters) and {port + 2} (jobs)" in panel
-
-    wait_until(lambda: len(meters(cli)) == 2, "the meters' start")
-    prepare(cli)
-    (tmp_path / "event").write_bytes(EVENT % 1)
-    cli.run("push", str(tmp_path / "event"))
-    wait_until(lambda: balance_cents(cli) == -16, "billing")
-    assert cli.json("migrate")["from"] is not None
-
-    status, _, errors = end(process, signal.SIGINT)
-    assert status == 0, errors
-    assert errors.count('"meter has stopped"') == 2
-    assert "starting it again" not in errors
-    assert cli.fail("status").startswith("Nothing runs under ")
