@@ -1,13 +1,15 @@
-"""A served API for each test."""
+"""A served API for each test, or one for many that change nothing."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-import redis
 import stripe
 
+from metering.runtime.redis_connection import connect_redis
+from metering.sandbox.servers import Servers
 from tests.api.site import Site, make_site
-from tests.conftest import Database
+from tests.conftest import _make_database
 from tests.payments.world import make_world
 
 
@@ -18,7 +20,19 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def site(database: Database, redis_url: str, redis_client: redis.Redis) -> Iterator[Site]:
-    """An API with org 1, which has neither money nor a card."""
-    with make_world(database.engine, redis_client) as world, make_site(database, redis_url, world) as made:
+def site(standing_site: Site, redis_url: str) -> Site:
+    """An API with org 1, which has neither money nor a card, and nothing else."""
+    standing_site.empty()
+    return standing_site
+
+
+@pytest.fixture(scope="session")
+def standing_site(servers: Servers, template_database: str) -> Iterator[Site]:
+    """One server for all tests of the API, as the last one left it."""
+    with (
+        contextmanager(_make_database)(servers, template_database) as database,
+        connect_redis(servers.redis_url) as client,
+        make_world(database.engine, client) as world,
+        make_site(database, servers.redis_url, world) as made,
+    ):
         yield made

@@ -1,18 +1,21 @@
 """The API over real HTTP: a server in a thread, real Postgres and Valkey, and a stand-in for Stripe."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 import httpx
+import psycopg
 from fastapi import FastAPI
 from pydantic import SecretStr
+from sqlalchemy import make_url
 
 from db.api_keys import create_key
 from db.engine import make_engine, transaction
+from db.models import Base
 from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.lanes import QUICK_CONNECTIONS
@@ -21,10 +24,11 @@ from metering.runtime.redis_connection import connect_redis_async
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from metering.signals.gate_reader import GateReader
 from tests.conftest import Database
-from tests.payments.world import World
+from tests.payments.world import START, World
 
 TELEPHONY_TOKEN: Final = "telephony-token"  # noqa: S105 - it protects nothing
 LIMIT_S: Final = 30.0
+EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in Base.metadata.tables).encode()  # noqa: S608 - our own names
 
 
 @contextmanager
@@ -67,6 +71,7 @@ class Site:
     context: ApiContext
     url: str
     http: httpx.Client
+    admin_url: str
     keys: dict[int, str] = field(default_factory=dict)
 
     def key(self, org_id: int) -> str:
@@ -100,13 +105,39 @@ class Site:
             "/v1/billing/top-up", json={"amount_cents": amount_cents}, headers=headers, **request
         )
 
+    def empty(self) -> None:
+        """Forget everything, as if it were new; the servers stay."""
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute("SET session_replication_role = replica")  # no trigger refuses it
+            connection.execute(EMPTY)
+        self.world.sandbox.set_webhook(None)
+        self.world.sandbox.reset()
+        self.world.nudged.clear()
+        self.world.clock.at = START
+        self.world.make_org(1)
+        self.context.prices.__init__()  # type: ignore[misc]
+        self.keys.clear()
+
+    def take_webhooks(self) -> None:
+        """Let Stripe send its webhooks here."""
+        self.world.sandbox.set_webhook(f"{self.url}/v1/stripe/webhook", secrets=[WEBHOOK_SECRET])
+
+    def balance_cents(self, org_id: int = 1) -> int:
+        """As the API tells it."""
+        balance: int = self.get("/v1/billing", org_id=org_id).json()["balance_cents"]
+        return balance
+
 
 @contextmanager
 def make_site(database: Database, redis_url: str, world: World, **options: Any) -> Iterator[Site]:
     """A served API with org 1, which has neither money nor a card."""
-    with api_context(database, redis_url, world, **options) as context, served(make_app(context)) as url:
-        with httpx.Client(base_url=url, timeout=LIMIT_S) as http:
-            yield Site(world, context, url, http)
+    with (
+        api_context(database, redis_url, world, **options) as context,
+        served(make_app(context)) as url,
+        httpx.Client(base_url=url, timeout=LIMIT_S) as http,
+    ):
+        admin = make_url(database.admin_url).set(drivername="postgresql")
+        yield Site(world, context, url, http, admin.render_as_string(hide_password=False))
 
 
 def assert_problem(response: httpx.Response, status: int, code: str, *fields: str) -> dict[str, Any]:
@@ -124,6 +155,3 @@ def assert_problem(response: httpx.Response, status: int, code: str, *fields: st
         if fields:
             assert {each["field"] for each in body["errors"]} == set(fields), body
     return body
-
-
-Check = Callable[[Any], bool]
