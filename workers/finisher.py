@@ -168,6 +168,7 @@ class Finisher:
             signals=len(signals),
             reloads=len(posted.reloads.attempts),
             recovered=batch.recovered,
+            to_commit_ms=round((batch.committed_s - batch.started_s) * 1_000, 1),
             took_ms=round(took_s * 1_000, 1),
         )
 

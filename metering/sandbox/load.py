@@ -1,7 +1,10 @@
 """A stream filled with calls, for measuring."""
 
 import random
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from itertools import accumulate
 from typing import Final
 
 import redis
@@ -19,25 +22,49 @@ _EVENT: Final = (
 )
 
 
-def events(count: int, *, orgs: int, first_call_id: int, seed: int) -> Iterator[str]:
-    """`count` events spread evenly over orgs 1 to `orgs`, one in twenty of them a duplicate."""
+class Traffic(StrEnum):
+    """How calls are spread over orgs."""
+
+    UNIFORM = "uniform"
+    """Each org has as many."""
+    ZIPF = "zipf"
+    """The n-th largest has 1/n of what the largest has, as customers do: of 1,000 orgs the first has 13%."""
+    SINGLE = "single"
+    """One org has all."""
+
+
+def event(call_id: int, org_id: int, direction: str, duration_s: int) -> str:
+    """A call event as telephony pushes it."""
+    return _EVENT % (call_id, org_id, direction, duration_s)
+
+
+def events(
+    count: int, *, orgs: int, first_call_id: int, seed: int, traffic: Traffic = Traffic.UNIFORM
+) -> Iterator[str]:
+    """`count` events spread over orgs 1 to `orgs`, one in twenty of them a duplicate."""
     rng = random.Random(seed)  # noqa: S311 - to be repeatable, not secret
+    pick = _picker(traffic, orgs, rng)
     recent: list[str] = []
     for number in range(count):
         if recent and rng.random() < DUPLICATE_SHARE:
             yield rng.choice(recent)
             continue
-        event = _EVENT % (
-            first_call_id + number,
-            rng.randint(1, orgs),
-            rng.choice(("inbound", "outbound")),
-            rng.randint(1, 600),
-        )
+        made = event(first_call_id + number, pick(), rng.choice(("inbound", "outbound")), rng.randint(1, 600))
         if len(recent) < RECENT:
-            recent.append(event)
+            recent.append(made)
         else:
-            recent[number % RECENT] = event
-        yield event
+            recent[number % RECENT] = made
+        yield made
+
+
+def _picker(traffic: Traffic, orgs: int, rng: random.Random) -> Callable[[], int]:
+    """What chooses the org of each call."""
+    if traffic is Traffic.SINGLE:
+        return lambda: 1
+    if traffic is Traffic.ZIPF:
+        up_to: Sequence[float] = list(accumulate(1 / rank for rank in range(1, orgs + 1)))
+        return lambda: bisect_left(up_to, rng.random() * up_to[-1]) + 1
+    return lambda: rng.randint(1, orgs)
 
 
 def fill(client: redis.Redis, load: Iterator[str], report: Callable[[int], None]) -> int:
@@ -45,8 +72,8 @@ def fill(client: redis.Redis, load: Iterator[str], report: Callable[[int], None]
     pushed = 0
     while True:
         with client.pipeline(transaction=False) as pipeline:
-            for _, event in zip(range(CHUNK), load, strict=False):
-                pipeline.xadd(STREAM, {"event": event})
+            for _, each in zip(range(CHUNK), load, strict=False):
+                pipeline.xadd(STREAM, {"event": each})
             count = len(pipeline)
             if count == 0:
                 return pushed

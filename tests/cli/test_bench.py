@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
+
+from db.engine import make_engine
+from metering.sandbox.measuring.bed import require_durability
+from metering.sandbox.measuring.rate import MeasuringError
+from tests.cli.conftest import Cli
+from tests.conftest import Database
 
 
 @pytest.mark.long
@@ -22,9 +30,42 @@ def test_bench_measures_and_leaves_nothing_behind(data_dir: Path) -> None:
         timeout=110,
     )
     result = json.loads(done.stdout)
-    assert result["events_per_second"] > result["baselines"]["one_transaction_per_call_per_second"] > 0
-    assert result["ratios"]["to_raw_copy"] == pytest.approx(
-        result["events_per_second"] / result["baselines"]["raw_copy_rows_per_second"], rel=0.05
-    )
-    assert result["sweep_seconds"] > 0
+    measured, baselines = result["throughput"]["measured"], result["throughput"]["baselines"]
+    first = measured[0]["per_second"]["median"]
+    assert [each["workload"]["traffic"] for each in measured] == [
+        "uniform",
+        "uniform",
+        "zipf",
+        "single",
+        "uniform",
+    ]
+    assert first > baselines["one_message_per_call"]["median"] > 0
+    assert first > baselines["one_transaction_per_call"]["median"] > 0
+    ratios = result["ratios"]
+    assert ratios["to_tpcb"] == pytest.approx(first / baselines["tpcb"]["median"], rel=0.01)
+    assert ratios["to_raw_copy"] == pytest.approx(first / baselines["raw_copy"]["median"], rel=0.05)
+    assert result["throughput"]["debit"]["wal_bytes"] > result["throughput"]["debit"]["table_bytes"] > 100
+    lone, latency = result["latency"]["lone"], result["latency"]["at_share"][0]
+    assert 0 < lone["commit"]["p50_ms"] < lone["gate"]["p50_ms"]
+    assert latency["per_second"] > lone["per_second"]
+    assert result["reads"]["sweep_s"] > 0
+    assert result["reads"]["hget"]["count"] > 0
+    assert result["long"] is None
     assert list(data_dir.iterdir()) == []
+
+
+def test_a_part_that_is_not_there_is_refused(offline: Cli) -> None:
+    assert offline.fail("bench", "--part", "speed") == (
+        "--part: must be one of throughput, latency, reads, batches, long, ledger."
+    )
+
+
+def test_a_postgres_that_may_lose_commits_is_not_measured(database: Database) -> None:
+    require_durability(database.engine)
+    url = make_url(database.admin_url)
+    with psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as admin:
+        admin.execute(f'ALTER DATABASE "{url.database}" SET synchronous_commit = off'.encode())
+    careless = make_engine(database.url, application_name="tests")
+    with pytest.raises(MeasuringError, match="synchronous_commit = off"):
+        require_durability(careless)
+    careless.dispose()

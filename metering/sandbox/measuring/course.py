@@ -1,0 +1,135 @@
+"""A whole run, part by part."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from metering.sandbox.measuring.bed import Bed, make_orgs
+from metering.sandbox.measuring.gate_reads import measure_gate_reads
+from metering.sandbox.measuring.long_runs import Grown, LongRun, measure_growth, measure_long_run
+from metering.sandbox.measuring.machine import machine_facts
+from metering.sandbox.measuring.percentiles import Percentiles
+from metering.sandbox.measuring.plan import Part, Plan
+from metering.sandbox.measuring.sustained import Latency, measure_latency
+from metering.sandbox.measuring.sweeps import measure_sweep
+from metering.sandbox.measuring.throughput import (
+    Measured,
+    Throughput,
+    Workload,
+    bill,
+    measure_throughput,
+    measured,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What is read beside the billing."""
+
+    hget: Percentiles
+    sweep_s: float
+    """A sweep over all gates when none is wrong."""
+    gates: int
+
+
+@dataclass(slots=True)
+class Result:
+    """What was measured; a part that wasn't asked for is None."""
+
+    machine: dict[str, Any]
+    throughput: Throughput | None = None
+    latency: Latency | None = None
+    reads: Reads | None = None
+    batches: list[Measured] | None = None
+    long: LongRun | None = None
+    ledger: list[Grown] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: ratios first, because they depend less on the machine."""
+        return {"ratios": ratios(self), **asdict(self)}
+
+
+def run_course(bed: Bed, plan: Plan, report: Callable[[Part, int], None]) -> Result:
+    """Measure what the plan asks for, telling `report` the part and how many more events are done."""
+    result = Result(machine_facts(bed.engine))
+    parts = plan.parts
+
+    def telling(part: Part) -> Callable[[int], None]:
+        report(part, 0)
+        return lambda more: report(part, more)
+
+    if Part.THROUGHPUT in parts:
+        result.throughput = measure_throughput(bed, plan, telling(Part.THROUGHPUT))
+    if Part.LATENCY in parts:
+        result.latency = _latency(bed, plan, result.throughput, telling(Part.LATENCY))
+    if Part.READS in parts:
+        result.reads = _reads(bed, plan, telling(Part.READS))
+    if Part.BATCHES in parts:
+        result.batches = _batches(bed, plan, telling(Part.BATCHES))
+    if Part.LONG in parts:
+        result.long = measure_long_run(bed, plan, telling(Part.LONG))
+    if Part.LEDGER in parts:
+        result.ledger = measure_growth(bed, plan, telling(Part.LEDGER))
+    return result
+
+
+def _latency(bed: Bed, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]) -> Latency:
+    """The search begins at what a backlog is billed with: nothing that comes in over time can be faster."""
+    make_orgs(bed.owner, range(1, plan.orgs + 1))
+    if throughput is None:
+        at_most = bill(bed, Workload("uniform", plan.orgs), plan.events, report).rate.per_second
+    else:
+        at_most = throughput.measured[0].per_second.median
+    return measure_latency(bed, plan, at_most_per_second=at_most, report=report)
+
+
+def _reads(bed: Bed, plan: Plan, report: Callable[[int], None]) -> Reads:
+    make_orgs(bed.owner, range(1, plan.orgs + 1))
+    sweep_s, gates = measure_sweep(bed.engine, bed.client)
+    hget = measure_gate_reads(bed.client, orgs=plan.orgs)
+    report(hget.count)
+    return Reads(hget, sweep_s, gates)
+
+
+def _batches(bed: Bed, plan: Plan, report: Callable[[int], None]) -> list[Measured]:
+    """Each batch limit with as many events as take about as long."""
+    make_orgs(bed.owner, range(1, plan.orgs + 1))
+    found: list[Measured] = []
+    for limit in plan.batch_limits:
+        workload = Workload("uniform", plan.orgs, batch_limit=limit)
+        events = min(plan.events, limit * plan.messages)
+        found.append(
+            measured(workload, [bill(bed, workload, events, report) for _ in range(plan.repetitions)])
+        )
+    return found
+
+
+def ratios(result: Result) -> dict[str, float]:
+    """What can be compared with other machines' runs, as far as it was measured."""
+    found: dict[str, float] = {}
+    if result.throughput is not None:
+        found |= _throughput_ratios(result.throughput)
+    if result.ledger:
+        first, last = result.ledger[0], result.ledger[-1]
+        found["full_ledger_to_empty"] = last.measured.per_second.median / first.measured.per_second.median
+    if result.long is not None and result.long.stretches:
+        first_us, last_us = (result.long.stretches[at].us_per_event for at in (0, -1))
+        found["cost_at_the_end_to_begin"] = last_us / first_us
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _throughput_ratios(throughput: Throughput) -> dict[str, float]:
+    """Of the median rates; the first workload's to each of the others'."""
+    first, *others = throughput.measured
+    rate, baselines = first.per_second.median, throughput.baselines
+    found = {
+        "to_one_message_per_call": rate / baselines.one_message_per_call.median,
+        "to_one_transaction_per_call": rate / baselines.one_transaction_per_call.median,
+        "to_tpcb": rate / baselines.tpcb.median,
+        "to_raw_copy": rate / baselines.raw_copy.median,
+    }
+    for other in others:
+        workload = other.workload
+        name = f"{workload.meters}_meters" if workload.meters > 1 else f"{workload.name}_orgs"
+        found[f"{name}_to_first"] = other.per_second.median / rate
+    return found

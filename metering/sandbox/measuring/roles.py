@@ -1,0 +1,64 @@
+"""Roles of the product as processes of their own, which find the servers of the run as any would."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from metering.sandbox.measuring.rate import MeasuringError
+from workers.meter import BATCH_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A process, and the file that it logs to."""
+
+    process: "subprocess.Popen[bytes]"
+    log_path: Path
+
+    def require_running(self) -> None:
+        """Raise MeasuringError, with the end of its log, if it has ended."""
+        if self.process.poll() is not None:
+            end = self.log_path.read_text(errors="replace")[-2_000:]
+            raise MeasuringError(
+                f"A process of this measurement has ended with {self.process.returncode}:\n{end}"
+            )
+
+
+@contextmanager
+def running_roles(log_dir: Path, commands: Sequence[Sequence[str]]) -> Iterator[list[Role]]:
+    """Run `python -m` with each of `commands`, until the block ends; each of them ends when its standard input does."""
+    roles: list[Role] = []
+    try:
+        for number, command in enumerate(commands):
+            log_path = log_dir / f"role-{number}.log"
+            with log_path.open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                )
+            roles.append(Role(process, log_path))
+        yield roles
+    finally:
+        for role in roles:
+            if role.process.stdin is not None:
+                role.process.stdin.close()
+        for role in roles:
+            role.process.wait()
+
+
+def meter_command(number: int, *, batch_limit: int = BATCH_LIMIT) -> list[str]:
+    """The command of one of several meters."""
+    return [
+        *("metering", "meter", "--name", f"bench-{number}", "--batch-limit", str(batch_limit)),
+        "--stop-with-stdin",
+    ]
+
+
+def jobs_commands() -> list[list[str]]:
+    """The jobs, and the Stripe that they talk to."""
+    return [["metering", "stripe-sandbox", "--stop-with-stdin"], ["metering", "jobs", "--stop-with-stdin"]]
