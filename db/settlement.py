@@ -298,18 +298,14 @@ class _Settling:
     ) -> None:
         """Book what went back to the card, once per refund and dispute, and what came again. The credit is there already."""
         for refund in sorted(refunds, key=lambda each: each.id):
-            gone = is_posted(self._connection, self._account.org_id, Kind.REFUND, refund.id)
-            if refund.effective and not gone:
-                self._book(Kind.REFUND, -refund.amount_cents, "Refund", refund.id, intent)
+            # One that has failed before we heard of it is booked all the same: an older reading, in which it has not failed yet,
+            # may still be on its way here, and must find it done.
+            new = self._book(Kind.REFUND, -refund.amount_cents, "Refund", refund.id, intent)
+            if not refund.effective:
+                key = f"failed:{refund.id}"
+                self._book(Kind.ADJUSTMENT, refund.amount_cents, "Refund failed, money returned", key, intent)
+            elif new:
                 self._pause_for_lost_money(REFUNDED, attempt)
-            elif gone and not refund.effective:
-                self._book(
-                    Kind.ADJUSTMENT,
-                    refund.amount_cents,
-                    "Refund failed, money returned",
-                    f"failed:{refund.id}",
-                    intent,
-                )
         for dispute in sorted(disputes, key=lambda each: each.id):
             if dispute.withdrawn_cents and self._book(
                 Kind.REFUND, -dispute.withdrawn_cents, "Dispute, funds withdrawn", dispute.id, intent

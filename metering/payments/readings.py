@@ -76,4 +76,10 @@ def _decline(error: Mapping[str, Any] | None) -> Decline | None:
         return None
     code = error.get("code") or error.get("type") or "declined"
     # `authentication_required` stands in `code`; a bank's reason in `decline_code`, beside the code `card_declined`.
-    return Decline(error.get("decline_code") or code, error.get("message") or "The card was declined.")
+    method = error.get("payment_method")
+    card = method.get("card") if isinstance(method, Mapping) else None
+    return Decline(
+        error.get("decline_code") or code,
+        error.get("message") or "The card was declined.",
+        card.get("fingerprint") if isinstance(card, Mapping) else None,
+    )

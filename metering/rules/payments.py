@@ -49,6 +49,8 @@ class Decline:
 
     code: str
     message: str
+    card: str | None = None
+    """The card's fingerprint, where Stripe tells it: the same whatever payment method it is saved as."""
 
 
 @dataclass(frozen=True, slots=True)

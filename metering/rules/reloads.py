@@ -11,6 +11,8 @@ SOFT_PAUSES: Final = (timedelta(hours=1), timedelta(hours=24))
 AUTHENTICATION_REQUIRED: Final = "authentication_required"
 REFUNDED: Final = "refunded"
 DISPUTED: Final = "disputed"
+LOST_MONEY: Final = frozenset({REFUNDED, DISPUTED})
+"""The codes of pauses that no charge has brought about, but a cardholder who has his money back."""
 
 # The card itself will never do: reported lost or stolen, blocked, expired, closed, or not such a card at all.
 HARD_DECLINES: Final = frozenset(
