@@ -55,6 +55,7 @@ from metering.rules.reloads import (
     pause_after_decline,
     stronger_pause,
 )
+from metering.rules.times import format_time
 from metering.runtime.clock import Clock, to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
@@ -148,6 +149,11 @@ def _whose(connection: Connection, finding: Finding) -> tuple[int, UUID] | None:
         return intent.org_id, intent.attempt_id
     known = find_by_intent(connection, intent.id)
     return None if known is None else (known.org_id, known.id)
+
+
+def _until(pause: Pause | None) -> str | None:
+    """When time lifts a pause, as it is shown; None where that doesn't, or there is no pause."""
+    return None if pause is None or pause.until is None else format_time(pause.until)
 
 
 class _Settling:
@@ -409,7 +415,7 @@ class _Settling:
             attempt,
             code=pause.code,
             paused=paused is not None,
-            paused_until=None if paused is None else paused.until,
+            paused_until=_until(paused),
         )
 
     def _pause_for_lost_money(self, code: str, attempt: Attempt) -> None:
@@ -420,7 +426,7 @@ class _Settling:
         new = Pause(code, LiftsWith.CHANGE, self._now, card=self._billing.card)
         paused = stronger_pause(held, new, self._now)
         write_pause(self._connection, self._account.org_id, paused, declines=declines)
-        self._say(FAILED_SIGNAL, attempt, code=code, paused=True, paused_until=paused.until)
+        self._say(FAILED_SIGNAL, attempt, code=code, paused=True, paused_until=_until(paused))
 
     def _say(self, type_: str, attempt: Attempt, **others: object) -> None:
         fields = {"attempt_id": str(attempt.id), "amount_cents": attempt.amount_cents, **others}

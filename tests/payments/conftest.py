@@ -7,6 +7,7 @@ import pytest
 import redis
 import stripe
 
+from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers import Servers
 from tests.conftest import Database, _make_database
 from tests.payments.reload_world import ReloadWorld, Site, make_site
@@ -36,7 +37,7 @@ def reload_database(servers: Servers, template_database: str) -> Iterator[Databa
 @pytest.fixture(scope="session")
 def site(reload_database: Database, servers: Servers) -> Iterator[Site]:
     """One stand-in for Stripe and one clock with it."""
-    with redis.Redis.from_url(servers.redis_url) as client, make_site(reload_database, client) as made:
+    with connect_redis(servers.redis_url) as client, make_site(reload_database, client) as made:
         yield made
 
 
