@@ -63,13 +63,11 @@ class ProviderLane(Lane):
 
     def __init__(self) -> None:
         super().__init__(PROVIDER_THREADS)
-        self._turns: WeakValueDictionary[int, _Turns] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[int, Turns] = WeakValueDictionary()
 
     async def run_for(self, org_id: int, do: Callable[[], T]) -> T:
         """Let a thread of this lane do it, when it is the org's turn. Raises OverloadedError."""
-        turns = self._turns.get(org_id)
-        if turns is None:
-            turns = self._turns[org_id] = _Turns()  # gone with the last request that holds it
+        turns = self.turns_of(org_id)
         if turns.waiting >= MAX_WAITING_PER_ORG:
             raise OverloadedError
         turns.waiting += 1
@@ -82,8 +80,17 @@ class ProviderLane(Lane):
         finally:
             turns.free.release()
 
+    def turns_of(self, org_id: int) -> "Turns":
+        """An org's turns, by those who hold them: they are gone with the last one."""
+        turns = self._turns.get(org_id)
+        if turns is None:
+            turns = self._turns[org_id] = Turns()
+        return turns
 
-class _Turns:
+
+class Turns:
+    """One org's part of the lane to Stripe."""
+
     def __init__(self) -> None:
         self.waiting = 0
         self.free = asyncio.Semaphore(PROVIDER_THREADS_PER_ORG)
