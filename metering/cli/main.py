@@ -10,6 +10,7 @@ from metering.cli.adjust import adjust
 from metering.cli.api import api
 from metering.cli.audit import audit
 from metering.cli.bench import bench
+from metering.cli.chaos import chaos
 from metering.cli.demo import demo
 from metering.cli.errors import explain
 from metering.cli.jobs import jobs
@@ -71,6 +72,7 @@ app.add_typer(attempts.app, name="attempt", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(audit)
 app.command(rich_help_panel=LOOK)(bench)
+app.command(rich_help_panel=LOOK)(chaos)
 
 
 def main() -> None:

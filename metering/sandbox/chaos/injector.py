@@ -1,0 +1,240 @@
+"""Carries out a schedule of faults: each begins in time, whatever has become of the others, and is healed in time."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import psycopg
+import redis
+
+from metering.sandbox.chaos.calendar import Calendar
+from metering.sandbox.chaos.links import Links
+from metering.sandbox.chaos.producer import Producer
+from metering.sandbox.chaos.schedule import Fault, Schedule, Strike
+from metering.sandbox.chaos.stores import Stores
+from metering.sandbox.chaos.strangers import Strangers
+from metering.sandbox.chaos.stripe_faults import StripeFaults
+
+THREADS: Final = 16
+TRIES_S: Final = 30.0
+"""How long what can't be done to a server, because it is away for another fault, is tried again."""
+UNSURE_S: Final = 5.0
+"""With `everysec`, a Valkey that is killed may forget what it took in the last seconds: producers send that much again."""
+TINY_BYTES: Final = 1
+"""A limit on memory that leaves room for nothing."""
+
+
+class Roles(Protocol):
+    """The processes under attack; somebody starts those again that die."""
+
+    def pids(self) -> Mapping[str, int]:
+        """Those that run at the moment, by role."""
+        ...
+
+
+@dataclass(slots=True)
+class Struck:
+    """One strike as it was carried out; times on the monotonic clock."""
+
+    strike: Strike
+    began_s: float
+    healed_s: float | None = None
+    """When it was over, and what it lost was sent again."""
+    error: str | None = None
+    """Why it could not be carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """All that faults are done to."""
+
+    roles: Roles
+    links: Links
+    stores: Stores
+    strangers: Strangers
+    stripe: StripeFaults
+    calendar: Calendar
+    valkey: redis.Redis
+    producers: Sequence[Producer]
+
+
+class Injector(threading.Thread):
+    """Strikes as the schedule says, `healed` being told of each strike that is over."""
+
+    def __init__(self, schedule: Schedule, victims: Victims, healed: Callable[[Struck], None]) -> None:
+        super().__init__(name="injector", daemon=True)
+        self.struck: list[Struck] = []
+        self._schedule = schedule
+        self._to = victims
+        self._healed = healed
+        self._stopped = threading.Event()
+        self._ways: Mapping[Fault, Callable[[Strike], None]] = {
+            Fault.KILL: self._kill,
+            Fault.FREEZE: self._freeze,
+            Fault.CUT: self._cut,
+            Fault.STALL: self._stall,
+            Fault.VALKEY_KILLED: self._kill_valkey,
+            Fault.VALKEY_FULL: self._fill_valkey,
+            Fault.VALKEY_EMPTIED: self._empty_valkey,
+            Fault.POSTGRES_KILLED: self._kill_postgres,
+            Fault.POSTGRES_RESTORED: self._restore_postgres,
+            Fault.DEADLOCK: lambda strike: self._to.strangers.deadlock(strike.lasts_s, strike.seed),
+            Fault.LOCKED: lambda strike: self._to.strangers.hold(strike.lasts_s, strike.seed),
+            Fault.SERIALIZATION: self._fail_to_serialize,
+            Fault.STRIPE_SLOW: self._slow_stripe,
+            Fault.STRIPE_ERRORS: self._let_stripe_err,
+            Fault.WEBHOOKS: self._lose_webhooks,
+            Fault.CLOCK: lambda _: self._jump(),
+        }
+
+    def stop(self) -> None:
+        """Strike no more, and return when all that was begun is over and healed."""
+        self._stopped.set()
+        if self.ident is not None:
+            self.join()
+
+    def run(self) -> None:
+        began_s = time.monotonic()
+        plan: list[tuple[float, Strike | None]] = [(strike.at_s, strike) for strike in self._schedule.strikes]
+        plan += [(at_s, None) for at_s in self._schedule.backups_at_s]
+        plan.sort(key=lambda each: (each[0], each[1] is not None))
+        futures: list[Future[None]] = []
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="fault") as threads:
+            for at_s, strike in plan:
+                if self._stopped.wait(max(began_s + at_s - time.monotonic(), 0)):
+                    break
+                futures.append(
+                    threads.submit(self._back_up) if strike is None else threads.submit(self._strike, strike)
+                )
+        for future in futures:
+            future.result()
+        self.heal_everything()
+
+    def heal_everything(self) -> None:
+        """Leave nothing wrong, also where a fault's own healing failed or a restore has brought something back."""
+        self._to.links.heal_all()
+        for pid in self._to.roles.pids().values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        _insist(lambda: self._to.valkey.config_set("maxmemory", 0))
+        _insist(self._to.strangers.stop_failing)
+        self._to.stripe.clear()
+
+    def _strike(self, strike: Strike) -> None:
+        struck = Struck(strike, time.monotonic())
+        self.struck.append(struck)
+        try:
+            self._ways[strike.fault](strike)
+        except psycopg.OperationalError:
+            pass  # Postgres was killed under a stranger's session: that ends what it did, and is a fault of its own
+        except Exception as error:  # noqa: BLE001 - told at the end: a fault that wasn't is no proof
+            struck.error = f"{strike.fault.name} {strike.target}: {type(error).__name__}: {error}"
+        struck.healed_s = time.monotonic()
+        self._healed(struck)
+
+    def _back_up(self) -> None:
+        _insist(self._to.stores.back_up)
+
+    def _kill(self, strike: Strike) -> None:
+        self._send(strike.target, signal.SIGKILL)
+
+    def _freeze(self, strike: Strike) -> None:
+        pid = self._send(strike.target, signal.SIGSTOP)
+        time.sleep(strike.lasts_s)
+        with suppress(ProcessLookupError):  # killed meanwhile
+            os.kill(pid, signal.SIGCONT)
+
+    def _send(self, role: str, number: signal.Signals) -> int:
+        """Send a signal to a role; where it was killed just before, to the next process that runs it."""
+        deadline_s = time.monotonic() + TRIES_S
+        while True:
+            pid = self._to.roles.pids().get(role)
+            if pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                    return pid
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{role} doesn't run")
+            time.sleep(0.05)
+
+    def _cut(self, strike: Strike) -> None:
+        self._to.links.cut(strike.target)
+        time.sleep(strike.lasts_s)
+        self._to.links.heal(strike.target)
+
+    def _stall(self, strike: Strike) -> None:
+        self._to.links.stall(strike.target)
+        time.sleep(strike.lasts_s)
+        self._to.links.heal(strike.target)
+
+    def _kill_valkey(self, strike: Strike) -> None:
+        self._to.stores.kill_valkey(strike.lasts_s)
+        for producer in self._to.producers:
+            producer.send_again(time.monotonic() - strike.lasts_s - UNSURE_S)
+
+    def _fill_valkey(self, strike: Strike) -> None:
+        _insist(lambda: self._to.valkey.config_set("maxmemory", TINY_BYTES))
+        time.sleep(strike.lasts_s)
+        _insist(lambda: self._to.valkey.config_set("maxmemory", 0))
+
+    def _empty_valkey(self, strike: Strike) -> None:
+        del strike
+        _insist(self._to.valkey.flushall)
+        self._send_all_again()
+
+    def _kill_postgres(self, strike: Strike) -> None:
+        self._to.stores.kill_postgres(strike.lasts_s)
+
+    def _restore_postgres(self, strike: Strike) -> None:
+        del strike
+        self._to.stores.restore()
+        _insist(self._to.strangers.stop_failing)
+        self._send_all_again()
+
+    def _send_all_again(self) -> None:
+        for producer in self._to.producers:
+            producer.send_again()
+
+    def _fail_to_serialize(self, strike: Strike) -> None:
+        _insist(self._to.strangers.begin_failing)
+        time.sleep(strike.lasts_s)
+        _insist(self._to.strangers.stop_failing)
+
+    def _slow_stripe(self, strike: Strike) -> None:
+        self._to.stripe.be_slow(on=True)
+        time.sleep(strike.lasts_s)
+        self._to.stripe.be_slow(on=False)
+
+    def _let_stripe_err(self, strike: Strike) -> None:
+        self._to.stripe.err(strike.seed, on=True)
+        time.sleep(strike.lasts_s)
+        self._to.stripe.err(strike.seed, on=False)
+
+    def _lose_webhooks(self, strike: Strike) -> None:
+        self._to.stripe.lose_webhooks(strike.seed, on=True)
+        time.sleep(strike.lasts_s)
+        self._to.stripe.lose_webhooks(strike.seed, on=False)
+
+    def _jump(self) -> None:
+        self._to.calendar.jump()
+
+
+def _insist(work: Callable[[], object]) -> None:
+    """Do it, and try again for a while where the server is away for another fault."""
+    deadline_s = time.monotonic() + TRIES_S
+    for _ in itertools.count():
+        try:
+            work()
+        except Exception:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
+        else:
+            return
