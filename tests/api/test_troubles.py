@@ -1,0 +1,156 @@
+"""What happens when something is away, or nobody foresaw it: the contract's shape all the same, and no secret anywhere."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from db.engine import make_engine, transaction
+from metering.api import accounts, transactions
+from metering.api.app import make_app
+from metering.api.watch import UNMATCHED
+from tests.api.site import Site, api_context, assert_problem, served
+from tests.api.test_orgs_apart import REQUESTS
+from tests.conftest import Database
+from tests.waiting import wait_until
+
+
+@contextmanager
+def without_postgres(site: Site, redis_url: str) -> Iterator[httpx.Client]:
+    """A server whose Postgres is away."""
+    nowhere = "postgresql+psycopg://metering_app@127.0.0.1:1/metering"
+    database = Database("", nowhere, "", site.world.engine)
+    with (
+        api_context(database, redis_url, site.world) as context,
+        served(make_app(context)) as url,
+        httpx.Client(base_url=url, headers=site.headers(1), timeout=10) as http,
+    ):
+        yield http
+
+
+def test_while_postgres_is_away_clients_are_told_to_come_again(site: Site, redis_url: str) -> None:
+    site.world.adjust(7)
+    with without_postgres(site, redis_url) as http:
+        for method, path, request in REQUESTS:
+            response = http.request(method, path, **request)
+            assert set(assert_problem(response, 503, "unavailable")) == {"detail", "code"}
+            assert response.headers["retry-after"] == "1"
+        assert assert_problem(http.get("/readyz"), 503, "not_ready")["away"] == ["postgres"]
+        assert http.get("/v1/healthz").json() == {"ok": True}
+        # Telephony's gate needs Redis alone.
+        telephony = {"Authorization": "Bearer telephony-token"}
+        assert http.get("/v1/gate/1", headers=telephony).json()["balance_cents"] == 7
+
+
+def test_an_account_that_somebody_holds_is_answered_503_and_not_changed(site: Site) -> None:
+    engine = make_engine(
+        site.context.engine.url.render_as_string(hide_password=False),
+        application_name="tests",
+        lock_timeout_ms=100,
+    )
+    key = site.key(1)
+    with transaction(site.world.engine) as holder:
+        holder.execute(text("SELECT 1 FROM accounts WHERE org_id = 1 FOR UPDATE"))
+        impatient = site.world.payments
+        object.__setattr__(impatient, "engine", engine)
+        try:
+            response = site.patch(auto_reload_minimum_cents=5)
+            assert_problem(response, 503, "unavailable")
+            headers = {"Authorization": f"Bearer {key}"}
+            assert (
+                site.http.get("/v1/billing", headers=headers).status_code == 200
+            )  # reading waits for nobody
+        finally:
+            object.__setattr__(impatient, "engine", site.world.engine)
+            engine.dispose()
+    assert site.world.account().auto_reload_minimum_cents == 0
+
+
+def test_what_nobody_foresaw_is_answered_500_and_noted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("of our own making")
+
+    monkeypatch.setattr(accounts, "read_account", fail)
+    with capture_logs() as logs:
+        response = site.get("/v1/billing")
+    body = assert_problem(response, 500, "internal_error")
+    assert set(body) == {"detail", "code"}
+    assert "making" not in response.text
+    (line,) = [each for each in logs if each["log_level"] == "error"]
+    assert (line["method"], line["route"], line["exc_info"]) == ("GET", "/v1/billing", True)
+    assert site.key(1) not in str(logs)
+    assert site.get("/v1/billing/transactions").status_code == 200
+
+
+def test_a_mistake_in_sql_is_no_outage(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        with transaction(site.world.engine) as connection:
+            connection.execute(text("SELECT 1 / :zero, :secret"), {"zero": 0, "secret": "s3cr3t"})
+
+    monkeypatch.setattr(transactions, "list_transactions", fail)
+    with capture_logs() as logs:
+        assert_problem(site.get("/v1/billing/transactions"), 500, "internal_error")
+    assert len([each for each in logs if each["log_level"] == "error"]) == 1
+    assert "s3cr3t" not in str(logs)
+
+
+def test_a_client_that_leaves_while_it_sends_troubles_nobody(site: Site) -> None:
+    host, port = site.url.removeprefix("http://").split(":")
+    with capture_logs() as logs:
+        with socket.create_connection((host, int(port))) as connection:
+            head = f"POST /v1/billing/top-up HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {site.key(1)}\r\n"
+            head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+            before = sample("POST", "/v1/billing/top-up", 499)
+            connection.sendall(head.encode())
+        wait_until(lambda: sample("POST", "/v1/billing/top-up", 499) == before + 1, limit_s=10)
+    assert [each for each in logs if each["log_level"] == "error"] == []
+
+
+def sample(method: str, route: str, status: int) -> float:
+    labels = {"method": method, "route": route, "status": str(status)}
+    timed = REGISTRY.get_sample_value("metering_http_request_seconds_count", labels) or 0.0
+    counted = REGISTRY.get_sample_value("metering_http_requests_total", labels) or 0.0
+    assert timed <= counted <= timed + 1  # the one is noted after the other
+    return timed
+
+
+def reached(method: str, route: str, status: int, count: float) -> bool:
+    return sample(method, route, status) == count
+
+
+def test_requests_are_counted_by_the_pattern_of_their_route(site: Site) -> None:
+    asked = [
+        ("GET", "/v1/billing", "/v1/billing", 200),
+        ("PATCH", "/v1/billing", "/v1/billing", 400),
+        ("GET", "/v1/gate/1", "/v1/gate/{org_id}", 402),
+        ("GET", "/v1/gate/2", "/v1/gate/{org_id}", 404),
+        ("DELETE", "/v1/gate/1", "/v1/gate/{org_id}", 405),
+    ]
+    for method, path, route, status in asked:
+        before = sample(method, route, status)
+        assert site.ask(method, path).status_code == status
+        wait_until(partial(reached, method, route, status, before + 1), limit_s=5)
+    before = sample(UNMATCHED, UNMATCHED, 404)
+    for method, path in [("GET", "/v1/made/up/1"), ("MADEUP", "/v1/made/up/2")]:
+        site.ask(method, path)
+    wait_until(lambda: sample(UNMATCHED, UNMATCHED, 404) == before + 2, limit_s=5)
+    labels = {
+        label: value
+        for metric in REGISTRY.collect()
+        if metric.name == "metering_http_requests"
+        for each in metric.samples
+        for label, value in each.labels.items()
+    }
+    assert set(labels) == {"method", "route", "status"}
+    assert not any(name in str(labels) for name in ("made", "MADEUP"))
+
+
+def test_no_answer_is_to_be_kept_by_anybody_between(site: Site) -> None:
+    for path in ("/v1/billing", "/v1/gate/1", "/v1/nothing"):
+        assert site.get(path).headers["cache-control"] == "no-store"
