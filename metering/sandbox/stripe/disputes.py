@@ -56,6 +56,7 @@ def update(work: Work, params: Json, dispute_id: str) -> Json:
         dispute["metadata"] = changed_metadata(dispute["metadata"], params["metadata"])
     if "evidence" in params and params.get("submit", True):
         dispute["evidence_details"]["submission_count"] += 1
+        dispute["evidence_details"]["submission_method"] = "manual"
         dispute["status"] = "under_review" if dispute["status"] in _OPEN else "warning_under_review"
     work.emit("charge.dispute.updated", dispute, previous=_changed(before, dispute))
     if dispute["status"] == "under_review" and text in {WINNING_EVIDENCE, LOSING_EVIDENCE}:
@@ -188,7 +189,7 @@ def _dispute(work: Work, charge: Json, amount: int, reason: str) -> Json:
             "has_evidence": False,
             "past_due": False,
             "submission_count": 0,
-            "submission_method": "manual",
+            "submission_method": "not_submitted",
         },
         "is_charge_refundable": False,
         "livemode": False,

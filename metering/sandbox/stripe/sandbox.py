@@ -66,8 +66,7 @@ class StripeSandbox(Controls):
             store.close()
             raise
         webhooks.start()
-        self._listener = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._listener.start()
+        self._server.start()
         log.warning("this is a sandbox, not Stripe: nothing real is charged", url=self.url)
         return self
 
@@ -76,10 +75,7 @@ class StripeSandbox(Controls):
     ) -> None:
         """Stop: connections end, hanging requests are executed and answered to nobody."""
         self._stopping.set()
-        self._server.shutdown()
-        self._server.end_connections()
-        self._server.server_close()
-        self._listener.join()
+        self._server.stop()
         self._webhooks.stop()
         self._store.close()
 

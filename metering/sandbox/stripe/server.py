@@ -29,6 +29,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, port: int, answerer: Answerer) -> None:
         """Listen on `port`, 0 for a free one. Raises OSError where it is taken."""
         self.answerer = answerer
+        self._stopping = False
+        self._taker = threading.Thread(target=self._take, daemon=True)
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
         super().__init__((HOST, port), Handler)
@@ -51,12 +53,26 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that are gone are none of our business: it is what faults and time-outs make of them."""
 
-    def end_connections(self) -> None:
-        """End all connections, whatever they wait for."""
+    def start(self) -> None:
+        """Begin to take connections."""
+        self._taker.start()
+
+    def stop(self) -> None:
+        """Take no more connections, and end those there are, whatever they wait for."""
+        self._stopping = True
+        with suppress(OSError), socket.create_connection((HOST, self.server_port), timeout=1):
+            pass  # it wakes up the taker
+        self._taker.join()
+        self.server_close()
         with self._open_lock:
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def _take(self) -> None:
+        """Take connections until `stop`; nothing polls in between, unlike in `serve_forever`."""
+        while not self._stopping:
+            self.handle_request()
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -20,6 +20,7 @@ def test_fifty_at_once_with_one_key_charge_once(shop: Shop, sandbox: StripeSandb
         except stripe.APIError as error:  # one of the others is at it
             return f"{error.http_status}"
 
+    sandbox.set_fault(RequestFault.HANG_BEFORE, operation="payment_intents.create", count=None, seconds=0.1)
     with ThreadPoolExecutor(50) as pool:
         answers = set(pool.map(pay, range(50)))
     assert answers - {"409"} == {shop.pay(key="one").id}

@@ -33,7 +33,9 @@ def test_pages_go_both_ways(shop: Shop) -> None:
     assert (_ids(third), third.has_more) == (made[4:], False)
     back = intents.list({"limit": 2, "ending_before": made[4]})
     assert (_ids(back), back.has_more) == (made[2:4], True)
-    assert _ids(intents.list({"limit": 3, "ending_before": made[2]})) == made[:2]
+    whole, before = intents.list({"limit": 5}), intents.list({"limit": 2, "ending_before": made[2]})
+    assert (_ids(whole), whole.has_more) == (made, False)
+    assert (_ids(before), before.has_more) == (made[:2], False)
 
 
 def test_the_sdk_pages_by_itself(shop: Shop) -> None:
