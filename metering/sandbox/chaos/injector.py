@@ -66,14 +66,21 @@ class Victims:
 
 
 class Injector(threading.Thread):
-    """Strikes as the schedule says, `healed` being told of each strike that is over."""
+    """Strikes as the schedule says. `healed` is told of each strike that is over, `say` of one that could not be carried out."""
 
-    def __init__(self, schedule: Schedule, victims: Victims, healed: Callable[[Struck], None]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        victims: Victims,
+        healed: Callable[[Struck], None],
+        say: Callable[[str], None],
+    ) -> None:
         super().__init__(name="injector", daemon=True)
         self.struck: list[Struck] = []
         self._schedule = schedule
         self._to = victims
         self._healed = healed
+        self._say = say
         self._stopped = threading.Event()
         self._ways: Mapping[Fault, Callable[[Strike], None]] = {
             Fault.KILL: self._kill,
@@ -136,6 +143,7 @@ class Injector(threading.Thread):
             pass  # Postgres was killed under a stranger's session: that ends what it did, and is a fault of its own
         except Exception as error:  # noqa: BLE001 - told at the end: a fault that wasn't is no proof
             struck.error = f"{strike.fault.name} {strike.target}: {type(error).__name__}: {error}"
+            self._say(f"A fault could not be carried out: {struck.error}.")
         struck.healed_s = time.monotonic()
         self._healed(struck)
 

@@ -118,7 +118,7 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(Customer.set_up, customers))
         strangers = Strangers(world.admin_url, list(world.api_keys))
-        injector, recovery = _faults(world, schedule, strangers, producers)
+        injector, recovery = _faults(world, schedule, strangers, producers, say)
         memory = Memory(
             lambda: {name: [pid] for name, pid in world.roles.pids().items()} | world.stores.processes()
         )
@@ -178,7 +178,7 @@ def _customers(plan: Plan, world: World, wanted: Wanted) -> list[Customer]:
 
 
 def _faults(
-    world: World, schedule: Schedule, strangers: Strangers, producers: Sequence[Producer]
+    world: World, schedule: Schedule, strangers: Strangers, producers: Sequence[Producer], say: Say
 ) -> tuple[Injector, Recovery]:
     observed = Observed(
         world.engine,
@@ -201,7 +201,7 @@ def _faults(
         world.client,
         producers,
     )
-    injector = Injector(schedule, victims, recovery.healed)
+    injector = Injector(schedule, victims, recovery.healed, say)
     return injector, recovery
 
 
