@@ -158,17 +158,17 @@ def lock_accounts(
 
 def write_accounts(connection: psycopg.Connection, changes: Iterable[BalanceChange]) -> None:
     """Bring accounts that this transaction has locked to what `changes` say."""
-    rows = [
-        (
-            change.org_id,
-            change.balance_cents,
-            change.version,
-            change.transaction_count,
-            change.posted_at.isoformat(),
-        )
-        for change in changes
-    ]
-    connection.execute(UPDATE_ACCOUNTS, [array(column) for column in zip(*rows, strict=True)])
+    listed = list(changes)
+    # Nearly all were posted at the same time, which needs to be spelt only once.
+    spelt = {posted_at: posted_at.isoformat() for posted_at in {change.posted_at for change in listed}}
+    columns = (
+        array(change.org_id for change in listed),
+        array(change.balance_cents for change in listed),
+        array(change.version for change in listed),
+        array(change.transaction_count for change in listed),
+        array(spelt[change.posted_at] for change in listed),
+    )
+    connection.execute(UPDATE_ACCOUNTS, columns)
 
 
 def post_calls(

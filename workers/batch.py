@@ -61,7 +61,7 @@ def price_entries(
         if isinstance(event, Rejection):
             rejected.append(RejectedEntry(entry.stream_id, entry.raw, event))
             continue
-        price = book.in_force(event.tier, event.started_at)
+        price = book.price_of(event.tier, event.ended_at, event.duration_us)
         charge = charge_call(event.duration_us, price) if price is not None else None
         calls.append(PricedCall(entry.stream_id, entry.raw, event, price, charge))
     return calls, rejected

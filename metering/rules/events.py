@@ -43,11 +43,6 @@ class CallEvent(msgspec.Struct, frozen=True, gc=False):
     metadata: str
     """The JSON text of the object as it came; "{}" when there was none."""
 
-    @property
-    def started_at(self) -> datetime:
-        """When the call started: the price in force then is the call's price (CONTRACT.md section 2, rule 4)."""
-        return self.ended_at - timedelta(microseconds=self.duration_us)
-
 
 _Id = Annotated[int, Meta(ge=1, le=_MAX_INT64)]
 

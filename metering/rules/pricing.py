@@ -4,19 +4,22 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 import msgspec
 
+from metering.rules.events import MAX_DURATION_S
 from metering.rules.money import MAX_USD, MICROUSD_PER_USD, format_microusd
 
 MAX_INCREMENT_S = 86_400
 MAX_MINIMUM_S = 604_800
 
 _US_PER_S = 1_000_000
-_WHOLE_MINUTES = (60, 60)
+_MINUTE_S = 60
 _SINCE_EVER = datetime.min.replace(tzinfo=UTC)
+_LONGEST = timedelta(seconds=MAX_DURATION_S)
+_LAST_CERTAIN = datetime.max.replace(tzinfo=UTC) - _LONGEST
 _TIER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _INCREMENT = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
 
@@ -88,9 +91,18 @@ def charge_call(duration_us: int, price: Price) -> Charge | None:
             raise ValueError("duration_us must not be negative")
         return None
     seconds = billable_seconds(duration_us, price)
+    return _charge(seconds, price.rate_microusd_per_minute, price.connect_fee_microusd, _by_minutes(price))
+
+
+@lru_cache(maxsize=8192)
+def _charge(
+    seconds: int, rate_microusd_per_minute: int, connect_fee_microusd: int, by_minutes: bool
+) -> Charge:
+    """Charges are few, because seconds come in increments; calls are many."""
     # One cent is 600,000 of the unit that makes both terms whole: a sixtieth of a micro-USD.
-    sixtieths = price.connect_fee_microusd * 60 + seconds * price.rate_microusd_per_minute
-    return Charge(seconds, (sixtieths + 300_000) // 600_000, describe(seconds, price))
+    sixtieths = connect_fee_microusd * 60 + seconds * rate_microusd_per_minute
+    description = _describe(seconds, rate_microusd_per_minute, by_minutes)
+    return Charge(seconds, (sixtieths + 300_000) // 600_000, description)
 
 
 def describe(billable_seconds: int, price: Price) -> str:
@@ -98,11 +110,13 @@ def describe(billable_seconds: int, price: Price) -> str:
 
     "Call billing: 2 minutes × $0.08" for 60/60, "Call billing: 36 seconds × $0.08/min" for others.
     """
-    by_minutes = (price.increment_first_s, price.increment_next_s) == _WHOLE_MINUTES
-    return _describe(billable_seconds, price.rate_microusd_per_minute, by_minutes)
+    return _describe(billable_seconds, price.rate_microusd_per_minute, _by_minutes(price))
 
 
-@lru_cache(maxsize=8192)
+def _by_minutes(price: Price) -> bool:
+    return price.increment_first_s == _MINUTE_S == price.increment_next_s
+
+
 def _describe(seconds: int, rate_microusd_per_minute: int, by_minutes: bool) -> str:
     rate = format_microusd(rate_microusd_per_minute)
     if by_minutes:
@@ -141,9 +155,23 @@ class PriceBook:
             tier: (starts := sorted(history), [history[start] for start in starts])
             for tier, history in by_tier.items()
         }
+        self._newest = {
+            tier: (prices[-1], min(starts[-1], _LAST_CERTAIN) + _LONGEST)
+            for tier, (starts, prices) in self._history.items()
+        }
 
     def __contains__(self, tier: object) -> bool:
         return tier in self._history
+
+    def price_of(self, tier: str, ended_at: datetime, duration_us: int) -> Price | None:
+        """The price of a call of `tier`: the one in force when it started (CONTRACT.md section 2, rule 4); None as `in_force`."""
+        newest = self._newest.get(tier)
+        if newest is None:
+            return None
+        # Nearly every call ended so long after the newest price came into force that it must have started after that as well.
+        if ended_at >= newest[1]:
+            return newest[0]
+        return self.in_force(tier, ended_at - timedelta(microseconds=duration_us))
 
     def in_force(self, tier: str, at: datetime) -> Price | None:
         """The tier's price at an instant (aware): a call's start (CONTRACT.md section 2, rule 4).
@@ -154,7 +182,5 @@ class PriceBook:
         if history is None:
             return None
         starts, prices = history
-        if starts[-1] <= at:  # nearly every call: the newest price
-            return prices[-1]
         later = bisect_right(starts, at)
         return prices[later - 1] if later else None

@@ -18,6 +18,7 @@ from tests.conftest import Database
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_bench_measures_and_leaves_nothing_behind(data_dir: Path) -> None:
     done = subprocess.run(
         [
@@ -27,7 +28,7 @@ def test_bench_measures_and_leaves_nothing_behind(data_dir: Path) -> None:
         env=os.environ | {"METERING_DATA_DIR": str(data_dir)},
         capture_output=True,
         check=True,
-        timeout=110,
+        timeout=380,
     )
     result = json.loads(done.stdout)
     measured, baselines = result["throughput"]["measured"], result["throughput"]["baselines"]

@@ -300,6 +300,36 @@ def test_a_call_is_priced_with_the_price_in_force_when_it_started() -> None:
     assert book.in_force("bolt", NOON.astimezone(timezone(timedelta(hours=2)))) is new
 
 
+@given(
+    starts=st.sets(st.integers(-400, 400), max_size=5),
+    since_ever=st.booleans(),
+    ended=st.integers(-600, 600),
+    duration_s=st.integers(0, 604_800),
+)
+@settings(deadline=None)
+def test_a_call_has_the_price_in_force_at_its_start_however_long_it_was(
+    starts: set[int], since_ever: bool, ended: int, duration_s: int
+) -> None:
+    prices = [a_price(in_force_from=NOON + timedelta(hours=hours)) for hours in starts]
+    book = PriceBook(1, prices + [a_price()] * since_ever)
+    ended_at = NOON + timedelta(hours=ended)
+    expected = book.in_force("bolt", ended_at - timedelta(seconds=duration_s))
+    assert book.price_of("bolt", ended_at, duration_s * 1_000_000) == expected
+    assert book.price_of("storm", ended_at, 0) is None
+
+
+def test_a_call_that_started_as_a_price_came_into_force_has_that_price() -> None:
+    new = a_price(in_force_from=NOON)
+    book = PriceBook(1, [a_price(), new])
+    assert book.price_of("bolt", NOON + timedelta(days=7), 604_800_000_000) == new
+    assert book.price_of("bolt", NOON + timedelta(days=7, microseconds=-1), 604_800_000_000) == a_price()
+
+
+def test_a_price_may_come_into_force_at_the_end_of_time() -> None:
+    book = PriceBook(1, [a_price(), a_price(in_force_from=datetime.max.replace(tzinfo=UTC))])
+    assert book.price_of("bolt", NOON, 1) == a_price()
+
+
 def test_the_book_knows_its_version_and_its_tiers() -> None:
     book = PriceBook(7, [a_price(), a_price(tier="spark", in_force_from=NOON)])
     assert book.version == 7

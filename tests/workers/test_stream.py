@@ -95,6 +95,31 @@ def test_an_ack_takes_out_what_is_pending_and_leaves_the_rest(redis_client: redi
     assert backlog(redis_client) == Backlog(length=4, pending=0)
 
 
+def test_an_ack_takes_out_thousands_at_once(redis_client: redis.Redis) -> None:
+    with redis_client.pipeline() as pipeline:
+        for number in range(2_600):
+            pipeline.xadd(STREAM, {"event": b"%d" % number})
+        pipeline.execute()
+    stream, stream_ids = read_by(redis_client, "m", limit=2_500)
+    stream.ack(stream_ids[1_500:1_510])
+    stream.ack(stream_ids)
+    assert backlog(redis_client) == Backlog(length=100, pending=0)
+
+
+def test_an_ack_of_what_was_read_and_of_what_begins_anew_takes_out_the_former(
+    redis_client: redis.Redis,
+) -> None:
+    for stream_id in ("5-1", "5-9"):
+        redis_client.xadd(STREAM, {"event": b"old"}, id=stream_id)
+    old, stream_ids = read_by(redis_client, "old")
+    redis_client.flushall()
+    for stream_id in ("5-1", "5-9", "5-10"):
+        redis_client.xadd(STREAM, {"event": b"new"}, id=stream_id)
+    new, _ = read_by(redis_client, "new", limit=1)
+    old.ack(stream_ids)
+    assert [entry.stream_id for entry in new.read_new(limit=10, block_ms=1)] == ["5-9", "5-10"]
+
+
 def test_only_idle_consumers_that_hold_nothing_are_deleted(redis_client: redis.Redis) -> None:
     redis_client.xadd(STREAM, {"event": b"held"})
     read_by(redis_client, "holds")
