@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
 from db.engine import transaction
 from db.models import StripeCursor, StripeEvent
 
 _EVENTS: Final = "events"
+
+# As one array: after a long outage there are more of them than a statement takes parameters.
+_KNOWN: Final = text("SELECT id FROM stripe_events WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ def is_event_known(engine: Engine, event_id: str) -> bool:
 def known_events(engine: Engine, event_ids: Collection[str]) -> set[str]:
     """Which of these events have had their effect."""
     with transaction(engine) as connection:
-        return set(connection.scalars(select(StripeEvent.id).where(StripeEvent.id.in_(event_ids))))
+        return set(connection.scalars(_KNOWN, {"ids": list(event_ids)}))
 
 
 def keep_event(connection: Connection, event: EventRef, outcome: str, at: datetime) -> bool:
