@@ -5,8 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -42,20 +41,14 @@ class Stores:
         with self._valkey:
             _kill(valkey_pid(self._data_dir), self._data_dir / "valkey.lock")
             time.sleep(away_s)
-            self._start()
+            self._start(postgres=False)
 
     def kill_postgres(self, away_s: float) -> None:
         """SIGKILL of the postmaster, and the server again after `away_s`, by crash recovery."""
         with self._postgres:
             self._kill_postgres()
             time.sleep(away_s)
-            self._start()
-
-    @contextmanager
-    def steady_postgres(self) -> Iterator[None]:
-        """Nobody kills Postgres for the time of the block."""
-        with self._postgres:
-            yield
+            self._start(valkey=False)
 
     def back_up(self) -> None:
         """Take a base backup of the running cluster: what the next restore goes back to."""
@@ -84,7 +77,7 @@ class Stores:
             account = account_for(self._data_dir, [Postgres.program()])
             for path in (cluster, *cluster.rglob("*")):
                 account.own(path)
-            self._start()
+            self._start(valkey=False)
 
     def processes(self) -> dict[str, list[int]]:
         """The servers' processes, by name; Postgres's are many."""
@@ -99,8 +92,10 @@ class Stores:
     def _kill_postgres(self) -> None:
         _kill(postgres_pid(self._data_dir), self._data_dir / "postgres.lock")
 
-    def _start(self) -> None:
-        with running(self._data_dir):  # we are inside another one, which goes on answering for them
+    def _start(self, *, postgres: bool = True, valkey: bool = True) -> None:
+        """Start one of the two, and never the other: its files may just be on their way."""
+        # Inside another running(), which goes on answering for both.
+        with running(self._data_dir, postgres=postgres, valkey=valkey):
             pass
 
 
