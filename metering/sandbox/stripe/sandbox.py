@@ -51,10 +51,10 @@ class StripeSandbox(Controls):
         self._keys = ApiKeys(api_keys)
         self._first_target = None if webhook_url is None else Target(webhook_url, tuple(webhook_secrets))
         self._retry_delays_s = tuple(webhook_retry_delays_s)
-        self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
         """Start to answer."""
+        self._stopping = threading.Event()
         request_faults, webhook_faults = Faults[RequestFault](), Faults[WebhookFault]()
         store = Store(self._path, self._clock)
         try:

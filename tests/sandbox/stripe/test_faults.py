@@ -1,7 +1,9 @@
 """Faults: what each does to a request, and to what only the request's key still knows."""
 
+import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 
 import pytest
 import stripe
@@ -73,7 +75,7 @@ def test_a_request_that_hangs_charges_after_its_client_has_gone(shop: Shop, sand
         max_network_retries=0,
         http_client=stripe.RequestsClient(timeout=0.1),
     )
-    sandbox.set_fault(RequestFault.HANG_BEFORE, operation=CREATE, seconds=0.4)
+    sandbox.set_fault(RequestFault.HANG_BEFORE, operation=CREATE, seconds=1.0)
     with pytest.raises(stripe.APIConnectionError):
         impatient.v1.payment_intents.create(shop.params(), {"idempotency_key": "k"})
     assert shop.charges() == []
@@ -174,6 +176,27 @@ def test_an_old_key_is_refused_after_a_rotation(shop: Shop, sandbox: StripeSandb
     assert old not in str(error_of(raised))
     client = stripe.StripeClient(new, base_addresses={"api": sandbox.url})
     assert client.v1.customers.retrieve(shop.customer).id == shop.customer
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Bearer sk_test_sandbox", 200),
+        (f"Basic {base64.b64encode(b'sk_test_sandbox:').decode()}", 200),
+        (f"Basic {base64.b64encode(b'sk_test_other:').decode()}", 401),
+        ("Basic !", 401),
+        ("Bearer ", 401),
+        (None, 401),
+    ],
+)
+def test_keys_are_bearers_or_basic(sandbox: StripeSandbox, authorization: str | None, status: int) -> None:
+    connection = HTTPConnection(sandbox.url.removeprefix("http://"))
+    headers = {} if authorization is None else {"Authorization": authorization}
+    connection.request("GET", "/v1/balance", headers=headers)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Stripe-Sandbox"]) == (status, "not-stripe")
+    assert answer.headers["Request-Id"].startswith("req_")
+    connection.close()
 
 
 def test_live_keys_are_never_taken() -> None:

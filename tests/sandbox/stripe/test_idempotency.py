@@ -29,7 +29,7 @@ def test_fifty_at_once_with_one_key_charge_once(shop: Shop, sandbox: StripeSandb
 
 
 def test_a_key_is_in_use_while_its_first_request_runs(shop: Shop, sandbox: StripeSandbox) -> None:
-    sandbox.set_fault(RequestFault.HANG_BEFORE, operation="payment_intents.create", seconds=0.5)
+    sandbox.set_fault(RequestFault.HANG_BEFORE, operation="payment_intents.create", seconds=1.0)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(shop.pay, key="slow")
         wait_until(lambda: sandbox.totals().asked.get("payment_intents.create"), limit_s=5)

@@ -128,11 +128,11 @@ def test_a_webhook_is_duplicated(shop: Shop, sandbox: StripeSandbox, taker: Rece
 def test_webhooks_are_reordered_and_delayed(shop: Shop, sandbox: StripeSandbox, taker: Receiver) -> None:
     assert sandbox.wait_delivered()
     taker.deliveries.clear()
-    sandbox.set_webhook_fault(WebhookFault.REORDER, count=3, seconds=0.1)
+    sandbox.set_webhook_fault(WebhookFault.REORDER, count=3, seconds=0.2)
     shop.pay()
     assert sandbox.wait_delivered()
     assert taker.types() == ["payment_intent.succeeded", "charge.succeeded", "payment_intent.created"]
-    sandbox.set_webhook_fault(WebhookFault.DELAY, event_type="customer.created", seconds=0.3)
+    sandbox.set_webhook_fault(WebhookFault.DELAY, event_type="customer.created", seconds=0.5)
     shop.client.v1.customers.create({})
     assert sandbox.totals().webhooks_waiting == 1
     assert not sandbox.wait_delivered(0.05)
