@@ -14,6 +14,8 @@ BURST_GAP_S: Final = 1.2
 PAUSE_S: Final = 10.0
 """About how long a pause follows a burst; less where the run is too short for one fault of each kind."""
 BURST_SIZES: Final = (1, 1, 2, 2, 3)
+FULL_DECK_S: Final = 150.0
+"""In so long a time there is room for one fault of each kind; a shorter run crowds them."""
 BACKUP_BEFORE_S: Final = 20.0
 """How much a restore loses: so long before it the backup was taken, or after the clock jumped last."""
 JUMPS_APART_S: Final = 60.0
@@ -116,7 +118,7 @@ def make_schedule(seed: int, duration_s: float, *, roles: Sequence[str], links: 
 
 def _times(duration_s: float, randomness: random.Random) -> Iterator[float]:
     """When faults strike: in bursts with pauses, in which the system may come right."""
-    crowding = min(1.0, duration_s / len(Fault) / (PAUSE_S / 2))
+    crowding = min(1.0, (duration_s - SETTLE_IN_S) / FULL_DECK_S)
     at_s = SETTLE_IN_S
     while at_s < duration_s:
         for _ in range(randomness.choice(BURST_SIZES)):
