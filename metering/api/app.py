@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from metering.api import accounts, cards, gates, health, top_ups, transactions, webhooks
 from metering.api.context import ApiContext
+from metering.api.docs_page import serve_docs
 from metering.api.openapi import describe
 from metering.api.problems import tell_problems
 from metering.api.watch import Watch
@@ -25,7 +26,7 @@ def make_app(context: ApiContext) -> FastAPI:
         title="Metering API",
         version=version("metering"),
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,  # a redirect would send a key to whatever host the request names
@@ -37,4 +38,5 @@ def make_app(context: ApiContext) -> FastAPI:
     app.openapi = describe(app, routers)  # type: ignore[method-assign]  # the framework's own way to do it
     app.add_middleware(Watch)
     tell_problems(app)
+    serve_docs(app)
     return app

@@ -99,6 +99,14 @@ def problem(
     return JSONResponse({"detail": detail, "code": code, **more}, status, headers)
 
 
+def bad_input(*problems: FieldProblem) -> JSONResponse:
+    """The answer to bad input."""
+    error = InvalidRequestError(*problems)
+    status, code = TABLE[InvalidRequestError]
+    errors = [{"field": each.field, "message": each.message} for each in problems]
+    return problem(status, str(error), code, errors=errors)
+
+
 def tell_problems(app: FastAPI) -> None:
     """Let `app` answer in the contract's shape, whoever raises: the routes, the framework, the database."""
     for kind in TABLE:
@@ -112,20 +120,16 @@ def tell_problems(app: FastAPI) -> None:
 
 async def _told(_request: Request, error: Exception) -> JSONResponse:
     status, code = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
-    headers, more = {}, {}
+    if isinstance(error, InvalidRequestError):
+        return bad_input(*error.problems)
+    if isinstance(error, InvalidSettingError):
+        return bad_input(FieldProblem(error.field, error.message))
+    headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="metering"'
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if isinstance(error, InvalidRequestError):
-        more["errors"] = _errors(error.problems)
-    elif isinstance(error, InvalidSettingError):
-        more["errors"] = _errors([FieldProblem(error.field, error.message)])
-    return problem(status, str(error), code, headers=headers, **more)
-
-
-def _errors(problems: Sequence[FieldProblem]) -> list[dict[str, str]]:
-    return [{"field": each.field, "message": each.message} for each in problems]
+    return problem(status, str(error), code, headers=headers)
 
 
 async def _org_is_gone(request: Request, _error: Exception) -> JSONResponse:

@@ -7,15 +7,37 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Final
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from metering.api.problems import FieldProblem, bad_input
 from metering.runtime.settings import SettingsError
 
 STOP_LIMIT_S: Final = 25
 """How long requests in hand may take once it is told to stop. What is cut off then is settled by the sweep."""
 KEEP_ALIVE_S: Final = 75
 """Longer than the proxies in front keep idle connections: it must never be us who close one that is just being used."""
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 whose own refusals have the contract's shape too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what can't be read as a request, and hang up. `msg` is the server's own, of no use to anybody."""
+        del msg
+        refused = FieldProblem("request", "must be HTTP/1.1, with at most 64 KiB of headers")
+        answer = bad_input(refused)
+        headers = [(name, value) for name, value in answer.raw_headers] + [(b"connection", b"close")]
+        with contextlib.suppress(h11.LocalProtocolError):  # an answer is under way already
+            for event in (
+                h11.Response(status_code=answer.status_code, headers=headers),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -63,7 +85,7 @@ def serve(
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=_Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

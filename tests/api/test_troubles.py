@@ -1,5 +1,6 @@
 """What happens when something is away, or nobody foresaw it: the contract's shape all the same, and no secret anywhere."""
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,3 +155,28 @@ def test_requests_are_counted_by_the_pattern_of_their_route(site: Site) -> None:
 def test_no_answer_is_to_be_kept_by_anybody_between(site: Site) -> None:
     for path in ("/v1/billing", "/v1/gate/1", "/v1/nothing"):
         assert site.get(path).headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /v1/billing HTTP/1.1\r\nHost: h\r\nX: \0\r\n\r\n",
+        b"GET /v1/billing HTTP/1.1\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"POST /v1/billing/top-up HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n",
+        b"GET /v1/billing HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 80_000,
+    ],
+    ids=["nonsense", "NUL", "no host", "path", "length", "long"],
+)
+def test_what_is_no_http_is_refused_in_the_same_shape(site: Site, request_: bytes) -> None:
+    host, port = site.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(request_)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as answer:
+            head, _, body = answer.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json" in head
+    assert json.loads(body)["code"] == "invalid_request"
+    assert json.loads(body)["errors"][0]["field"] == "request"
