@@ -19,7 +19,7 @@ from metering.sandbox.servers import running
 from tests.conftest import Database
 from tests.db import execute_as
 
-REVISION = "0002"
+REVISION = "0003"
 MIGRATIONS = Path(__file__).parents[2] / "db" / "migrations"
 
 # Alembic's own comparison passes over the conditions of indexes, identities and storage parameters.
@@ -99,7 +99,7 @@ def test_the_role_may_be_made_by_another_meanwhile(tmp_path: Path) -> None:
     """It belongs to all databases of a server: the first migrations of two can meet over it."""
     with running(tmp_path / "data", valkey=False) as servers, ThreadPoolExecutor(1) as thread:
         admin = engine_for(servers.admin_database_url)
-        with admin.connect() as other:
+        with engine_for(servers.owner_database_url).connect() as other:
             other.execute(text("CREATE ROLE metering_app LOGIN"))
             migrating = thread.submit(migrate, engine_for(servers.owner_database_url))
             wait_until_a_session_waits(admin)
@@ -130,7 +130,7 @@ def test_models_and_migrations_say_the_same(database: Database, empty_database: 
 
 
 def test_an_empty_database_is_refused_with_the_remedy(empty_database: Database) -> None:
-    with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0002: run `metering migrate`"):
+    with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0003: run `metering migrate`"):
         check_schema(engine_for(empty_database.owner_url))
 
 
@@ -147,7 +147,7 @@ def test_there_is_no_way_back(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     revisions = list(ScriptDirectory.from_config(config).walk_revisions())
-    assert [script.revision for script in revisions] == [REVISION, "0001"]
+    assert [script.revision for script in revisions] == [REVISION, "0002", "0001"]
     assert not any(hasattr(script.module, "downgrade") for script in revisions)
     assert expected_revision() == REVISION
     before = catalog(database.engine)
