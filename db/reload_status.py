@@ -1,10 +1,13 @@
 """How auto-reloads stand: what operators look at."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection, text
+
+from db.arrays import array
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,23 @@ class ReloadStatus:
     """Those of them that have least left of it, at most as many as were asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class OrgCharges:
+    """An org's charges and what stands in the way of the next reload."""
+
+    org_id: int
+    attempts_open: int
+    """Top-ups that wait for the customer left out."""
+    attempts_challenged: int
+    """Top-ups that wait for the customer to pass 3DS."""
+    paused_for: str | None
+    """The code that led to the pause in force."""
+    waits_for: str | None
+    """What keeps it from being reloaded, although it wants to be."""
+    month_left_cents: int | None
+    """What is left of the month's limit; None where there is none."""
+
+
 _ATTEMPTS: Final = text("""
     SELECT kind, count(*) AS number, min(created_at) AS oldest_at FROM payment_attempts
     WHERE status = 'open' GROUP BY kind ORDER BY kind
@@ -57,17 +77,42 @@ _WAITING: Final = text("""
     WHERE auto_reload_enabled AND skip_reason IS NOT NULL GROUP BY skip_reason ORDER BY skip_reason
 """)
 
-_LEAST_LEFT: Final = text("""
-    SELECT org_id, auto_reload_monthly_limit_cents, committed_cents,
-        greatest(auto_reload_monthly_limit_cents - committed_cents, 0) AS left_cents
-    FROM accounts, LATERAL (
+_MONTH: Final = """
+    LATERAL (
         SELECT coalesce(sum(amount_cents), 0)::bigint AS committed_cents FROM payment_attempts
         WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
             AND created_at >= date_trunc('month', CAST(:now AS timestamptz), 'UTC')
     ) AS month
+"""
+
+_LEAST_LEFT: Final = text(f"""
+    SELECT org_id, auto_reload_monthly_limit_cents, committed_cents,
+        greatest(auto_reload_monthly_limit_cents - committed_cents, 0) AS left_cents
+    FROM accounts, {_MONTH}
     WHERE auto_reload_enabled AND auto_reload_monthly_limit_cents IS NOT NULL
     ORDER BY left_cents, org_id LIMIT :limit
-""")
+""")  # noqa: S608 - of our own text alone
+
+_CHARGES: Final = text(f"""
+    SELECT org_id, attempts.open, attempts.challenged,
+        CASE WHEN coalesce(paused_until > :now, true) THEN pause_code END,
+        CASE WHEN auto_reload_enabled THEN skip_reason END,
+        greatest(auto_reload_monthly_limit_cents - committed_cents, 0)
+    FROM accounts LEFT JOIN reload_states USING (org_id), {_MONTH}, LATERAL (
+        SELECT count(*) FILTER (
+                WHERE kind = 'auto_reload' OR coalesce(intent_status NOT IN ('requires_action', 'requires_payment_method'), true)
+            ) AS open,
+            count(*) FILTER (WHERE kind = 'top_up' AND intent_status = 'requires_action') AS challenged
+        FROM payment_attempts WHERE payment_attempts.org_id = accounts.org_id AND status = 'open'
+    ) AS attempts
+    WHERE org_id = ANY(CAST(:org_ids AS bigint[])) ORDER BY org_id
+""")  # noqa: S608 - the same
+
+
+def read_charges(connection: Connection, org_ids: Iterable[int], now: datetime) -> dict[int, OrgCharges]:
+    """How things stand for some orgs, by org."""
+    rows = connection.execute(_CHARGES, {"org_ids": array(org_ids), "now": now})
+    return {row[0]: OrgCharges(*row) for row in rows}
 
 
 def read_reload_status(connection: Connection, now: datetime, *, limit: int) -> ReloadStatus:

@@ -21,12 +21,12 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Watch simulated calls being billed and gates following, on embedded servers that it starts; ends with an audit.
+    """Watch simulated calls being billed, gates following and cards being charged, on embedded servers that it starts.
 
     Telephony asks each call's gate before it starts, and keeps its own record of what it pushes: the ledger has to
-    agree with it to the cent, and gates and signals with the ledger. Exit status 0 means that they do and that the
-    audit passed; 1 names what is off. Ctrl-C ends it early: what was pushed until
-    then is billed and checked.
+    agree with it to the cent, gates and signals with the ledger, and what a stand-in for Stripe holds too. Exit status
+    0 means that they do and that the audit passed; 1 names what is off. Ctrl-C ends it early: what was pushed until
+    then is billed and checked. With STRIPE_API_KEY=sk_test_... it uses Stripe itself, in test mode.
     """
     from metering.cli.demo_run import Plan, run_demo
 

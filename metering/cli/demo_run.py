@@ -2,53 +2,57 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
-from typing import Any, Final
+from typing import Final
 
 import redis
 from rich.console import Console
 from rich.live import Live
 from sqlalchemy import Engine
 
-from db.adjustments import adjust
 from db.balances import read_balances
-from db.engine import transaction
-from db.orgs import create_org
-from db.prices import list_prices, set_price
+from db.reload_status import read_charges
 from metering.cli.connections import engine_for, located, prepare_database
+from metering.cli.demo_backstage import (
+    Backstage,
+    StoppedEarlyError,
+    running_roles,
+    running_stripe,
+    step,
+    wait_for,
+)
+from metering.cli.demo_money import read_money, wrong_money
 from metering.cli.demo_out import is_live, say_line, shown_path
 from metering.cli.demo_screen import Figures, live_view, plain_line
+from metering.cli.demo_setup import cardholders_of, make_customers, make_orgs, make_tiers
 from metering.cli.demo_verdict import INTERRUPTED, Run, conclude
-from metering.cli.demo_watch import DemoOrg, Watch
+from metering.cli.demo_watch import Watch
 from metering.cli.errors import CommandError
+from metering.cli.http_port import LOOPBACK, free_http_port
 from metering.cli.output import console, counted
-from metering.cli.roles import JOBS, Supervisor, meter_roles
 from metering.cli.stopping import stop_on_signals
-from metering.rules.gates import Balance
-from metering.rules.money import MICROUSD_PER_USD, format_usd
-from metering.rules.pricing import Price
+from metering.cli.stripe_access import named_stripe
 from metering.runtime.clock import Clock, system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
-from metering.sandbox.calls import RATES_CENTS_PER_MINUTE, TIME_FACTOR
+from metering.sandbox.calls import TIME_FACTOR
+from metering.sandbox.cardholders import Cardholders
+from metering.sandbox.customers import Customers
 from metering.sandbox.disagreements import wrong_gates
 from metering.sandbox.listener import Listener
 from metering.sandbox.outcome import Outcome, last_rejection_id
 from metering.sandbox.refills import Refills
 from metering.sandbox.said import last_position
 from metering.sandbox.switch import Switch
-from metering.sandbox.telephony import Telephony
 from metering.signals.gates import Gates
-from workers.stream import GROUP, STREAM, backlog
 
-METERS_READY_LIMIT_S: Final = 20.0
-EARLIER_BACKLOG_LIMIT_S: Final = 20.0
 DRAIN_LIMIT_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.25
 LINE_EVERY_S: Final = 5.0
+CHARGES_LIMIT_S: Final = 10.0
+"""How long charges that are under way at the end may take."""
 GATES_LIMIT_S: Final = 20.0
 """How long gates that are wrong at the end may take to be mended: the sweep comes round every few seconds."""
 ROLES_LOG: Final = "demo-roles.log"
@@ -65,27 +69,29 @@ class Plan:
     seed: int
 
 
-class StoppedEarlyError(Exception):
-    """Somebody pressed Ctrl-C before the first call was pushed."""
-
-
 def run_demo(plan: Plan, *, clock: Clock = system_clock) -> int:
     """Run the demo and give its exit status. Raises CommandError where it can't run."""
     settings = read_settings()
     _refuse_other_servers(settings)
+    named_stripe(settings)
+    http_port = free_http_port(LOOPBACK, 0)  # of its own: an `up` may run as well
     out = console()
     with stop_on_signals() as stop, ExitStack() as stack:
         try:
-            with _step(out, stop, f"Postgres and Valkey, their data in {shown_path(settings.data_dir)}"):
+            with step(out, stop, f"Postgres and Valkey, their data in {shown_path(settings.data_dir)}"):
                 found = stack.enter_context(located(start=True))
-            with _step(out, stop, "the database's schema, and four tiers"):
+            with step(out, stop, "the database's schema, and four tiers"):
                 prepare_database(found)
                 engine = stack.enter_context(engine_for(found.database_url, command="demo"))
-                _make_tiers(engine, clock)
+                make_tiers(engine, clock)
             client = stack.enter_context(connect_redis(found.redis_url))
             listener = stack.enter_context(Listener(client))
-            with _roles(out, stop, client, plan.meters, settings.data_dir / ROLES_LOG):
-                run = _simulate(out, stop, engine, client, listener, plan, clock)
+            backstage = Backstage(out, stop, settings.data_dir / ROLES_LOG, http_port)
+            # Outside of the roles: it is asked what it holds when they have ended.
+            access = stack.enter_context(running_stripe(backstage, settings))
+            cardholders = cardholders_of(access)
+            with running_roles(backstage, client, plan.meters):
+                run = _simulate(backstage, engine, client, listener, cardholders, plan, clock)
         except StoppedEarlyError:
             out.print("Stopped before the first call was pushed.")
             return INTERRUPTED
@@ -100,97 +106,49 @@ def _refuse_other_servers(settings: Settings) -> None:
         )
 
 
-@contextmanager
-def _step(out: Console, stop: Event, what: str) -> Iterator[None]:
-    """Say what was made ready, and how long that took. Raises StoppedEarlyError if told to stop meanwhile."""
-    began_s = time.monotonic()
-    with out.status(f"{what} ...") if is_live(out) else nullcontext():
-        yield
-    say_line(out, f"{time.monotonic() - began_s:5.1f} s  {what}")
-    if stop.is_set():
-        raise StoppedEarlyError
-
-
-def _make_tiers(engine: Engine, clock: Clock) -> None:
-    """Make the tiers that telephony's record counts with, unless they are there."""
-    with transaction(engine) as connection:
-        prices = list_prices(connection)
-        for tier, rate_cents in RATES_CENTS_PER_MINUTE.items():
-            wanted = Price(tier, None, rate_cents * MICROUSD_PER_USD // 100, 60, 60, 0, 0)
-            there = [price for price in prices if price.tier == tier]
-            if not there:
-                set_price(connection, wanted, clock)
-            elif there != [wanted]:
-                raise CommandError(
-                    f"Tier {tier} has other prices here than the {format_usd(rate_cents)} USD per minute that the demo"
-                    " counts with: set METERING_DATA_DIR to a directory of the demo's own."
-                )
-
-
-@contextmanager
-def _roles(out: Console, stop: Event, client: redis.Redis, number: int, log_path: Path) -> Iterator[None]:
-    """So many meters, and the jobs, for the time of the block; what an earlier demo left is billed first."""
-    meters = meter_roles(number)
-    with ExitStack() as stack:
-        with _step(out, stop, f"{counted(number, 'meter')} and the jobs, logging to {shown_path(log_path)}"):
-            roles = [*meters, JOBS]
-            stack.enter_context(Supervisor(roles, say=lambda told: say_line(out, told), log_path=log_path))
-            awaited = {role.arguments[-1] for role in meters}
-            if not _wait(stop, METERS_READY_LIMIT_S, lambda: awaited <= _consumers(client)):
-                raise CommandError(f"The meters don't begin to work; {log_path} tells why.")
-        if waiting := backlog(client).lag:
-            with _step(out, stop, f"{counted(waiting, 'event')} from before, billed first"):
-                _wait(stop, EARLIER_BACKLOG_LIMIT_S, lambda: backlog(client).lag == 0)
-        yield
-
-
-def _consumers(client: redis.Redis) -> set[str]:
-    """The names of those that have asked for events."""
-    try:
-        consumers: Any = client.xinfo_consumers(STREAM, GROUP)
-    except redis.ResponseError:
-        return set()  # no meter has made the group yet
-    return {consumer["name"].decode() for consumer in consumers}
-
-
-def _wait(stop: Event, limit_s: float, condition: Callable[[], bool]) -> bool:
-    """Wait until the condition holds; at most `limit_s`, and not past a Ctrl-C. Gives whether nothing went wrong."""
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        if stop.wait(0.05):
-            return True
-        if time.monotonic() > deadline_s:
-            return False
-    return True
-
-
 def _simulate(
-    out: Console,
-    stop: Event,
+    backstage: Backstage,
     engine: Engine,
     client: redis.Redis,
     listener: Listener,
+    cardholders: Cardholders,
     plan: Plan,
     clock: Clock,
 ) -> Run:
     """Make orgs, let their calls start and end on schedule, and wait until the meters have done with them."""
-    with _step(out, stop, f"{counted(plan.orgs, 'new org')}, each with a balance to begin with"):
+    out, stop = backstage.out, backstage.stop
+    with step(out, stop, f"{counted(plan.orgs, 'new org')}, each with a balance to begin with"):
         log_began_at = last_position(client)
-        telephony, orgs = _make_orgs(engine, client, plan, clock)
+        made = make_orgs(
+            engine,
+            client,
+            number=plan.orgs,
+            seed=plan.seed,
+            duration_s=plan.duration_s,
+            rate=plan.rate,
+            clock=clock,
+        )
         with engine.connect() as connection:
             newest_rejection_id = last_rejection_id(connection)
+    with step(
+        out, stop, f"{counted(len(made.roles), 'customer')} with cards, over the API at {backstage.url}"
+    ):
+        customers = make_customers(
+            engine, made.roles, cardholders, listener, http_port=backstage.http_port, clock=clock
+        )
     say_line(
         out,
         f"\nCalls for {plan.duration_s} s, about {plan.rate:,} a second, seed {plan.seed}."
         f" Time runs {TIME_FACTOR} times as fast:\n"
         f"a call of {TIME_FACTOR} s ends a second later. Each call's gate is asked before it starts.\n",
     )
+    telephony = made.telephony
     switch = Switch(client, telephony.schedule())
-    refills = Refills(engine, client, listener, telephony.refills(), clock=clock)
+    refills = Refills(engine, client, listener, made.refills, clock=clock)
     outcome = Outcome(telephony.org_ids, newest_rejection_id)
-    watch = Watch(engine, client, switch, listener, outcome, orgs)
-    switch.start()
-    refills.start()
+    watch = Watch(engine, client, switch, listener, outcome, made.orgs, clock=clock)
+    for thread in (switch, refills, customers):
+        thread.start()
     with _screen(out, plan.duration_s) as show:
         try:
             while switch.is_alive() and not stop.is_set():
@@ -199,13 +157,19 @@ def _simulate(
         finally:
             switch.stop()
             refills.stop()
+            customers.stop()
         drained = _drain(out, stop, watch, show)
-        behind = _settle(engine, client, telephony.org_ids) if drained else 0
+        behind = 0
+        if drained:
+            _settle_charges(engine, cardholders, customers, telephony.org_ids, clock)
+            behind = _settle(engine, client, telephony.org_ids)
         show(watch.look(draining=True))
     return Run(
         telephony=telephony,
         switch=switch,
         refills=refills,
+        customers=customers,
+        cardholders=cardholders,
         listener=listener,
         log_began_at=log_began_at,
         outcome=Outcome(telephony.org_ids, newest_rejection_id),
@@ -215,33 +179,19 @@ def _simulate(
     )
 
 
-def _make_orgs(
-    engine: Engine, client: redis.Redis, plan: Plan, clock: Clock
-) -> tuple[Telephony, list[DemoOrg]]:
-    """Orgs of this run's own, so that nothing that was there before can be taken for its work; and their gates."""
-    now = clock()
-    changes = []
-    with transaction(engine) as connection:
-        names = [f"Demo {number} of {now:%H:%M:%S}" for number in range(1, plan.orgs + 1)]
-        org_ids = [create_org(connection, name, now) for name in names]
-        telephony = Telephony(org_ids, start=now, seed=plan.seed, duration_s=plan.duration_s, rate=plan.rate)
-        balances = telephony.starting_balances_cents()
-        for org_id, cents in balances.items():
-            done = adjust(
-                connection,
-                org_id,
-                amount_cents=cents,
-                reason="A balance to begin the demo with",
-                key="demo-start",
-                clock=clock,
-            )
-            changes += [done.change] if done.change else []
-    Gates(client).follow(
-        [Balance(each.org_id, each.balance_cents, each.version) for each in changes], clock()
-    )
-    return telephony, [
-        DemoOrg(org_id, name, balances[org_id]) for org_id, name in zip(org_ids, names, strict=True)
-    ]
+def _settle_charges(
+    engine: Engine, cardholders: Cardholders, customers: Customers, org_ids: Sequence[int], clock: Clock
+) -> None:
+    """Wait until every charge has ended that can, and all money that customers know of is in the ledger; not for ever."""
+
+    def settled() -> bool:
+        with engine.connect() as connection:
+            charges = read_charges(connection, customers.roles, clock())
+        if any(each.attempts_open for each in charges.values()):
+            return False
+        return not wrong_money(read_money(engine, cardholders, org_ids), customers.topped_up)
+
+    wait_for(Event(), CHARGES_LIMIT_S, settled)
 
 
 def _settle(engine: Engine, client: redis.Redis, org_ids: Sequence[int]) -> int:
@@ -257,7 +207,7 @@ def _settle(engine: Engine, client: redis.Redis, org_ids: Sequence[int]) -> int:
 
     behind = wrong()
     if behind:
-        _wait(Event(), GATES_LIMIT_S, lambda: wrong() == 0)
+        wait_for(Event(), GATES_LIMIT_S, lambda: wrong() == 0)
     return behind
 
 

@@ -20,7 +20,7 @@ class OrgFigures:
     """One org at a moment."""
 
     name: str
-    calls: int
+    pays_by: str
     spent_cents: int
     balance_cents: int
     first_balance_cents: int
@@ -51,6 +51,19 @@ class GateFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ChargeFigures:
+    """Charges to cards, and orgs that aren't reloaded, at a moment."""
+
+    open: int
+    paused: int
+    """Orgs whose card failed."""
+    waiting: int
+    """Orgs whose reload doesn't fit into the month."""
+    month_left_cents: int | None
+    """What is left in the month where it is limited, all together; None where nobody has a limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """Everything at a moment."""
 
@@ -68,12 +81,15 @@ class Figures:
     """Events that rightly left nothing behind: duplicates, and calls of 0 seconds."""
     balance_cents: int
     gates: GateFigures
+    charges: ChargeFigures
     busiest: Sequence[OrgFigures]
 
 
 def plain_line(figures: Figures) -> str:
     """A moment in one line of plain ASCII."""
     gates = figures.gates
+    charges = figures.charges
+    left = "-" if charges.month_left_cents is None else format_usd(charges.month_left_cents)
     unanswered = f"  not asked {gates.unanswered:,}" if gates.unanswered else ""
     return (
         f"{figures.elapsed_s:5.0f} s  pushed {figures.pushed:,} ({figures.pushed_per_s:,.0f}/s)"
@@ -83,6 +99,7 @@ def plain_line(figures: Figures) -> str:
         f"  running {gates.running:,}  gates open {gates.open:,} exhausted {gates.exhausted:,}"
         f"  refused in {gates.refused_inbound:,} out {gates.refused_outbound:,}{unanswered}"
         f"  signals {gates.signals:,} ({gates.signals_per_s:,.1f}/s)"
+        f"  charges open {charges.open:,} reloads paused {charges.paused:,} capped {charges.waiting:,} month left {left}"
         f"  push to gate {shown_ms(gates.push_to_gate_median_s)}, longest {shown_ms(gates.push_to_gate_longest_s)}"
     )
 
@@ -164,14 +181,24 @@ def _totals(figures: Figures) -> RenderableType:
             f"longest {shown_ms(gates.push_to_gate_longest_s)}",
         ),
     )
-    grid.add_row("signals", Text(f"{gates.signals:,}", bold), f"{gates.signals_per_s:,.1f}/s")
+    charges = figures.charges
+    left = "-" if charges.month_left_cents is None else format_usd(charges.month_left_cents)
+    grid.add_row(
+        *("signals", Text(f"{gates.signals:,}", bold), f"{gates.signals_per_s:,.1f}/s"),
+        *("   charges", Text(f"{charges.open:,}", bold), "open"),
+    )
+    grid.add_row(
+        *("reloads", Text(f"{charges.paused:,}", bold), "paused"),
+        *("   capped", Text(f"{charges.waiting:,}", bold), f"month left {left}"),
+    )
     return grid
 
 
 def _orgs(orgs: Sequence[OrgFigures]) -> RenderableType:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column("the busiest orgs", no_wrap=True)
-    for name in ("calls", "spent", "balance"):
+    grid.add_column("paid by", no_wrap=True, min_width=14)
+    for name in ("spent", "balance"):
         grid.add_column(name, justify="right", no_wrap=True, min_width=8)
     grid.add_column("gate", no_wrap=True, min_width=9)
     grid.add_column(ratio=1)
@@ -179,7 +206,7 @@ def _orgs(orgs: Sequence[OrgFigures]) -> RenderableType:
     for org in orgs:
         style = "red" if org.balance_cents <= 0 else "yellow" if org.left < LOW else "green"
         grid.add_row(
-            *(org.name, f"{org.calls:,}", format_usd(org.spent_cents)),
+            *(org.name, org.pays_by, format_usd(org.spent_cents)),
             Text(format_usd(org.balance_cents), style),
             Text(org.gate, "green" if org.gate == "open" else "red"),
             ProgressBar(total=1, completed=org.left, complete_style=style, finished_style=style),

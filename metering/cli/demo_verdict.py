@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from db.audit import run_audit
 from db.balances import read_balances
+from metering.cli.demo_money import charges_sentences, read_money, wrong_money
 from metering.cli.demo_out import say_line, shown_path
 from metering.cli.demo_summary import overspending_table, push_to_gate_sentence, summary, why
 from metering.cli.demo_watch import push_to_gate_s
@@ -20,12 +21,14 @@ from metering.cli.errors import quoted
 from metering.cli.output import counted
 from metering.rules.gates import SignalType
 from metering.rules.money import format_usd
+from metering.sandbox.cardholders import Cardholders
 from metering.sandbox.closings import Closings, explain, paired
+from metering.sandbox.customers import Customers
 from metering.sandbox.disagreements import by_org, wrong_admissions, wrong_gates, wrong_signals
 from metering.sandbox.listener import Listener
 from metering.sandbox.outcome import Outcome, differences
 from metering.sandbox.refills import Refills
-from metering.sandbox.said import Position, Said, read_log
+from metering.sandbox.said import Position, ReloadMessage, Said, read_log, read_reload_log
 from metering.sandbox.switch import Switch
 from metering.sandbox.telephony import Telephony
 from metering.signals.gates import Gates
@@ -45,6 +48,8 @@ class Run:
     telephony: Telephony
     switch: Switch
     refills: Refills
+    customers: Customers
+    cardholders: Cardholders
     listener: Listener
     log_began_at: Position
     """Where the log of signals ended before there were any about this run's orgs."""
@@ -63,10 +68,11 @@ def conclude(out: Console, engine: Engine, client: redis.Redis, run: Run, *, int
     with engine.connect() as connection:
         run.outcome.read(connection, run.switch.stream_ids)
         closings.read(connection)
-    _tell(out, run, log, closings)
+    _tell(out, run, log, read_reload_log(client, run.log_began_at, run.telephony.org_ids), closings)
     problems = _audited(out, engine) + _broken(run)
     if run.drained:
         problems += _compared(out, run)
+        problems += _money_compared(out, engine, run)
         problems += _gates_compared(out, engine, client, run, log, closings)
     else:
         waiting = counted(backlog(client).length, "event")
@@ -96,7 +102,7 @@ def _heard_log(client: redis.Redis, run: Run) -> list[Said]:
         time.sleep(0.05)
 
 
-def _tell(out: Console, run: Run, log: list[Said], closings: Closings) -> None:
+def _tell(out: Console, run: Run, log: list[Said], reloads: list[ReloadMessage], closings: Closings) -> None:
     """The summary: what was billed, what gates did to calls, and how far below zero orgs went, and why."""
     switch, admissions = run.switch, run.switch.admissions
     out.print()
@@ -110,8 +116,10 @@ def _tell(out: Console, run: Run, log: list[Said], closings: Closings) -> None:
         out,
         f"\n{counted(len(admissions.calls), 'call')} started; refused by a closed gate: "
         f"{refused['inbound']:,} inbound, {refused['outbound']:,} outbound.\n"
-        f"Refills: {run.refills.made}, {format_usd(run.refills.cents)} USD.",
+        f"Refills by an operator: {run.refills.made}, {format_usd(run.refills.cents)} USD.",
     )
+    for sentence in charges_sentences(run.customers, reloads):
+        say_line(out, sentence)
     if switch.running:
         say_line(
             out, f"{counted(switch.running, 'call')} ran still at the end, and their events were not pushed."
@@ -158,6 +166,8 @@ def _broken(run: Run) -> list[str]:
         problems.append(f"The signals could not be heard on: {quoted(run.listener.error)}.")
     if run.refills.error is not None:
         problems.append(f"The operator could not go on: {quoted(run.refills.error)}.")
+    if run.customers.error is not None:
+        problems.append(f"The customers could not go on: {quoted(run.customers.error)}.")
     return problems
 
 
@@ -166,6 +176,19 @@ def _compared(out: Console, run: Run) -> list[str]:
     found = differences(run.switch.record, run.outcome)
     say_line(
         out, f"Ledger and telephony's record {'DIFFER' if found else 'agree, for every org and to the cent'}."
+    )
+    return found
+
+
+def _money_compared(out: Console, engine: Engine, run: Run) -> list[str]:
+    """The ledger beside what Stripe, or its stand-in, says that it holds, and beside what customers were told."""
+    money = read_money(engine, run.cardholders, run.telephony.org_ids)
+    found = wrong_money(money, run.customers.topped_up)
+    held = format_usd(sum(each.stripe_cents for each in money))
+    say_line(
+        out,
+        f"{run.cardholders.where} holds {held} USD of {counted(len(money), 'customer')}:\n"
+        f"the ledger {'DIFFERS' if found else 'says the same, for each to the cent'}.",
     )
     return found
 
@@ -216,6 +239,7 @@ To go on, start the servers and a meter again, and try the rest in another termi
 
   {program} up
   {program} org list
+  {program} attempt list
   {program} rejected list --reason unknown_tier
   {program} tier set {telephony.missing_tier} 0.20
   {program} rejected replay --reason unknown_tier

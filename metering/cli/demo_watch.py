@@ -2,16 +2,19 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from statistics import median
 from typing import Final
 
 import redis
 from sqlalchemy import Engine
 
-from metering.cli.demo_screen import Figures, GateFigures, OrgFigures
+from db.reload_status import OrgCharges, read_charges
+from metering.cli.demo_screen import ChargeFigures, Figures, GateFigures, OrgFigures
+from metering.cli.demo_setup import DemoOrg
 from metering.rules.gates import GateState
+from metering.rules.reloads import SkipReason
+from metering.runtime.clock import Clock
 from metering.sandbox.admissions import Admissions
 from metering.sandbox.closings import Closings, paired
 from metering.sandbox.listener import Heard, Listener
@@ -21,18 +24,9 @@ from metering.sandbox.switch import Switch
 from metering.signals.gates import Gates
 from workers.stream import STREAM, backlog
 
-BUSIEST: Final = 10
+BUSIEST: Final = 9
 RATES_OVER_LOOKS: Final = 8
 """Events per second are the mean over so many looks."""
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOrg:
-    """An org that was made for the demo."""
-
-    org_id: int
-    name: str
-    first_balance_cents: int
 
 
 def push_to_gate_s(closings: Closings, heard: Sequence[Heard], admissions: Admissions) -> list[float]:
@@ -62,6 +56,8 @@ class Watch:
         listener: Listener,
         outcome: Outcome,
         orgs: list[DemoOrg],
+        *,
+        clock: Clock,
     ) -> None:
         self._engine = engine
         self._client = client
@@ -70,6 +66,7 @@ class Watch:
         self._listener = listener
         self._outcome = outcome
         self._orgs = orgs
+        self._clock = clock
         self._org_ids = {org.org_id for org in orgs}
         self._closings = Closings(outcome.org_ids)
         self._began_s = time.monotonic()
@@ -87,6 +84,7 @@ class Watch:
         with self._engine.connect() as connection:
             self._outcome.read(connection, self._switch.stream_ids)
             self._closings.read(connection)
+            charges = read_charges(connection, self._org_ids, self._clock())
         elapsed_s = time.monotonic() - self._began_s
         billed, rejected = self._outcome.calls, self._outcome.rejections.total()
         self._looks.append((elapsed_s, pushed, billed, len(heard)))
@@ -108,7 +106,8 @@ class Watch:
             dropped=self._dropped,
             balance_cents=sum(self._outcome.balances_cents.values()),
             gates=self._gate_figures(states, heard, (len(heard) - first_heard) / span_s if span_s else 0),
-            busiest=[self._org(org, states[org.org_id]) for org in self._orgs[:BUSIEST]],
+            charges=self._charge_figures(charges.values()),
+            busiest=[self._org(org, states[org.org_id], charges[org.org_id]) for org in self._orgs[:BUSIEST]],
         )
 
     def drained(self) -> bool:
@@ -136,9 +135,36 @@ class Watch:
             push_to_gate_longest_s=max(took_s, default=None),
         )
 
-    def _org(self, org: DemoOrg, state: str | None) -> OrgFigures:
+    def _charge_figures(self, charges: Collection[OrgCharges]) -> ChargeFigures:
+        limited = [each.month_left_cents for each in charges if each.month_left_cents is not None]
+        return ChargeFigures(
+            open=sum(each.attempts_open + each.attempts_challenged for each in charges),
+            paused=sum(each.paused_for is not None for each in charges),
+            waiting=sum(each.waits_for == SkipReason.MONTHLY_LIMIT for each in charges),
+            month_left_cents=sum(limited) if limited else None,
+        )
+
+    def _org(self, org: DemoOrg, state: str | None, charges: OrgCharges) -> OrgFigures:
         billed = self._outcome.orgs.get(org.org_id, OrgRecord())
         balance_cents = self._outcome.balances_cents[org.org_id]
         return OrgFigures(
-            org.name, billed.calls, billed.cents, balance_cents, org.first_balance_cents, state or "missing"
+            org.name,
+            _pays_by(org, charges),
+            billed.cents,
+            balance_cents,
+            org.first_balance_cents,
+            state or "missing",
         )
+
+
+def _pays_by(org: DemoOrg, charges: OrgCharges) -> str:
+    """How an org gets its money, and what stands in the way of it."""
+    if org.role is None:
+        return "operator"
+    if charges.paused_for is not None:
+        return "reload, paused"
+    if charges.waits_for == SkipReason.MONTHLY_LIMIT:
+        return "reload, capped"
+    if charges.attempts_challenged:
+        return "3DS, waiting"
+    return "reload" if org.role.part.reloads else org.role.part.value

@@ -1,20 +1,23 @@
 """Where the API of this machine listens, and how it is reached from here."""
 
 import socket
+from typing import Final
 
-from metering.runtime.settings import Settings, SettingsError
+from metering.runtime.settings import SettingsError
+
+LOOPBACK: Final = "127.0.0.1"
 
 
-def free_http_port(settings: Settings) -> int:
-    """The API's port: METERING_HTTP_PORT, or a free one where that is 0. Raises SettingsError where it can't be had."""
-    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+def free_http_port(host: str, port: int) -> int:
+    """A port for the API on `host`: `port` itself, or a free one where that is 0. Raises SettingsError where it can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((settings.http_host, settings.http_port), family=family) as probe:
-            port: int = probe.getsockname()[1]
-            return port
+        with socket.create_server((host, port), family=family) as probe:
+            found: int = probe.getsockname()[1]
+            return found
     except OSError as error:
         raise SettingsError(
-            f"METERING_HTTP_PORT: {settings.http_host}:{settings.http_port} can't be served ({error.strerror or error});"
+            f"METERING_HTTP_PORT: {host}:{port} can't be served ({error.strerror or error});"
             " choose another port, or 0 for a free one."
         ) from error
 

@@ -41,7 +41,7 @@ def up(
     stand_in = named_stripe(settings) is None
     roles = [*meter_roles(meters), JOBS, API, *([STRIPE_SANDBOX] if stand_in else [])]
     ports = metrics_ports(roles)
-    http_port = free_http_port(settings)
+    http_port = free_http_port(settings.http_host, settings.http_port)
     with stop_on_signals() as stop, located(start=True) as found:
         prepare_database(found)
         with connect_redis(found.redis_url) as client:

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import redis
 
-from metering.sandbox.said import Message, parse_message
+from metering.sandbox.said import Message, ReloadMessage, parse_message, parse_reload_message
 from metering.signals.gates import SIGNALS_CHANNEL
 
 WAKE_EVERY_S: Final = 0.2
@@ -30,6 +30,8 @@ class Listener:
     def __init__(self, client: redis.Redis) -> None:
         self.error: redis.RedisError | None = None
         """What ended the listening early."""
+        self.reloads: list[ReloadMessage] = []
+        """The signals about auto-reloads that were heard, about anybody; it only grows."""
         self._heard: list[Heard] = []
         self._pubsub = client.pubsub()  # type: ignore[no-untyped-call]
         self._stopped = threading.Event()
@@ -68,5 +70,7 @@ class Listener:
                 heard_s = time.monotonic()
                 if (message := parse_message(got["data"])) is not None:
                     self._heard.append(Heard(heard_s, message))
+                elif (reload_message := parse_reload_message(got["data"])) is not None:
+                    self.reloads.append(reload_message)
         except redis.RedisError as error:
             self.error = error

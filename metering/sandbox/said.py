@@ -13,6 +13,7 @@ from metering.signals.gates import SIGNAL_FIELD, SIGNALS_LOG
 Position = tuple[int, int]
 """A place in the log: milliseconds of Redis's clock, and a number."""
 BEFORE_ALL: Final = (0, 0)
+RELOAD_PREFIX: Final = "auto_reload."
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -22,6 +23,19 @@ class Message(msgspec.Struct, frozen=True):
     org_id: int
     balance_cents: int
     version: int
+
+
+class ReloadMessage(msgspec.Struct, frozen=True):
+    """A signal about an auto-reload (CONTRACT.md section 6). It may come more than once, then with the same id."""
+
+    type: str
+    org_id: int
+    id: int
+    amount_cents: int = 0
+    code: str | None = None
+    """Why the card was not charged."""
+    reason: str | None = None
+    """Why no charge was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,15 @@ def parse_message(raw: bytes) -> Message | None:
         return msgspec.json.decode(raw, type=Message)
     except msgspec.DecodeError:
         return None
+
+
+def parse_reload_message(raw: bytes) -> ReloadMessage | None:
+    """As `parse_message`, of signals about auto-reloads."""
+    try:
+        message = msgspec.json.decode(raw, type=ReloadMessage)
+    except msgspec.DecodeError:
+        return None
+    return message if message.type.startswith(RELOAD_PREFIX) else None
 
 
 def parse_position(entry_id: bytes) -> Position:
@@ -58,10 +81,21 @@ def last_position(client: redis.Redis) -> Position:
 
 def read_log(client: redis.Redis, after: Position, org_ids: Collection[int]) -> list[Said]:
     """The signals about `org_ids` that were said after `after`, in order."""
-    entries: Any = client.xrange(SIGNALS_LOG, min=f"({after[0]}-{after[1]}")
     found = [
         Said(parse_position(entry_id), message)
-        for entry_id, fields in entries
-        if (message := parse_message(fields.get(SIGNAL_FIELD.encode(), b""))) is not None
+        for entry_id, raw in _entries(client, after)
+        if (message := parse_message(raw)) is not None
     ]
     return [said for said in found if said.message.org_id in org_ids]
+
+
+def read_reload_log(client: redis.Redis, after: Position, org_ids: Collection[int]) -> list[ReloadMessage]:
+    """The signals about auto-reloads of `org_ids` that were said after `after`, each once."""
+    found = (parse_reload_message(raw) for _, raw in _entries(client, after))
+    each_once = {(each.org_id, each.id): each for each in found if each is not None}
+    return [each for each in each_once.values() if each.org_id in org_ids]
+
+
+def _entries(client: redis.Redis, after: Position) -> list[tuple[bytes, bytes]]:
+    entries: Any = client.xrange(SIGNALS_LOG, min=f"({after[0]}-{after[1]}")
+    return [(entry_id, fields.get(SIGNAL_FIELD.encode(), b"")) for entry_id, fields in entries]

@@ -64,7 +64,7 @@ class Telephony:
         randomness = random.Random(f"balances {self._seed}")  # noqa: S311 - to be repeatable, not secret
         return {
             org_id: _whole_dollars(cents_per_s * self.duration_s * randomness.uniform(0.15, 1.6))
-            for org_id, cents_per_s in self._likely_cents_per_s().items()
+            for org_id, cents_per_s in self.likely_cents_per_s().items()
         }
 
     def refills(self) -> dict[int, list[Refill]]:
@@ -80,10 +80,11 @@ class Telephony:
                 )
                 for _ in range(randomness.choice((0, 1, 2)))
             ]
-            for org_id, cents_per_s in self._likely_cents_per_s().items()
+            for org_id, cents_per_s in self.likely_cents_per_s().items()
         }
 
-    def _likely_cents_per_s(self) -> dict[int, float]:
+    def likely_cents_per_s(self) -> dict[int, float]:
+        """What each org's calls cost, on average and while none is refused."""
         per_weight = self.rate * TYPICAL_CHARGE_CENTS / sum(self._weights)
         return {
             org_id: per_weight * weight for org_id, weight in zip(self.org_ids, self._weights, strict=True)

@@ -51,7 +51,7 @@ class Cli:
             input=stdin,
             env=self.environment(),
             capture_output=True,
-            timeout=60,
+            timeout=110,
             check=False,
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+import stripe
 from sqlalchemy import make_url
 
 from metering.cli.demo_run import DRAIN_LIMIT_S
@@ -20,12 +21,14 @@ from metering.rules.times import format_time
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers import NothingRuns, Servers, joined
+from metering.sandbox.stripe_keeper import answering_stand_in
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 
 LIMIT_S = 90
 AUDIT_PASSED = re.compile(r"^Audit of [0-9,]+ transactions of [0-9,]+ orgs: passed\.$", re.MULTILINE)
 AGREES = "Ledger and telephony's record agree, for every org and to the cent."
+MONEY_AGREES = "customers:\nthe ledger says the same, for each to the cent."
 GATES_AGREE = re.compile(r"^Gates closed ([0-9,]+) times and opened ([0-9,]+) times", re.MULTILINE)
 SHORT = ("--seconds", "5", "--rate", "100", "--orgs", "5", "--meters", "1")
 LONG = ("--seconds", "300", "--rate", "200", "--orgs", "5", "--meters", "1")
@@ -80,11 +83,16 @@ def servers_of(data_dir: Path) -> Iterator[tuple[psycopg.Connection, redis.Redis
 
 
 def org_with_debits(connection: psycopg.Connection) -> int:
-    """Some org, once the demo has billed calls to it."""
+    """Some org that isn't reloaded by itself, once the demo has billed calls to it."""
 
     def look() -> bool:
         try:
-            row = connection.execute("SELECT min(org_id) FROM transactions WHERE kind = 'debit'").fetchone()
+            row = connection.execute(
+                """
+                SELECT min(org_id) FROM transactions JOIN accounts USING (org_id)
+                WHERE kind = 'debit' AND NOT auto_reload_enabled
+                """
+            ).fetchone()
         except psycopg.errors.UndefinedTable:
             return False
         org_ids.extend([row[0]] if row and row[0] else [])
@@ -115,7 +123,22 @@ def test_a_demo_bills_everything_once_and_passes_its_audit(demo_cli: Cli) -> Non
     assert ended.stderr == b""
     assert AUDIT_PASSED.search(output)
     assert AGREES in output
+    assert MONEY_AGREES in output
+    assert "NOT STRIPE" in output
     assert "\x1b" not in output
+    top_ups = re.search(
+        r"^Top-ups over the API: ([0-9]+) times, ([0-9]+) after 3DS, .*; 1 card_declined\.$",
+        output,
+        re.MULTILINE,
+    )
+    assert top_ups is not None
+    assert int(top_ups[1]) > int(top_ups[2]) >= 1
+    reloads = re.search(
+        r"^Auto-reloads: ([0-9]+) times, .*; 1 declined, insufficient_funds; (.*)\.$", output, re.MULTILINE
+    )
+    assert reloads is not None
+    assert int(reloads[1]) >= 4
+    assert "1 org waiting, monthly_limit" in reloads[2]
     gates = GATES_AGREE.search(output)
     assert gates is not None
     assert int(gates[1]) >= 5  # orgs were exhausted
@@ -135,26 +158,20 @@ def test_a_demo_bills_everything_once_and_passes_its_audit(demo_cli: Cli) -> Non
         assert int(rows[f"rejected: {reason}"]) > 0
 
 
-def test_a_call_that_telephony_knows_nothing_of_is_named(demo_cli: Cli, data_dir: Path) -> None:
+def test_what_was_done_behind_its_back_is_named(demo_cli: Cli, data_dir: Path) -> None:
+    """A call that telephony knows nothing of, a debit written by hand, and a charge that is none of the product's."""
     with started(demo_cli, *SHORT) as demo:
         with servers_of(data_dir) as (connection, client, _):
             org_id = org_with_debits(connection)
+            (charged, customer, method), (damaged, _, _) = connection.execute(
+                """
+                SELECT org_id, stripe_customer_id, default_payment_method_id FROM accounts
+                WHERE org_id <> %s AND (NOT auto_reload_enabled OR auto_reload_monthly_limit_cents > 0)
+                ORDER BY org_id LIMIT 2
+                """,
+                [org_id],
+            ).fetchall()
             client.xadd("calls:completed", {"event": call(org_id, 1)})
-        status, output = end_of(demo)
-    assert status == 1
-    assert AUDIT_PASSED.search(output)
-    assert AGREES not in output
-    [named] = re.findall(
-        r"^  Org ([0-9]+) was billed ([0-9]+) calls.* says ([0-9]+) calls", output, re.MULTILINE
-    )
-    assert int(named[0]) == org_id
-    assert int(named[1]) == int(named[2]) + 1
-
-
-def test_a_debit_written_by_hand_is_named(demo_cli: Cli, data_dir: Path) -> None:
-    with started(demo_cli, *SHORT) as demo:
-        with servers_of(data_dir) as (connection, _, _):
-            org_id = org_with_debits(connection)
             connection.execute(
                 """
                 INSERT INTO transactions (org_id, kind, amount_cents, balance_after_cents, created_at, description,
@@ -163,13 +180,47 @@ def test_a_debit_written_by_hand_is_named(demo_cli: Cli, data_dir: Path) -> None
                 VALUES (%s, 'debit', -8, 0, date_trunc('milliseconds', now()), 'by hand', 1, 60000000, now(), 'bolt',
                     'inbound', 60, 80000, 60, 60, 0, 0)
                 """,
-                [org_id],
+                [damaged],
             )
+            charge_by_hand(data_dir, customer, method)
         status, output = end_of(demo)
     assert status == 1
+    assert AGREES not in output
+    assert MONEY_AGREES not in output
     assert re.search(r"^Audit of .*: FAILED\.$", output, re.MULTILINE)
-    assert f"  Audit, balance_is_sum, org {org_id}: " in output
-    assert f"  Org {org_id} was billed " in output
+    assert f"  Audit, balance_is_sum, org {damaged}: " in output
+    billed = re.findall(
+        r"^  Org ([0-9]+) was billed ([0-9]+) calls.* says ([0-9]+) calls", output, re.MULTILINE
+    )
+    assert {int(org): int(calls) - int(recorded) for org, calls, recorded in billed} == {
+        org_id: 1,
+        damaged: 1,
+    }
+    [(ledger, stripe)] = re.findall(
+        rf"^  Org {charged}: the ledger has ([0-9]+) cents from its cards, Stripe holds ([0-9]+)\.$",
+        output,
+        re.MULTILINE,
+    )
+    assert int(stripe) - int(ledger) == 777
+
+
+def charge_by_hand(data_dir: Path, customer: str, method: str) -> None:
+    """A charge of 7.77 at the stand-in, without the product."""
+    stand_in = answering_stand_in(data_dir)
+    assert stand_in is not None
+    stripe_client = stripe.StripeClient(stand_in.api_key, base_addresses={"api": stand_in.url})
+    made = stripe_client.v1.payment_intents.create(
+        {
+            "amount": 777,
+            "currency": "usd",
+            "customer": customer,
+            "payment_method": method,
+            "allowed_payment_method_types": ["card"],
+            "confirm": True,
+            "off_session": True,
+        }
+    )
+    assert made.status == "succeeded"
 
 
 def test_ctrl_c_bills_what_was_pushed_and_checks_it(demo_cli: Cli, data_dir: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from metering.cli.demo_screen import Figures, GateFigures, OrgFigures, live_view, plain_line
+from metering.cli.demo_screen import ChargeFigures, Figures, GateFigures, OrgFigures, live_view, plain_line
 from metering.cli.demo_summary import WORST, overspending_table, push_to_gate_sentence, summary, why
 from metering.rules.rejections import Reason
 from metering.sandbox.closings import Overspending
@@ -39,16 +39,17 @@ BUSY = Figures(
         push_to_gate_median_s=0.0123,
         push_to_gate_longest_s=12.3456,
     ),
+    charges=ChargeFigures(open=12, paused=3, waiting=45, month_left_cents=1_234_56),
     busiest=[
         OrgFigures(
             f"Demo {number} of 09:15:02",
-            41_234,
+            "reload, paused",
             1_234_56,
             balance_cents,
             9_876_54,
             "open" if balance_cents > 0 else "exhausted",
         )
-        for number, balance_cents in enumerate([9_876_54, 5_000_00, 2_000_00, 1, 0, -1_234_56] + [100] * 4, 1)
+        for number, balance_cents in enumerate([9_876_54, 5_000_00, 2_000_00, 1, 0, -1_234_56] + [100] * 3, 1)
     ],
 )
 
@@ -79,12 +80,14 @@ def test_the_live_table_fits_and_shows_every_figure(width: int) -> None:
         "running 4,321 1,090,817 started",
         "refused 248,752 in 123,987 out 124,765",
         "to gate 12 ms longest 12,346 ms",
-        "signals 23,456 1,234.5/s",
+        "signals 23,456 1,234.5/s charges 12 open",
+        "reloads 3 paused capped 45 month left 1234.56",
+        "Demo 1 of 09:15:02 reload, paused 1234.56 9876.54 open",
     ):
         assert figure in shown
     assert "…" not in shown
     assert "12 of 30 s" in shown
-    assert all(f"Demo {number} of 09:15:02" in shown for number in range(1, 11))
+    assert all(f"Demo {number} of 09:15:02" in shown for number in range(1, 10))
 
 
 def test_each_org_shows_its_gate() -> None:
@@ -128,9 +131,16 @@ def test_a_plain_line_is_ascii() -> None:
         "gates open 987 exhausted 654",
         "refused in 123,987 out 124,765",
         "signals 23,456 (1,234.5/s)",
+        "charges open 12 reloads paused 3 capped 45 month left 1234.56",
         "push to gate 12 ms, longest 12,346 ms",
     ):
         assert figure in line
+
+
+def test_without_a_limit_nothing_is_said_to_be_left() -> None:
+    figures = replace(BUSY, charges=replace(BUSY.charges, month_left_cents=None))
+    assert "capped 45 month left -" in plain_line(figures)
+    assert "month left -" in "\n".join(rendered(live_view(figures, 30), 80))
 
 
 def test_draining_says_how_much_is_left_and_when_it_is_over() -> None:
