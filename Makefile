@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-long check format bench lock clean
+.PHONY: help demo up test test-long chaos check format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: $(VENV)/.installed ## run the tests, on servers that they start themselves
 
 test-long: $(VENV)/.installed ## run the tests that take longer
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m long
+
+chaos: $(VENV)/.installed ## kill, cut off, empty and restore everything for some minutes; nothing may be lost: CHAOS="--minutes 30"
+	$(BIN)/metering chaos $(CHAOS)
 
 check: $(VENV)/.installed ## lint, format, types, import rules
 	$(BIN)/ruff check
