@@ -15,6 +15,7 @@ from db.balances import pages_of_org_ids, raise_versions, read_balances
 from db.failures import Failure, diagnose
 from metering.rules.gates import Balance, GateState
 from metering.runtime.clock import Clock
+from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import PAGE, Followed, Gate, Gates
 from workers.failures import sentence
 from workers.metrics import GATES_EXHAUSTED, GATES_MENDED, SWEEP_SECONDS
@@ -145,9 +146,13 @@ class Sweep:
                 ahead[balance.org_id] = gate.version
         swept.mended += self._follow(missing, swept)
         if ahead:
-            swept.mended += self._follow(raise_versions(self._engine, ahead), swept)
+            raised = raise_versions(self._engine, ahead)
+            reach(CrashPoint.SWEEP_AFTER_RAISE)
+            swept.mended += self._follow(raised, swept)
 
-    def _follow(self, balances: Iterable[Balance], swept: Swept) -> int:
+    def _follow(self, balances: Sequence[Balance], swept: Swept) -> int:
+        if balances:
+            reach(CrashPoint.SWEEP_BEFORE_WRITE)
         return swept.add(self._gates.try_to_follow(balances, self._clock()))
 
     def _close_strays(self, org_ids: Sequence[int], swept: Swept) -> None:

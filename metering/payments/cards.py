@@ -17,6 +17,7 @@ from metering.payments.outcomes import SetupIntentMade
 from metering.payments.payments import Payments
 from metering.payments.settling import follow
 from metering.payments.stripe_api import SavedCard, StripeFailure, StripeRefused
+from metering.runtime.crashpoints import CrashPoint, reach
 
 
 def require_account(payments: Payments, org_id: int) -> BillingAccount:
@@ -38,6 +39,7 @@ def ensure_customer(payments: Payments, org_id: int) -> str:
         return billing.stripe_customer_id
     key = f"customer-{org_id}-{int(billing.created_at.timestamp() * 1_000_000)}"
     customer_id = payments.stripe.create_customer(org_id, f"Org {org_id}", key=key)
+    reach(CrashPoint.CUSTOMER_AFTER_CREATE)
     with transaction(payments.engine) as connection:
         return keep_customer(connection, org_id, customer_id, payments.clock)
 
@@ -66,6 +68,7 @@ def set_default_payment_method(payments: Payments, org_id: int, payment_method_i
         ) from refused
     except StripeFailure as failure:
         raise unavailable(failure) from failure
+    reach(CrashPoint.CARD_AFTER_DEFAULT)
     with transaction(payments.engine) as connection:
         locked = lock_billing(connection, org_id, payments.clock)
         if locked is None:

@@ -10,6 +10,7 @@ from db.stripe_events import advance_event_list, claim_event_list, known_events
 from metering.payments.events import HANDLED, handle, read_event
 from metering.payments.payments import Payments
 from metering.payments.stripe_api import StripeEventSeen, StripeFailure
+from metering.runtime.crashpoints import CrashPoint, reach
 
 EVERY: Final = timedelta(seconds=30)
 """How often the list is read, by whichever process comes first."""
@@ -43,6 +44,7 @@ def read_events(payments: Payments, *, every: timedelta = EVERY) -> int | None:
             handled += 1
         elif failed_at is None:
             failed_at = event.created_at
+    reach(CrashPoint.EVENTS_BEFORE_ADVANCE)
     # Never past the time of reading: what was made meanwhile may not have been in the list yet.
     advance_event_list(payments.engine, failed_at or min(now, seen[-1].created_at if seen else now))
     if handled:

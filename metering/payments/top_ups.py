@@ -103,6 +103,7 @@ def top_up(
 
 def mark_answered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
     """Note that a client was told the outcome: an identical top-up is from now on another one."""
+    reach(CrashPoint.TOP_UP_BEFORE_MARK)
     with transaction(payments.engine) as connection:
         attempt = _lock(payments, connection, org_id, attempt_id)
         if attempt is not None and attempt.answered_at is None:

@@ -33,6 +33,13 @@ class CrashPoint(StrEnum):
     SETTLE_AFTER_COMMIT = "settle.after_commit"
     TOP_UP_AFTER_ATTEMPT = "top_up.after_attempt"
     TOP_UP_BEFORE_ANSWER = "top_up.before_answer"
+    TOP_UP_BEFORE_MARK = "top_up.before_mark"
+    CUSTOMER_AFTER_CREATE = "customer.after_create"
+    CARD_AFTER_DEFAULT = "card.after_default"
+    EVENTS_BEFORE_ADVANCE = "events.before_advance"
+    SIGNALS_AFTER_SAY = "signals.after_say"
+    SWEEP_BEFORE_WRITE = "sweep.before_write"
+    SWEEP_AFTER_RAISE = "sweep.after_raise"
 
 
 def _pass(_point: CrashPoint) -> None:

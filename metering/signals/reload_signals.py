@@ -8,6 +8,7 @@ import redis
 from sqlalchemy import Engine
 
 from db.pending_signals import SignalKey, StoredSignal, delete_signals, read_signals, signals_left
+from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, SIGNALS_LOG_LENGTH
 
 # No Redis key is owned by this file: those that it writes to are owned by metering/signals/gates.py.
@@ -62,5 +63,7 @@ def say_left(engine: Engine, signals: ReloadSignals, now: datetime) -> int:
 def _say_and_delete(engine: Engine, signals: ReloadSignals, stored: Sequence[StoredSignal]) -> int:
     # Deleting follows saying, never the other way round.
     signals.say([each.message for each in stored])
+    if stored:
+        reach(CrashPoint.SIGNALS_AFTER_SAY)
     delete_signals(engine, [each.key for each in stored])
     return len(stored)

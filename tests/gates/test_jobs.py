@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
@@ -22,11 +22,16 @@ from tests.waiting import wait_until
 
 @contextmanager
 def role(
-    database: Database, redis_url: str, log: Path, *arguments: str, crash_point: str = ""
+    database: Database,
+    redis_url: str,
+    log: Path,
+    *arguments: str,
+    crash_point: str = "",
+    settings: Mapping[str, str] = NO_STRIPE,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """`metering <arguments>` as a process of its own, its log in `log`; killed at the end if it still runs."""
     environment = os.environ | {
-        **NO_STRIPE,
+        **settings,
         "METERING_DATABASE_URL": database.url,
         "METERING_REDIS_URL": redis_url,
         "METERING_CRASH_POINT": crash_point,
