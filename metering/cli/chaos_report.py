@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from metering.cli.output import add_row, say, show_json, show_table, table
+from metering.cli.output import add_row, counted, say, show_json, show_table, table
 from metering.rules.money import format_usd
 from metering.sandbox.chaos.injector import Struck
 from metering.sandbox.chaos.run import Plan, Result
@@ -43,6 +43,7 @@ def report_json(plan: Plan, result: Result, took_s: float) -> None:
             "exact": result.verdict.exact,
             "faults": {fault.name.lower(): number for fault, number in _by_kind(result.struck).items()},
             "deadlocks": result.deadlocks,
+            "stripe_faults_met": dict(result.stripe_met),
             "verdict": asdict(result.verdict),
             "longest_recovery_s": _longest_s(result),
             "peak_memory_kib": dict(result.peaks_kib),
@@ -121,6 +122,13 @@ def _show_rest(result: Result) -> None:
             ("violations in the audit", verdict.audit_violations),
             ("violations in the audit against Stripe", verdict.stripe_violations),
         ],
+    )
+    say(
+        f"Postgres found {counted(result.deadlocks, 'deadlock')}; requests to Stripe and webhooks met faults:"
+    )
+    say(
+        "  "
+        + (", ".join(f"{kind} {number:,}" for kind, number in sorted(result.stripe_met.items())) or "none")
     )
     shown = table("peak memory (VmHWM)", ">MiB")
     for name, peak in sorted(result.peaks_kib.items()):

@@ -98,7 +98,9 @@ class Result:
     recovered: Sequence[Recovered]
     peaks_kib: Mapping[str, int]
     deadlocks: int
-    """That Postgres found in the time since it was started last."""
+    """That Postgres found because of strangers."""
+    stripe_met: Mapping[str, int]
+    """How many requests and webhooks met each kind of Stripe's faults."""
 
 
 def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Result:
@@ -118,7 +120,8 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(Customer.set_up, customers))
         strangers = Strangers(world.admin_url, list(world.api_keys))
-        injector, recovery = _faults(world, schedule, strangers, producers, say)
+        stripe = StripeFaults(world.stripe_url)
+        injector, recovery = _faults(world, schedule, strangers, stripe, producers, say)
         memory = Memory(
             lambda: {name: [pid] for name, pid in world.roles.pids().items()} | world.stores.processes()
         )
@@ -145,7 +148,9 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
             )
         )
         verdict.problems += problems + _broken(injector, producers, customers)
-        return Result(verdict, injector.struck, recovery.recovered, memory.peaks_kib, strangers.deadlocks())
+        return Result(
+            verdict, injector.struck, recovery.recovered, memory.peaks_kib, strangers.deadlocks, stripe.met
+        )
 
 
 @contextmanager
@@ -178,7 +183,12 @@ def _customers(plan: Plan, world: World, wanted: Wanted) -> list[Customer]:
 
 
 def _faults(
-    world: World, schedule: Schedule, strangers: Strangers, producers: Sequence[Producer], say: Say
+    world: World,
+    schedule: Schedule,
+    strangers: Strangers,
+    stripe: StripeFaults,
+    producers: Sequence[Producer],
+    say: Say,
 ) -> tuple[Injector, Recovery]:
     observed = Observed(
         world.engine,
@@ -196,7 +206,7 @@ def _faults(
         world.links,
         world.stores,
         strangers,
-        StripeFaults(world.stripe_url),
+        stripe,
         world.calendar,
         world.client,
         producers,

@@ -10,6 +10,8 @@ import psycopg
 
 _LOCK: Final = "SELECT FROM accounts WHERE org_id = %s FOR UPDATE"
 BETWEEN_LOCKS_S: Final = 0.3
+STATISTICS_S: Final = 1.0
+"""How long sessions take at least to tell the server what has happened in them."""
 
 _FAIL: Final = """
     CREATE OR REPLACE FUNCTION chaos_fail() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -30,18 +32,23 @@ class Strangers:
     def __init__(self, admin_url: str, org_ids: Sequence[int]) -> None:
         self._admin_url = admin_url
         self._org_ids = sorted(org_ids)
+        self.deadlocks = 0
+        """How many Postgres has found, as far as it was asked before it was killed."""
 
     def deadlock(self, lasts_s: float, seed: int) -> None:
         """Lock pairs of accounts, the higher id first, again and again: whoever locks in order dies of it, not we."""
         randomness = random.Random(seed)  # noqa: S311 - to be repeatable, not secret
         ends_s = time.monotonic() + lasts_s
         with self._session("SET deadlock_timeout = '1min'; SET lock_timeout = '10s'") as connection:
+            before = _found(connection)
             while time.monotonic() < ends_s:
                 low, high = sorted(randomness.sample(self._org_ids, 2))
                 with connection.transaction(force_rollback=True):
                     connection.execute(_LOCK, (high,))
                     time.sleep(BETWEEN_LOCKS_S)
                     connection.execute(_LOCK, (low,))
+            time.sleep(STATISTICS_S)
+            self.deadlocks += max(_found(connection) - before, 0)
 
     def hold(self, lasts_s: float, seed: int) -> None:
         """Hold a third of the accounts locked, for longer than anybody of ours waits for a lock."""
@@ -66,17 +73,17 @@ class Strangers:
         with self._session("SET lock_timeout = '10s'") as connection:
             connection.execute(_STOP_FAILING)
 
-    def deadlocks(self) -> int:
-        """How many deadlocks the server has found since its statistics began, which a crash sets back."""
-        with self._session("") as connection:
-            row = connection.execute(
-                "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-            ).fetchone()
-        return 0 if row is None else int(row[0])
-
     @contextmanager
     def _session(self, settings: str) -> Iterator[psycopg.Connection]:
         with psycopg.connect(self._admin_url, autocommit=True, connect_timeout=5) as connection:
             if settings:
                 connection.execute(settings)
             yield connection
+
+
+def _found(connection: psycopg.Connection) -> int:
+    """How many deadlocks the server has found since its statistics began, which a crash sets back."""
+    row = connection.execute(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    ).fetchone()
+    return 0 if row is None else int(row[0])

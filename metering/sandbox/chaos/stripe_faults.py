@@ -2,8 +2,10 @@
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from http.client import HTTPException
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -44,6 +46,9 @@ class StripeFaults:
         self._url = url
         self._requests: Params | None = None
         self._webhooks: Params | None = None
+        self.met: Counter[str] = Counter()
+        """How many requests and webhooks met a fault of each kind, as far as it was seen before the sandbox was killed."""
+        self._seen: Mapping[str, int] = {}
         self._lock = threading.Lock()
 
     def err(self, seed: int, *, on: bool) -> None:
@@ -66,20 +71,28 @@ class StripeFaults:
         """Let all be well."""
         with self._lock:
             self._requests = self._webhooks = None
-        self._ask("clear_faults")
+            self._ask("clear_faults")
+            self._count()
 
     def _set(self, seed: int) -> None:
         self._ask("set_chaos", seed=seed, requests=self._requests, webhooks=self._webhooks, seconds=HANG_S)
+        self._count()
 
-    def _ask(self, name: str, **arguments: object) -> None:
+    def _count(self) -> None:
+        """Take in what was met since the last time; a sandbox that was started again counts from 0."""
+        now: Mapping[str, int] = self._ask("totals")["faults_met"]
+        for kind, number in now.items():
+            before = self._seen.get(kind, 0)
+            self.met[kind] += number - before if number >= before else number
+        self._seen = now
+
+    def _ask(self, name: str, **arguments: object) -> Any:
         """Turn a knob. Raises OSError where the sandbox stays away."""
         deadline_s = time.monotonic() + TRIES_S
         while True:
             try:
-                control(self._url, name, **arguments)
+                return control(self._url, name, **arguments)
             except (OSError, HTTPException, msgspec.DecodeError):
                 if time.monotonic() > deadline_s:
                     raise
                 time.sleep(0.2)
-            else:
-                return
