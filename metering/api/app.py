@@ -1,7 +1,9 @@
 """The HTTP face, put together (CONTRACT.md section 5)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -10,6 +12,7 @@ from metering.api import accounts, cards, gates, health, top_ups, transactions, 
 from metering.api.context import ApiContext
 from metering.api.docs_page import serve_docs
 from metering.api.openapi import describe
+from metering.api.prices import keep_reading
 from metering.api.problems import tell_problems
 from metering.api.watch import Watch
 
@@ -17,9 +20,15 @@ from metering.api.watch import Watch
 def make_app(context: ApiContext) -> FastAPI:
     """The API on `context`, whose gate reader is closed when the server ends."""
 
+    async def read_prices() -> None:
+        now = context.payments.clock()
+        await context.lanes.gate.run(partial(context.prices.read, context.engine, now))
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        reading = asyncio.create_task(keep_reading(read_prices))
         yield
+        reading.cancel()
         await context.gate_reader.close()
 
     app = FastAPI(

@@ -103,7 +103,9 @@ async def get_gate(
 
 async def _price(context: ApiContext, tier: str) -> Price:
     now = context.payments.clock()
-    price = await context.lanes.gate.run(partial(context.prices.in_force, context.engine, tier, now))
+    price = context.prices.held(tier, now)
+    if price is None:
+        price = await context.lanes.gate.run(partial(context.prices.find, context.engine, tier, now))
     if price is None:
         raise InvalidRequestError(FieldProblem("tier", "is not a known tier"))
     return price

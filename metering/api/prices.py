@@ -1,7 +1,9 @@
 """The prices that the gate reckons with, read again every few seconds."""
 
+import asyncio
 import threading
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -9,13 +11,10 @@ from sqlalchemy import Engine
 
 from db.engine import transaction
 from db.failures import Failure, diagnose
-from db.prices import load_price_book
+from db.prices import LEAD_TIME, load_price_book
 from metering.rules.pricing import Price, PriceBook
 
-MAX_AGE: Final = timedelta(seconds=5)
-"""How old the prices may be. A new one starts at least 60 s after it was set (CONTRACT.md section 2, rule 4)."""
-MIN_AGE: Final = timedelta(seconds=1)
-"""How old they must be to be read again for the sake of a tier that isn't among them."""
+READ_EVERY_S: Final = 5.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -25,43 +24,48 @@ class Prices:
 
     def __init__(self) -> None:
         self._book: PriceBook | None = None
-        self._tried_at: datetime | None = None
+        self._read_at: datetime | None = None
         self._reading = threading.Lock()
 
-    def in_force(self, engine: Engine, tier: str, now: datetime) -> Price | None:
-        """The tier's price for a call that starts now; None for a tier that isn't there.
+    def held(self, tier: str, now: datetime) -> Price | None:
+        """The tier's price for a call that starts now, if it is known for sure; asks nobody.
 
-        While Postgres is away the prices that were last read are used. Raises what Postgres raises where none were read yet.
+        A price starts at least LEAD_TIME after it was set (CONTRACT.md section 2, rule 4): so one that isn't in younger prices is
+        not in force yet.
         """
-        book = self._fresh(engine, now, MAX_AGE)
-        if tier not in book:  # it may have been made since
-            book = self._fresh(engine, now, MIN_AGE)
-        return book.in_force(tier, now)
+        book, read_at = self._book, self._read_at
+        sure = book is not None and read_at is not None and abs(now - read_at) < LEAD_TIME
+        return book.in_force(tier, now) if book is not None and sure else None
 
-    def _fresh(self, engine: Engine, now: datetime, max_age: timedelta) -> PriceBook:
-        if self._book is None:
-            return self._read_first(engine, now)
-        # Nobody waits for somebody else's reading who has prices already: Postgres may be slow.
-        if self._is_old(now, max_age) and self._reading.acquire(blocking=False):
-            try:
-                return self._read(engine, now)
-            except Exception as error:
-                if diagnose(error) is Failure.POISON:
-                    raise
-                log.warning("the prices can't be read again; those read before are used", error=str(error))
-            finally:
-                self._reading.release()
-        return self._book
+    def find(self, engine: Engine, tier: str, now: datetime) -> Price | None:
+        """The tier's price for a call that starts now, as Postgres says; None for a tier that isn't there.
 
-    def _read_first(self, engine: Engine, now: datetime) -> PriceBook:
-        with self._reading:
-            return self._book or self._read(engine, now)
+        While Postgres is away a price that was read before is used. Raises what Postgres raises where there is none.
+        """
+        try:
+            return self.read(engine, now).in_force(tier, now)
+        except Exception as error:
+            if diagnose(error) is Failure.POISON or self._book is None or tier not in self._book:
+                raise
+            log.warning("the gate reckons with old prices", read_at=str(self._read_at))
+            return self._book.in_force(tier, now)
 
-    def _is_old(self, now: datetime, max_age: timedelta) -> bool:
-        return self._tried_at is None or abs(now - self._tried_at) >= max_age
+    def read(self, engine: Engine, now: datetime) -> PriceBook:
+        """Read them again. Raises what Postgres raises."""
+        with self._reading, transaction(engine) as connection:
+            self._book = book = load_price_book(connection)
+            self._read_at = now
+        return book
 
-    def _read(self, engine: Engine, now: datetime) -> PriceBook:
-        self._tried_at = now  # also where it fails: not again with the next request
-        with transaction(engine) as connection:
-            self._book = load_price_book(connection)
-        return self._book
+
+async def keep_reading(read: Callable[[], Awaitable[object]]) -> None:
+    """Read the prices every few seconds, as long as the server runs."""
+    while True:
+        try:
+            await read()
+        except Exception as error:
+            if diagnose(error) is Failure.POISON:
+                log.exception("the prices can't be read")
+            else:
+                log.warning("the prices can't be read now", error=type(error).__name__)
+        await asyncio.sleep(READ_EVERY_S)

@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from db.engine import transaction
-from db.prices import set_price
+from db.prices import LEAD_TIME, set_price
+from metering.api import prices
 from metering.api.app import make_app
+from metering.rules.pricing import PriceBook
 from tests.api.site import TELEPHONY_TOKEN, Site, api_context, assert_problem, served
 from tests.conftest import Database
 from tests.spine.billing import prepare, price
+from tests.waiting import wait_until
 
 TELEPHONY = {"Authorization": f"Bearer {TELEPHONY_TOKEN}"}
 
@@ -88,13 +92,43 @@ def test_prices_are_those_in_force_now(site: Site) -> None:
     assert allowed(site.get("/v1/gate/1?tier=bolt"))["max_duration_seconds"] == 240
 
 
-def test_a_new_tier_is_known_after_a_second(site: Site) -> None:
+def test_a_new_tier_is_known_at_once(site: Site) -> None:
     prepare(site.world.engine, org_ids=[], prices=[price("bolt", "0.08")])
     site.world.adjust(16)
     assert_problem(site.get("/v1/gate/1?tier=spark"), 400, "invalid_request", "tier")
     prepare(site.world.engine, org_ids=[], prices=[price("spark", "0.01")])
-    site.world.clock.move(seconds=1)
     assert allowed(site.get("/v1/gate/1?tier=spark"))["max_duration_seconds"] == 960
+
+
+def test_while_postgres_is_away_prices_that_were_read_are_used(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(site.world.engine, org_ids=[], prices=[price("bolt", "0.08")])
+    site.world.adjust(16)
+    assert allowed(site.http.get("/v1/gate/1?tier=bolt", headers=TELEPHONY))["max_duration_seconds"] == 120
+
+    def away(_: object) -> PriceBook:
+        raise psycopg.OperationalError("away")
+
+    monkeypatch.setattr(prices, "load_price_book", away)
+    for seconds in (0, 59, 86_400):
+        site.world.clock.move(seconds=seconds)
+        asked = site.http.get("/v1/gate/1?tier=bolt", headers=TELEPHONY)
+        assert allowed(asked)["max_duration_seconds"] == 120
+    # That it isn't there can't be said now.
+    assert_problem(site.http.get("/v1/gate/1?tier=spark", headers=TELEPHONY), 503, "unavailable")
+
+
+def test_prices_are_read_again_without_anybody_asking(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prices, "READ_EVERY_S", 0.02)
+    database = Database("", database_url(site), "", site.world.engine)
+    with api_context(database, "redis://127.0.0.1:1/0", site.world) as context, served(make_app(context)):
+        wait_until(lambda: context.prices.held("bolt", site.world.clock()) is None, limit_s=5)
+        prepare(site.world.engine, org_ids=[], prices=[price("bolt", "0.08")])
+        wait_until(lambda: context.prices.held("bolt", site.world.clock()), limit_s=5)
+        assert (
+            context.prices.held("bolt", site.world.clock() + LEAD_TIME) is None
+        )  # another may be in force by then
 
 
 def test_an_unknown_tier_is_named_also_while_the_gate_is_closed(site: Site) -> None:
