@@ -33,7 +33,7 @@ from metering.sandbox.servers import Servers, running
 from metering.sandbox.sockets import sockets_dir_of
 from metering.sandbox.stripe_keeper import StandIn, answering_stand_in
 
-STARTING_CENTS: Final = 2_000
+STARTING_CENTS: Final = 600
 STRIPE: Final = "stripe-sandbox"
 API: Final = "api"
 METERS: Final = ("meter-1", "meter-2")
