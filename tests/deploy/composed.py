@@ -8,7 +8,9 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).parents[2]
-OURS: Final = ("migrate", "meter", "jobs", "api")
+OURS: Final = ("migrate", "operator", "meter", "jobs", "api")
+TO_AN_END: Final = ("migrate", "operator")
+"""Those that do one thing and end."""
 ROLES: Final = ("meter", "jobs", "api")
 CHARGING: Final = ("jobs", "api")
 """Those that talk to Stripe."""

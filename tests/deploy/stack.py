@@ -36,6 +36,10 @@ PASSWORDS: Final = {
         "POSTGRES_OWNER_PASSWORD",
         "POSTGRES_APP_PASSWORD",
         "VALKEY_PASSWORD",
+        "METER_PASSWORD",
+        "API_PASSWORD",
+        "JOBS_PASSWORD",
+        "TELEPHONY_PASSWORD",
     )
 }
 SECRETS: Final = {
@@ -234,10 +238,24 @@ class Stack:
 
     @contextmanager
     def _valkey(self) -> Iterator[None]:
-        """Valkey as its image starts it: the command, with VALKEY_EXTRA_FLAGS split at its blanks behind it."""
+        """Valkey as its image starts it: the shell's script, which writes the users' file, then the command behind it."""
         service = self.services["valkey"]
-        _, *flags = service["command"]
-        flags += service["environment"]["VALKEY_EXTRA_FLAGS"].split()
+        _shell, _, script, _name, _server, *flags = service["command"]
+        (source, target) = next(
+            volume.split(":")[:2] for volume in service["volumes"] if volume.startswith("./")
+        )
+        users = self.data_dir / "users.acl"
+        writing, becoming = script.replace(f"{target}/", f"{ROOT / source}/").split(" && ")
+        assert becoming == 'exec "$@"'
+        writing = writing.replace("/tmp/users.acl", str(users))  # noqa: S108 - a container's own
+        subprocess.run(
+            ["/bin/sh", "-c", writing],
+            env=clean_environment({name: str(value) for name, value in service["environment"].items()}),
+            timeout=LIMIT_S,
+            check=True,
+        )
+        assert flags[:2] == ["--aclfile", "/tmp/users.acl"]  # noqa: S108 - the same
+        flags[1] = str(users)
         (self.data_dir / "valkey").mkdir()
         here = [
             "--port",

@@ -17,6 +17,7 @@ from tests.deploy.composed import (
     OURS,
     ROLES,
     ROOT,
+    TO_AN_END,
     UnsetVariable,
     compose_file,
     composed,
@@ -29,6 +30,7 @@ from tests.deploy.stack import SECRETS
 SERVICES: dict[str, Any] = composed(SECRETS)["services"]
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - in a container
 PUBLISHED = {"valkey": [6379], "api": [HTTP_PORT]}
+USERS = {"migrate": "owner", "operator": "app"}
 EVERY = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
@@ -39,8 +41,11 @@ def test_the_services_are_those_that_the_product_needs() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_of_ours_runs_a_command_that_exists(name: str) -> None:
     command: Any = typer.main.get_command(app)
-    assert SERVICES[name]["command"] == [name]
-    assert name in command.commands
+    if name == "operator":
+        assert SERVICES[name]["command"] == ["--help"]
+    else:
+        assert SERVICES[name]["command"] == [name]
+        assert name in command.commands
     assert "entrypoint" not in SERVICES[name]
 
 
@@ -53,10 +58,11 @@ def test_every_setting_is_one_that_the_program_knows_and_takes(
     for setting, value in given.items():
         monkeypatch.setenv(setting, str(value))
     settings = Settings()
-    user = "metering_owner" if name == "migrate" else "metering_app"
+    user = f"metering_{USERS.get(name, name)}"
     assert str(settings.database_url).startswith(f"postgresql+psycopg://{user}:")
+    if name != "migrate":
+        assert str(settings.redis_url).startswith(f"redis://{'' if name == 'operator' else name}:")
     if name in ROLES:
-        assert settings.redis_url is not None
         assert (settings.metrics_host, settings.metrics_port) == (EVERYWHERE, METRICS_PORT)
     if name == "api":
         assert (settings.http_host, settings.http_port) == (EVERYWHERE, HTTP_PORT)
@@ -66,7 +72,9 @@ def test_every_setting_is_one_that_the_program_knows_and_takes(
 def test_only_what_talks_to_stripe_knows_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in OURS:
         given = SERVICES[name]["environment"]
-        assert ({"STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"} <= set(given)) == (name in CHARGING)
+        asks_stripe = name in {*CHARGING, "operator"}
+        assert ({"STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"} <= set(given)) == asks_stripe
+        assert ("STRIPE" in str(given)) == asks_stripe
     for setting, value in SERVICES["api"]["environment"].items():
         monkeypatch.setenv(setting, str(value))
     stripe = named_stripe(Settings())
@@ -101,20 +109,21 @@ def test_one_service_builds_the_image_and_none_asks_a_registry_for_it() -> None:
 
 def test_a_service_starts_when_what_it_needs_is_there() -> None:
     assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    assert SERVICES["migrate"]["restart"] == "no"
     for name in ROLES:
         assert SERVICES[name]["depends_on"] == {
             "migrate": {"condition": "service_completed_successfully"},
             "postgres": {"condition": "service_healthy"},
             "valkey": {"condition": "service_healthy"},
         }
-    for name in set(SERVICES) - {"migrate"}:
-        assert SERVICES[name]["restart"] == "unless-stopped"
+    assert SERVICES["operator"]["profiles"] == ["operator"]  # not started with the others
+    for name, service in SERVICES.items():
+        assert service["restart"] == ("no" if name in TO_AN_END else "unless-stopped")
+        assert ("profiles" in service) == (name == "operator")
 
 
 @EVERY
 def test_what_runs_on_has_a_health_check_that_can_succeed_in_time(name: str) -> None:
-    if name == "migrate":
+    if name in TO_AN_END:
         assert "healthcheck" not in SERVICES[name]
         return
     check = SERVICES[name]["healthcheck"]
@@ -167,7 +176,7 @@ def test_a_service_is_confined(name: str) -> None:
 def test_data_are_kept_where_the_images_put_them() -> None:
     assert SERVICES["postgres"]["volumes"][0] == "postgres:/var/lib/postgresql"
     assert "PGDATA" not in SERVICES["postgres"]["environment"]
-    assert SERVICES["valkey"]["volumes"] == ["valkey:/data"]
+    assert SERVICES["valkey"]["volumes"][0] == "valkey:/data"
     assert set(compose_file()["volumes"]) == {"postgres", "valkey"}
 
 
@@ -175,6 +184,22 @@ def test_the_scripts_for_a_new_database_are_there_and_read_only() -> None:
     source, target, mode = SERVICES["postgres"]["volumes"][1].split(":")
     assert (target, mode) == ("/docker-entrypoint-initdb.d", "ro")
     assert [script.name for script in (ROOT / source).iterdir()] == ["roles.sql"]
+
+
+def test_the_script_that_names_valkeys_users_is_there_and_read_only() -> None:
+    source, target, mode = SERVICES["valkey"]["volumes"][1].split(":")
+    assert mode == "ro"
+    shell, option, script, *_ = SERVICES["valkey"]["command"]
+    assert (shell, option) == ("sh", "-c")
+    assert f"sh {target}/users.sh" in script
+    assert [script.name for script in (ROOT / source).iterdir()] == ["users.sh"]
+
+
+def test_a_role_knows_its_own_password_and_nobody_elses() -> None:
+    passwords = {name: value for name, value in SECRETS.items() if name.endswith("_PASSWORD")}
+    for role in ROLES:
+        known = {name for name, value in passwords.items() if value in str(SERVICES[role]["environment"])}
+        assert known == {f"{role.upper()}_PASSWORD"}
 
 
 @pytest.mark.parametrize("missing", sorted(SECRETS))

@@ -34,16 +34,23 @@ def connect(stack: Stack, user: str, password: str) -> "psycopg.Connection[tuple
     )
 
 
-@pytest.mark.parametrize("user", ["metering_owner", "metering_app"])
-def test_a_database_role_may_no_more_than_it_must(stack: Stack, user: str) -> None:
-    password = PASSWORDS[f"POSTGRES_{user.removeprefix('metering_').upper()}_PASSWORD"]
+@pytest.mark.parametrize(
+    ("user", "variable"),
+    [
+        ("metering_owner", "POSTGRES_OWNER_PASSWORD"),
+        ("metering_app", "POSTGRES_APP_PASSWORD"),
+        *((f"metering_{role}", f"{role.upper()}_PASSWORD") for role in ROLES),
+    ],
+)
+def test_a_database_role_may_no_more_than_it_must(stack: Stack, user: str, variable: str) -> None:
+    password = PASSWORDS[variable]
     with connect(stack, user, password) as connection:
         rights = connection.execute(
             "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = %s",
             [user],
         ).fetchone()
         assert rights == (False,) * 5
-        if user == "metering_app":
+        if user != "metering_owner":
             with pytest.raises(errors.InsufficientPrivilege):
                 connection.execute("CREATE TABLE mine (id int)")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -139,7 +146,7 @@ def test_a_call_is_billed_and_the_backup_brings_it_back(stack: Stack, tmp_path: 
     """The commands of docs/operations.md, the one inside the container run here."""
 
     def metering(*command: str, on: Stack = stack, stdin: bytes = b"") -> bytes:
-        done = on.run("meter", command, input=stdin)
+        done = on.run("operator", command, input=stdin)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

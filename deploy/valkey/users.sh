@@ -1,0 +1,31 @@
+#!/bin/sh
+# Prints Valkey's ACL file: who may do what. docker-compose.yml runs it when Valkey starts; passwords come from the environment,
+# and only their hashes go into the file. A rule that can't be read keeps Valkey from starting.
+set -eu
+
+sha256() {
+    printf '%s' "$1" | sha256sum | cut -d ' ' -f 1
+}
+
+operator=$(sha256 "${VALKEY_PASSWORD:?}")
+telephony=$(sha256 "${TELEPHONY_PASSWORD:?}")
+meter=$(sha256 "${METER_PASSWORD:?}")
+jobs=$(sha256 "${JOBS_PASSWORD:?}")
+api=$(sha256 "${API_PASSWORD:?}")
+
+# Operators: `valkey-cli` and the product's commands. No role connects as this one.
+echo "user default on #$operator ~* &* +@all"
+
+# Telephony pushes calls, asks gates and hears signals. It can't read what others pushed, nor change a gate.
+echo "user telephony on #$telephony" \
+    "%W~calls:completed %R~gate:* %R~balance:signals:log &balance:signals" \
+    "+xadd +hget +hmget +waitaof +xread +xrange +xrevrange +xinfo|stream +subscribe +multi +exec +ping +select" \
+    "+client|setname +client|setinfo"
+
+# The roles, each with the keys that it works on. None may empty, configure, copy or stop the server.
+echo "user meter on #$meter" \
+    "~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"
+echo "user jobs on #$jobs" \
+    "%R~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup"
+echo "user api on #$api" \
+    "~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"
