@@ -4,7 +4,6 @@
 from typing import TYPE_CHECKING
 
 from metering.cli.errors import CommandError
-from metering.cli.http_port import local_url
 from metering.cli.role import StopWithStdinOption, VerboseOption
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ def stripe_sandbox(verbose: VerboseOption = False, stop_with_stdin: StopWithStdi
 
 def webhook_url(settings: "Settings") -> str | None:
     """Where the API of this machine takes webhooks in; None where its port isn't known: then events are read from the list."""
+    from metering.cli.http_port import local_url
+
     if settings.http_port == 0:
         return None
     return f"{local_url(settings.http_host, settings.http_port)}/v1/stripe/webhook"
