@@ -149,6 +149,14 @@ def note_ready(connection: Connection, org_id: int, payment_method_id: str, at: 
     connection.execute(statement.on_conflict_do_nothing())
 
 
+def is_detached(connection: Connection, org_id: int, payment_method_id: str) -> bool:
+    """Whether a payment method of the org was taken from its customer: at Stripe that is for ever."""
+    detached_at = select(PaymentMethod.detached_at).where(
+        PaymentMethod.org_id == org_id, PaymentMethod.payment_method_id == payment_method_id
+    )
+    return connection.scalar(detached_at) is not None
+
+
 def note_detached(
     connection: Connection, change: BalanceChange, before: BillingAccount, payment_method_id: str
 ) -> Reloads:

@@ -1,9 +1,12 @@
 """Customers and their cards at Stripe."""
 
+from typing import Final
+
 from sqlalchemy import Connection
 
 from db.billing import (
     BillingAccount,
+    is_detached,
     keep_customer,
     lock_billing,
     read_account,
@@ -16,8 +19,11 @@ from metering.payments.errors import InvalidPaymentMethodError, ProviderUnavaila
 from metering.payments.outcomes import SetupIntentMade
 from metering.payments.payments import Payments
 from metering.payments.settling import follow
-from metering.payments.stripe_api import SavedCard, StripeFailure, StripeRefused
+from metering.payments.stripe_api import SavedCard, StripeFailure, StripeRefused, StripeUnknown
 from metering.runtime.crashpoints import CrashPoint, reach
+
+CUSTOMER_KEYS: Final = 5
+"""How many keys are tried for an org's customer, at the most."""
 
 
 def require_account(payments: Payments, org_id: int) -> BillingAccount:
@@ -38,10 +44,25 @@ def ensure_customer(payments: Payments, org_id: int) -> str:
     if billing.stripe_customer_id is not None:
         return billing.stripe_customer_id
     key = f"customer-{org_id}-{int(billing.created_at.timestamp() * 1_000_000)}"
-    customer_id = payments.stripe.create_customer(org_id, f"Org {org_id}", key=key)
+    customer_id = _create_customer(payments, org_id, key)
     reach(CrashPoint.CUSTOMER_AFTER_CREATE)
     with transaction(payments.engine) as connection:
         return keep_customer(connection, org_id, customer_id, payments.clock)
+
+
+def _create_customer(payments: Payments, org_id: int, key: str) -> str:
+    """Make a customer with the first key for which Stripe keeps no error of its own: it would repeat that for a day.
+
+    A customer whom such an error has hidden stays behind at Stripe; nobody ever pays as him.
+    """
+    keys = [key, *(f"{key}-{number}" for number in range(2, CUSTOMER_KEYS + 1))]
+    for each in keys[:-1]:
+        try:
+            return payments.stripe.create_customer(org_id, f"Org {org_id}", key=each)
+        except StripeUnknown as failure:
+            if not failure.replayed:
+                raise
+    return payments.stripe.create_customer(org_id, f"Org {org_id}", key=keys[-1])
 
 
 def create_setup_intent(payments: Payments, org_id: int) -> SetupIntentMade:
@@ -73,6 +94,8 @@ def set_default_payment_method(payments: Payments, org_id: int, payment_method_i
         locked = lock_billing(connection, org_id, payments.clock)
         if locked is None:
             raise OrgError(f"there is no org {org_id}")
+        if is_detached(connection, org_id, card.id):  # while Stripe was being asked
+            raise InvalidPaymentMethodError("this payment method was detached: save another card")
         reloads = set_default_card(connection, *locked, card.id, card.fingerprint)
         billing = _reread(connection, org_id)
     follow(payments, reloads)

@@ -32,10 +32,12 @@ _SERVER_ERROR: Final = 500
 class StripeFailure(Exception):  # noqa: N818 - its subclasses say what is the matter
     """Stripe didn't do what it was asked."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, replayed: bool = False) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        self.replayed = replayed
+        """Whether it is what Stripe keeps for the key, and will say to it again and again."""
 
 
 class StripeRefused(StripeFailure):
@@ -165,7 +167,11 @@ class StripeApi:
 
     def create_setup_intent(self, customer_id: str) -> tuple[str, str]:
         """Make a SetupIntent for saving a card that is to be charged without the customer; give id and client secret."""
-        params: Any = {"customer": customer_id, "usage": "off_session", "allowed_payment_method_types": ["card"]}
+        params: Any = {
+            "customer": customer_id,
+            "usage": "off_session",
+            "allowed_payment_method_types": ["card"],
+        }
         made = _ask("setup_intents.create", lambda: self._v1.setup_intents.create(params))
         return str(made["id"]), str(made["client_secret"])
 
@@ -268,7 +274,8 @@ def _failure(error: "stripe.StripeError") -> StripeFailure:
     code = said.get("decline_code") or error.code or said.get("type") or type(error).__name__
     message = said.get("message") or type(error).__name__
     if status is None or status >= _SERVER_ERROR:
-        return StripeUnknown(code, message)
+        replayed = (error.headers or {}).get("Idempotent-Replayed") == "true"
+        return StripeUnknown(code, message, replayed=replayed)
     if status in _UNDECIDED_STATUSES or isinstance(error, stripe.IdempotencyError):
         return StripeUndecided(code, message)
     return StripeRefused(code, message)

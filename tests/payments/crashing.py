@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from db import settlement
-from metering.payments import charges, settling, top_ups
+from metering.payments import cards, charges, settling, top_ups
 from metering.runtime.crashpoints import CrashPoint
 
 
@@ -25,7 +25,7 @@ def crashing_at(point: CrashPoint, occurrence: int = 1) -> Iterator[None]:
             if left == 0:
                 raise Crash(point.value)
 
-    modules = (charges, settlement, settling, top_ups)
+    modules = (cards, charges, settlement, settling, top_ups)
     patches = [patch.object(module, "reach", reach) for module in modules]
     for each in patches:
         each.start()

@@ -27,7 +27,7 @@ from tests.payments.crashing import crashing_at
 from tests.payments.world import World
 
 PATIENCE_HOURS = 20
-"""How long a client repeats a request that got no answer; the contract lets it join for 24 hours."""
+"""How long a client without a key repeats a request that got no answer: the contract lets it join for 24 hours."""
 
 FAULTS = st.none() | st.tuples(
     st.sampled_from(
@@ -308,8 +308,12 @@ class PaymentsMachine(RuleBasedStateMachine):
             self.world.sandbox.set_fault(kind, operation=operation, count=count)
 
     def _waiting(self) -> list[Wish]:
+        """What is still asked for: with a key it may be, for ever."""
+        now = self._hour()
         return [
-            each for each in self.wishes if not each.told and self._hour() - each.began_hour < PATIENCE_HOURS
+            each
+            for each in self.wishes
+            if not each.told and (each.key or now - each.began_hour < PATIENCE_HOURS)
         ]
 
     def _hour(self) -> float:
