@@ -44,6 +44,11 @@ class BillingAccount:
     @property
     def card(self) -> str | None:
         """The default card: by its fingerprint, which stays the same when it is saved again."""
+        return self.last_card if self.has_payment_method else None
+
+    @property
+    def last_card(self) -> str | None:
+        """The default card, or the last one there was, as far as its fingerprint is known."""
         return self.default_card_fingerprint or self.default_payment_method_id
 
 
@@ -178,7 +183,9 @@ def note_detached(
     connection.execute(
         update(Account)
         .where(Account.org_id == change.org_id)
-        .values(default_payment_method_id=None, default_card_fingerprint=None)
+        .values(
+            default_payment_method_id=None
+        )  # the fingerprint stays: saved again, the card is no other one
     )
     return _after_change(connection, change, before.card, setting_changed=False)
 

@@ -423,7 +423,7 @@ class _Settling:
         if not self._billing.auto_reload_enabled:
             return
         held, declines = read_state(self._connection, self._account.org_id)
-        new = Pause(code, LiftsWith.CHANGE, self._now, card=self._billing.card)
+        new = Pause(code, LiftsWith.CHANGE, self._now, card=self._billing.last_card)
         paused = stronger_pause(held, new, self._now)
         write_pause(self._connection, self._account.org_id, paused, declines=declines)
         self._say(FAILED_SIGNAL, attempt, code=code, paused=True, paused_until=_until(paused))

@@ -52,4 +52,7 @@ class Account(Base):
     stripe_customer_id: Mapped[str | None]
     default_payment_method_id: Mapped[str | None]
     default_card_fingerprint: Mapped[str | None]
-    """The same for the same card, whatever payment method it is saved as; NULL where Stripe tells none."""
+    """The same for the same card, whatever payment method it is saved as; that of the last default card where there is none now.
+
+    NULL where Stripe tells none.
+    """

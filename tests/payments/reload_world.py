@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 import psycopg
 import redis
+from psycopg.rows import namedtuple_row
 from sqlalchemy import make_url
 
 from db.attempts import Attempt
@@ -69,6 +70,8 @@ class WatchedStripe:
 class ReloadWorld(World):
     """A world whose org has a tier to call with."""
 
+    admin: "psycopg.Connection | None" = None
+    """Outside of everybody's transactions."""
     price_book_version: int = 0
     call_ids: Iterator[int] = field(default_factory=lambda: iter(range(1, 1_000_000_000)))
 
@@ -124,9 +127,19 @@ class ReloadWorld(World):
         self.work_on_due()
         with suppress(StripeFailure):
             self.read_events()
+        self.ask_rule()
+        self.work()
+
+    def ask_rule(self) -> None:
+        """Let the sweep ask the rule for every org that may wait."""
         for reloads in ask_worth_asking(self.engine, self.clock()):
             follow(self.payments, reloads)
-        self.work()
+
+    def glance(self, query: str, *parameters: object) -> list[Any]:
+        """Rows, as `rows` gives them, for who looks very often."""
+        assert self.admin is not None
+        with self.admin.cursor(row_factory=namedtuple_row) as cursor:
+            return cursor.execute(query.encode(), parameters).fetchall()
 
     def reloads(self, org_id: int = 1) -> list[Attempt]:
         """The org's auto-reloads, oldest first."""
@@ -244,6 +257,7 @@ class Site:
             payments=payments,
             stripe=raw_stripe(self.sandbox),
             nudged=nudged,
+            admin=self.admin,
             price_book_version=self.price_book_version,
         )
         world.make_org(1)

@@ -58,6 +58,22 @@ def test_another_card_or_setting_lets_reloads_go_on(reloading: ReloadWorld, chan
     reloading.assert_sound()
 
 
+def test_the_card_taken_away_before_the_refund_and_saved_again_after_it_is_no_change(
+    reloading: ReloadWorld,
+) -> None:
+    intent = reloaded(reloading)
+    method = reloading.account().default_payment_method_id
+    assert method is not None
+    reloading.detach(method)
+    lose(reloading, intent, "refund")
+    reloading.save_card()
+    reloading.work()
+    assert (reloading.taken(), reloading.skip_reason()) == (1, "paused")
+    reloading.save_card("pm_card_mastercard")
+    reloading.work()
+    assert reloading.taken() == 2
+
+
 def test_each_refund_is_told_once_however_often_it_is_heard_of(reloading: ReloadWorld) -> None:
     intent = reloaded(reloading)
     for _ in range(2):

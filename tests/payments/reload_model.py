@@ -1,0 +1,239 @@
+"""What may be charged: a model of CONTRACT.md section 6 that looks at Stripe, at the rows, and at nothing of the code's."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from metering.rules.reloads import HARD_DECLINES
+from metering.sandbox.stripe.values import Json
+from tests.payments.reload_world import ReloadWorld
+
+LOST = ("refunded", "disputed")
+MOST_TRIES = 3
+
+_ATTEMPTS = """
+    SELECT id::text, status, amount_cents, created_at, failure_code, payment_intent_id, payment_method_id, first_sent_at
+    FROM payment_attempts WHERE kind = 'auto_reload' ORDER BY created_at, id
+"""
+_ACCOUNT = """
+    SELECT balance_cents, auto_reload_enabled, auto_reload_minimum_cents, auto_reload_amount_cents,
+        auto_reload_monthly_limit_cents,
+        CASE WHEN default_payment_method_id IS NOT NULL THEN default_card_fingerprint END AS card
+    FROM accounts WHERE org_id = 1
+"""
+_MONEY = """
+    SELECT id, kind, amount_cents, balance_after_cents, source_key FROM transactions WHERE id > %s ORDER BY id
+"""
+
+
+@dataclass(slots=True)
+class Made:
+    """An attempt, with what was in force when it was first seen."""
+
+    limit: int | None
+    below: int
+    """It may only be made below this balance."""
+    number: int
+    since_change: int
+
+
+@dataclass
+class Model:
+    """Looks at everything after each step, and raises AssertionError for what must not be."""
+
+    world: ReloadWorld
+    made: dict[str, Made] = field(default_factory=dict)
+    limit: int | None = None
+    below: int = 1
+    changes: int = 0
+    settings: tuple[Any, ...] = ()
+    card: str | None = None
+    last_card: str | None = None
+    """The default card, or where there is none the last one there was."""
+    dead_card: str | None = None
+    """A card that was declined for good, while it is the last default one."""
+    lost_at: int | None = None
+    """After how many changes money went back to a card, until there is another change."""
+    intents_seen: set[str] = field(default_factory=set)
+    sent_intents: set[str] = field(default_factory=set)
+    last_transaction: int = 0
+    lowest_since_credit: int | None = None
+    ledger: list[Any] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+
+    def look(self, *, customer_acts: bool = False, hand_acts: bool = False) -> None:
+        """Look at everything. The step changed settings or cards (`customer_acts`), or a worker acted that is held at times."""
+        account = self.world.glance(_ACCOUNT)[0]
+        attempts = self.world.glance(_ATTEMPTS)
+        intents = self._intents()
+        lost_before, dead_before = self.lost_at, self.dead_card
+        self._note_settings(account)
+        fresh = [each for each in attempts if each.id not in self.made]
+        for each in fresh:
+            self.made[each.id] = Made(self.limit, self.below, len(self.made), self.changes)
+        self._note_money(attempts)
+        self._note_declines(attempts)
+        self._check_one_open(attempts)
+        self._check_ended_at_stripe(attempts, intents)
+        self._check_cap(attempts, intents)
+        self._check_pauses(fresh, lost_before, dead_before)
+        self._check_tries(attempts, intents)
+        self._check_wanted(account, attempts, intents, by_hand=hand_acts or customer_acts)
+
+    def _intents(self) -> dict[str, list[Json]]:
+        """Stripe's PaymentIntents of reloads, by attempt."""
+        with self.world.sandbox._store.work() as work:
+            found = list(work.newest("payment_intent"))
+        by_attempt = defaultdict(list)
+        for each in found:
+            if each["metadata"].get("attempt_kind") == "auto_reload":
+                by_attempt[each["metadata"]["attempt_id"]].append(each)
+        return by_attempt
+
+    def _note_settings(self, account: Any) -> None:
+        settings = tuple(account)[1:5]
+        self.limit = account.auto_reload_monthly_limit_cents
+        self.below = max(account.auto_reload_minimum_cents or 0, 1)
+        another_card = account.card is not None and account.card != self.last_card
+        # Unset reads 0, so setting to 0 what was unset is no change.
+        if tuple(each or 0 for each in settings[:3]) + settings[3:] != self.settings or another_card:
+            self.changes += 1
+            self.lost_at = None
+        if another_card:
+            self.dead_card = None
+            self.last_card = account.card
+        self.card = account.card
+        self.settings = tuple(each or 0 for each in settings[:3]) + settings[3:]
+
+    def _note_money(self, attempts: list[Any]) -> None:
+        """A reload's credit follows a balance below the minimum, since the one before it."""
+        by_intent = {each.payment_intent_id: each for each in attempts if each.payment_intent_id}
+        for row in self.world.glance(_MONEY, self.last_transaction):
+            self.last_transaction = row.id
+            attempt = by_intent.get(row.source_key) if row.kind == "credit" else None
+            if attempt is not None:
+                below = self.made[attempt.id].below
+                lowest = self.lowest_since_credit
+                assert lowest is not None, f"a second charge for one crossing: {attempt}"
+                assert lowest < below, f"a charge without a crossing ({lowest} < {below}): {attempt}"
+                self.lowest_since_credit = row.balance_after_cents
+                self.changes += 1  # a success resets the count as a change does
+            elif self.lowest_since_credit is None:
+                self.lowest_since_credit = row.balance_after_cents
+            else:
+                self.lowest_since_credit = min(self.lowest_since_credit, row.balance_after_cents)
+            if row.kind == "refund" and self.settings[0]:
+                self.lost_at = self.changes
+        if self.lowest_since_credit is None:
+            self.lowest_since_credit = 0
+
+    def _note_declines(self, attempts: list[Any]) -> None:
+        for each in attempts:
+            if each.status == "failed" and each.id not in self.failed:
+                self.failed.add(each.id)
+                if each.failure_code in HARD_DECLINES and self._card_of(each) == self.last_card:
+                    self.dead_card = self.last_card
+
+    def _card_of(self, attempt: Any) -> str:
+        method = self.world.sandbox._store.peek(attempt.payment_method_id)
+        assert method is not None
+        return str(method["card"]["fingerprint"])
+
+    def _check_one_open(self, attempts: list[Any]) -> None:
+        assert sum(each.status == "open" for each in attempts) <= 1
+
+    def _check_ended_at_stripe(self, attempts: list[Any], intents: dict[str, list[Json]]) -> None:
+        """What has ended here has ended there, for good: or its part of the month would have been free too early."""
+        assert intents.keys() <= self.made.keys()
+        for each in attempts:
+            there = intents.get(each.id, [])
+            assert len(there) <= 1, f"charged twice: {each}"
+            statuses = {intent["status"] for intent in there}
+            if each.status == "succeeded":
+                assert statuses == {"succeeded"}, (each, statuses)
+            elif each.status != "open":
+                assert statuses <= {"canceled"}, (each, statuses)
+
+    def _check_cap(self, attempts: list[Any], intents: dict[str, list[Json]]) -> None:
+        """What a month's reloads took, and what is still out, never was more than the limit when the last of them was made."""
+        committed: dict[tuple[int, int], int] = defaultdict(int)
+        for each in sorted(attempts, key=lambda row: self.made[row.id].number):
+            taken = any(intent["status"] == "succeeded" for intent in intents.get(each.id, []))
+            if taken or each.status == "open":
+                month = _month(each.created_at)
+                committed[month] += each.amount_cents
+                limit = self.made[each.id].limit
+                assert limit is None or committed[month] <= limit, f"above the limit of {limit}: {each}"
+
+    def _check_pauses(self, fresh: list[Any], lost_before: int | None, dead_before: str | None) -> None:
+        if fresh and lost_before is not None and lost_before == self.lost_at:
+            raise AssertionError(f"charged though the money went back: {fresh}")
+        if fresh and dead_before is not None and dead_before == self.dead_card:
+            raise AssertionError(f"charged though the card is dead: {fresh}")
+
+    def _check_tries(self, attempts: list[Any], intents: dict[str, list[Json]]) -> None:
+        """A card that fails is tried three times, until something changes."""
+        tries: dict[int, int] = defaultdict(int)
+        for each in attempts:
+            if any(intent["last_payment_error"] for intent in intents.get(each.id, [])):
+                tries[self.made[each.id].since_change] += 1
+        assert all(number <= MOST_TRIES for number in tries.values()), tries
+
+    def _check_wanted(
+        self, account: Any, attempts: list[Any], intents: dict[str, list[Json]], *, by_hand: bool
+    ) -> None:
+        """What is sent at last is still wanted then: nobody has disabled it, or lowered the limit, or taken his money back.
+
+        A worker that was held just before it sent may not have known.
+        """
+        for each in attempts:
+            if each.id in intents and each.id not in self.sent_intents:
+                self.sent_intents.add(each.id)
+                if by_hand:
+                    continue
+                assert account.auto_reload_enabled, f"charged though disabled: {each}"
+                limit = account.auto_reload_monthly_limit_cents
+                month = [
+                    other.amount_cents
+                    for other in attempts
+                    if _month(other.created_at) == _month(each.created_at)
+                    and self.made[other.id].number <= self.made[each.id].number
+                    and (other.status in {"open", "succeeded"})
+                ]
+                declined = not any(intent["status"] == "succeeded" for intent in intents[each.id])
+                assert declined or limit is None or sum(month) <= limit, f"charged above {limit}: {each}"
+
+    def due_now(self) -> bool:
+        """Whether the org should be charged now, as far as balance, settings, card and month tell: pauses aside."""
+        account = self.world.glance(_ACCOUNT)[0]
+        attempts = self.world.glance(_ATTEMPTS)
+        now = max([self.world.clock.at, *(each.created_at for each in attempts)])
+        committed = sum(
+            each.amount_cents
+            for each in attempts
+            if each.status in {"open", "succeeded"} and _month(each.created_at) == _month(now)
+        )
+        limit = account.auto_reload_monthly_limit_cents
+        return bool(
+            account.auto_reload_enabled
+            and account.card is not None
+            and account.balance_cents < max(account.auto_reload_minimum_cents, 1)
+            and (limit is None or committed + account.auto_reload_amount_cents <= limit)
+        )
+
+    def paused_for_a_reason(self) -> bool:
+        """Whether anything has happened since the last change for which reloads may rest."""
+        return (
+            self.dead_card is not None
+            or self.lost_at is not None
+            or any(
+                self.made[each.id].since_change == self.changes
+                for each in self.world.glance(_ATTEMPTS)
+                if each.status == "failed"
+            )
+        )
+
+
+def _month(at: datetime) -> tuple[int, int]:
+    return at.year, at.month
