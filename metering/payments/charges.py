@@ -8,6 +8,7 @@ import structlog
 
 from db.attempts import Attempt
 from db.engine import transaction
+from db.settlement import NOT_BOOKED
 from db.work import Step, begin_work, put_off
 from metering.payments.metrics import count_ended
 from metering.payments.payments import Payments
@@ -75,6 +76,8 @@ def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
             return Worked(_put_off(payments, attempt))
         settled = settle_and_follow(payments, finding, of=of)
         now_known = settled.attempt or attempt
+        if settled.outcome in NOT_BOOKED:  # looking again soon would only tell it again
+            now_known = _put_off(payments, attempt) or attempt
         intent = finding.intent if isinstance(finding, IntentSeen) else None
         if intent is not None:
             now_known, intent = cancel_if_stuck(payments, now_known, intent)

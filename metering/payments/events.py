@@ -103,7 +103,10 @@ def _look(payments: Payments, event: Event) -> str:
         return _note(payments, event, UNKNOWN_OBJECT)
     try:
         return look_at_intent(payments, intent_id, event=event.ref).outcome.value
-    except StripeRefused:  # it isn't there: an event of another account's, or of data that was deleted
+    except StripeRefused as refused:
+        if refused.code != "resource_missing":  # then nothing is known of it, and it has to come again
+            raise
+        # An event of another account's, or of data that was deleted.
         return _note(payments, event, UNKNOWN_OBJECT)
 
 

@@ -15,7 +15,7 @@ from db.stripe_events import EventRef
 from metering.payments.metrics import count_reloads, count_settled
 from metering.payments.payments import Payments
 from metering.rules.gates import Balance
-from metering.rules.payments import Finding
+from metering.rules.payments import Finding, IntentSeen
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.reload_signals import say_pending
 
@@ -59,7 +59,7 @@ def settle_and_follow(
         log.error(
             "Stripe told of something that was not booked",
             reason=settled.outcome.value,
-            attempt=None if settled.attempt is None else str(settled.attempt.id),
+            intent=finding.intent.id if isinstance(finding, IntentSeen) else None,
             stripe_event=None if event is None else event.id,
         )
     follow(payments, settled.reloads, settled.change)

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import text
 
+from db.engine import transaction
 from metering.payments.errors import ProviderUnavailableError
 from metering.payments.outcomes import TopUpMade
 from metering.payments.top_ups import ToppedUp, mark_answered, mark_unanswered
@@ -249,3 +251,29 @@ def test_a_crash_anywhere_costs_the_client_a_repeat_and_nothing_else(world: Worl
         world.mend_gates()
         require_one(world, world.top_up(org_id=org_id, key=key), org_id=org_id)
     assert world.charged() == len(CASES)
+
+
+def test_a_charge_that_cannot_be_booked_is_not_told_as_a_success_and_looked_at_less_and_less(
+    world: World,
+) -> None:
+    """Somebody has given the org another customer: the money is at Stripe, and whose it is, a human has to say."""
+    world.save_card()
+    customer = world.account().stripe_customer_id
+    with crashing_at(CrashPoint.CHARGE_AFTER_SEND):
+        world.top_up()
+    give_customer(world, "cus_of_somebody_else")
+    for _ in range(60):
+        world.clock.move(minutes=1)
+        world.work_on_due()
+    assert 3 < len(world.sandbox.requests("payment_intents.list")) < 12
+    assert world.balance() == 0
+
+    give_customer(world, customer)
+    world.clock.move(hours=1)
+    world.work_on_due()
+    require_one(world, world.top_up())
+
+
+def give_customer(world: World, customer_id: str | None) -> None:
+    with transaction(world.engine) as connection:
+        connection.execute(text("UPDATE accounts SET stripe_customer_id = :id"), {"id": customer_id})

@@ -1,6 +1,7 @@
 """What webhooks lead to: each takes effect once, in any order, and what isn't ours takes none."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -8,6 +9,7 @@ from metering.payments.errors import ProviderUnavailableError
 from metering.payments.events import HANDLED
 from metering.payments.metrics import NOT_BOOKED_TOTAL, STRIPE_EVENTS
 from metering.payments.outcomes import TopUpMade
+from metering.payments.stripe_api import StripeApi, StripeRefused
 from metering.payments.top_ups import ToppedUp
 from metering.rules.payments import AttemptStatus
 from metering.runtime.crashpoints import CrashPoint
@@ -222,3 +224,17 @@ def test_a_nudge_that_cannot_be_followed_now_has_to_come_again(world: World) -> 
     assert world.deliver(nudge) == ["changed"]
     assert world.balance() == world.held_cents() == 0
     world.assert_sound()
+
+
+def test_a_nudge_that_stripe_refuses_to_answer_is_not_taken_for_one_about_nothing(world: World) -> None:
+    event = met_challenge(world)
+    world.deliver(event)
+    world.sandbox.refund(event["data"]["object"]["id"])
+    (nudge,) = world.events("charge.refunded")
+    refusal = StripeRefused("parameter_unknown", "Received unknown parameter: limit")
+    with patch.object(StripeApi, "refunds_of", side_effect=refusal), pytest.raises(ProviderUnavailableError):
+        world.deliver(nudge)
+    assert nudge["id"] not in kept(world)
+
+    assert world.deliver(nudge) == ["changed"]
+    assert world.balance() == world.held_cents() == 0
