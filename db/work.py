@@ -114,7 +114,8 @@ def _top_up_step(attempt: Attempt, now: datetime, *, for_client: bool) -> Step:
     if attempt.payment_intent_id is not None:
         over = now - attempt.created_at >= TOP_UP_WINDOW
         return Step.CANCEL if over else Step.RETRIEVE
-    return Step.SEND if for_client and may_send(attempt.first_sent_at, now) else Step.FIND
+    sendable = may_send(attempt.first_sent_at or attempt.created_at, now)
+    return Step.SEND if for_client and sendable else Step.FIND
 
 
 def _reload_step(
@@ -122,10 +123,11 @@ def _reload_step(
 ) -> Step:
     if attempt.payment_intent_id is not None:
         return Step.RETRIEVE
+    # One that was never sent, and is as old as that, may have been sent all the same: before this database was restored.
+    if not may_send(attempt.first_sent_at or attempt.created_at, now):
+        return Step.FIND
     if attempt.first_sent_at is None:
         return Step.SEND
-    if not may_send(attempt.first_sent_at, now):
-        return Step.FIND
     # A charge that may not have been made is not made after a no: reloads disabled, a lower limit, money that went back. If it
     # was made, it is found. That the balance has risen is no such no: the answer is wanted soon, and a repeat brings it.
     empty = replace(account, balance_cents=0)

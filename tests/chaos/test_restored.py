@@ -1,0 +1,43 @@
+"""What a database that was restored to an earlier time must not do: found by chaos, each kept here as a test of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from metering.rules.payments import AttemptStatus
+from tests.conftest import Database
+from tests.payments.world import World, make_world
+from tests.workers.reloading import ready_to_reload
+
+
+@pytest.fixture
+def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
+    with make_world(database.engine, redis_client) as made:
+        yield made
+
+
+def test_an_attempt_that_seems_unsent_is_looked_for_where_stripe_has_forgotten_its_key(world: World) -> None:
+    """The backup had it unsent; then it was sent, and charged; the restored database would send it again, a week later."""
+    ready_to_reload(world)
+    world.adjust(-1)
+    (attempt,) = world.attempts()
+    world.payments.stripe.charge(attempt)  # what the database has forgotten
+    world.clock.move(days=6)
+    world.work()
+    assert world.charged() == 1
+    assert [each.status for each in world.attempts()] == [AttemptStatus.SUCCEEDED]
+    assert world.balance() == 999 + 5_000
+    world.assert_sound()
+
+
+def test_an_attempt_that_was_really_never_sent_makes_room_for_a_new_one(world: World) -> None:
+    ready_to_reload(world)
+    world.adjust(-1)
+    world.clock.move(days=6)
+    world.work()
+    world.sweep()
+    assert world.charged() == 1
+    assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED, AttemptStatus.SUCCEEDED]
+    assert world.balance() == 999 + 5_000
+    world.assert_sound()
