@@ -352,6 +352,7 @@ class ReloadMachine(RuleBasedStateMachine):
         world = self.world
         self.ending = True
         world.sandbox.clear_faults()
+        self._raise_balance()
         self._drain()
         self._drain_pauses()
         self._assert_not_stranded()

@@ -18,7 +18,7 @@ from tests.payments.reload_world import Site
 
 STEPS_EACH = 40
 EXAMPLES = 12
-LONG_EXAMPLES = 20
+LONG_EXAMPLES = 10
 LONG_STEPS_EACH = 100
 LONG_STEPS = int(os.environ.get("METERING_RELOAD_STEPS", "5000"))
 LONG_SEED = int(os.environ.get("METERING_RELOAD_SEED", "1"))
