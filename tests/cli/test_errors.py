@@ -8,11 +8,14 @@ import pytest
 from metering.cli.connections import address
 from tests.cli.conftest import Cli
 from tests.conftest import Database
+from tests.stripe_away import NO_STRIPE
 
 SECRET = "s3cr3t"  # noqa: S105 - none that opens anything
 AWAY = {
     "METERING_DATABASE_URL": f"postgresql://app:{SECRET}@127.0.0.1:1/metering",
     "METERING_REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1/0",
+    "METERING_HTTP_PORT": "0",
+    **NO_STRIPE,
 }
 COMMANDS = [
     ["migrate"],
@@ -81,7 +84,8 @@ def test_bad_settings_are_named_before_anything_is_done(settings: dict[str, str]
 
 def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
-    said = Cli({"METERING_DATA_DIR": str(tmp_path / "file" / "data")}).fail("up")
+    settings = {"METERING_DATA_DIR": str(tmp_path / "file" / "data"), "METERING_HTTP_PORT": "0"}
+    said = Cli(settings).fail("up")
     assert said.startswith(f"METERING_DATA_DIR: {tmp_path}/file/data can't be used (Not a directory)")
 
 
