@@ -117,7 +117,9 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     try:
         intent = payments.stripe.charge(attempt)
     except StripeRefused as refused:
-        return ChargeRefused(refused.code, refused.message)
+        # Of a repeat: this time nothing was made, but the first time it may have been.
+        found = _look_for(payments, attempt) if attempt.first_sent_at != attempt.last_sent_at else None
+        return ChargeRefused(refused.code, refused.message) if found is None else IntentSeen(found)
     except StripeUnknown:
         # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever.
         found = _look_for(payments, attempt)

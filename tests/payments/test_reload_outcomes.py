@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from metering.payments.charges import work_on
+from metering.payments.stripe_api import StripeRefused
 from metering.rules.looking import ABSENT_AFTER, SEND_WINDOW
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.faults import RequestFault
@@ -140,6 +141,32 @@ def test_any_other_4xx_fails_the_attempt_and_pauses_until_a_change(reloading: Re
     reloading.work()
 
     assert reloading.statuses() == ["failed", "succeeded"]
+    reloading.assert_sound()
+
+
+@pytest.mark.parametrize("charged", [True, False])
+def test_a_repeat_that_is_refused_is_believed_only_if_the_first_sending_made_nothing(
+    reloading: ReloadWorld, charged: bool
+) -> None:
+    """As where a key's answer is lost at Stripe, and the card was detached meanwhile."""
+    due(reloading)
+    fault = RequestFault.DROP_AFTER if charged else RequestFault.DROP_BEFORE
+    reloading.sandbox.set_fault(fault, operation=CREATE, count=1 if charged else 2)
+    reloading.sandbox.set_fault(RequestFault.ERROR_BEFORE, operation="payment_intents.*", count=5)
+    reloading.work()
+    reloading.sandbox.clear_faults()
+    assert reloading.statuses() == ["open"]
+    with pytest.MonkeyPatch.context() as patched:
+
+        def refuse(attempt: object) -> None:
+            raise StripeRefused("resource_missing", "No such PaymentMethod")
+
+        patched.setattr(reloading.watched, "charge", refuse, raising=False)
+        reloading.clock.move(seconds=61)
+        reloading.work_on_due()
+
+    assert reloading.taken() == charged
+    assert reloading.statuses() == (["succeeded"] if charged else ["failed"])
     reloading.assert_sound()
 
 
