@@ -1,11 +1,13 @@
 """The audit: every invariant, looked at in one snapshot of the database (CONTRACT.md section 7)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
+from db.engine import transaction
 from db.invariants import INVARIANTS, Invariant
 from metering.runtime.clock import Clock, system_clock
 
@@ -50,7 +52,7 @@ _NOW: Final = text("SELECT set_config('metering.now', :now, true)")
 # MATERIALIZED keeps order and limit out of the search: expecting many violations where there are none, the planner would walk
 # the whole table by an index, row by row, only to have the first ones early.
 _FIRST: Final = """
-    WITH violation (org_id, transaction_id, detail) AS MATERIALIZED ({sql})
+    WITH {shadows} violation (org_id, transaction_id, detail) AS MATERIALIZED ({sql})
     SELECT org_id, detail FROM violation ORDER BY org_id, transaction_id NULLS FIRST, detail LIMIT :limit
 """
 
@@ -64,14 +66,13 @@ def run_audit(engine: Engine, *, clock: Clock = system_clock, limit_per_invarian
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
-        connection.execute(_WORK_MEM)
         taken_at = clock()
-        connection.execute(_NOW, {"now": taken_at.isoformat()})
+        prepare_to_look(connection, taken_at)
         counts = _count(connection)
         violations: list[Violation] = []
         truncated = False
         for invariant in INVARIANTS.values():
-            found = _find_violations(connection, invariant, limit_per_invariant + 1)
+            found = find_violations(connection, invariant, limit=limit_per_invariant + 1)
             truncated = truncated or len(found) > limit_per_invariant
             violations += found[:limit_per_invariant]
     return AuditReport(taken_at, counts, violations, truncated)
@@ -82,6 +83,36 @@ def _count(connection: Connection) -> dict[str, int]:
     return {name: int(value) for name, value in zip(names, connection.execute(_COUNTS).one(), strict=True)}
 
 
-def _find_violations(connection: Connection, invariant: Invariant, limit: int) -> list[Violation]:
-    rows = connection.execute(text(_FIRST.format(sql=invariant.sql)), {"limit": limit})
+def prepare_to_look(connection: Connection, now: datetime) -> None:
+    """Set what invariants need, for the rest of the transaction: room to sort, and the time."""
+    connection.execute(_WORK_MEM)
+    connection.execute(_NOW, {"now": now.isoformat()})
+
+
+def find_violations(
+    connection: Connection, invariant: Invariant, *, limit: int, shadows: str = "", **parameters: object
+) -> list[Violation]:
+    """The first violations of an invariant, in the order of orgs and transactions.
+
+    `shadows` are common table expressions, each with a comma behind it, that take the place of tables; `parameters` are theirs.
+    """
+    statement = text(_FIRST.format(shadows=shadows, sql=invariant.sql))
+    rows = connection.execute(statement, {"limit": limit, **parameters})
     return [Violation(invariant.name, org_id, detail) for org_id, detail in rows]
+
+
+def find_violations_apart(
+    engine: Engine, *, clock: Clock, stop: Callable[[], bool], limit_per_invariant: int
+) -> list[Violation] | None:
+    """Look at everything as `run_audit` does, but for each invariant in a snapshot of its own; None if told to stop.
+
+    A snapshot keeps Postgres from clearing away old versions of busy rows for as long as it lasts, so none should last long.
+    """
+    violations: list[Violation] = []
+    for invariant in INVARIANTS.values():
+        if stop():
+            return None
+        with transaction(engine) as connection:
+            prepare_to_look(connection, clock())
+            violations += find_violations(connection, invariant, limit=limit_per_invariant)
+    return violations

@@ -8,12 +8,13 @@ import redis
 import structlog
 
 from metering.payments.payments import Payments
+from workers.audit_job import audit_rounds
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker
 from workers.payments_sweep import ATTEMPT_THREADS, payment_rounds
 from workers.sweep import Sweep
 
-POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 6
+POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
 """Connections to Postgres, to be set on the engine that jobs are given. Most of an attempt's time is Stripe's, and holds none."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -41,7 +42,8 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
             stop.set()
 
     sweep = Sweep(payments.engine, payments.gates, clock=payments.clock)
-    runs = {"gates": sweep.run} | {each.name: each.run for each in payment_rounds(payments)}
+    rounds = [*payment_rounds(payments), *audit_rounds(payments.engine, payments.clock)]
+    runs = {"gates": sweep.run} | {each.name: each.run for each in rounds}
     sweeping = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
     for thread in sweeping:
         thread.start()

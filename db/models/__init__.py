@@ -2,6 +2,7 @@
 
 from db.models.account import Account
 from db.models.api_key import ApiKey
+from db.models.audit import AuditedAccount, AuditFinding, AuditPass, AuditSuspect
 from db.models.base import Base
 from db.models.idempotency_key import IdempotencyKey
 from db.models.payment_attempt import PaymentAttempt
@@ -16,6 +17,10 @@ from db.models.transaction import Kind, Transaction
 __all__ = [
     "Account",
     "ApiKey",
+    "AuditFinding",
+    "AuditPass",
+    "AuditSuspect",
+    "AuditedAccount",
     "Base",
     "IdempotencyKey",
     "Kind",
