@@ -65,7 +65,7 @@ _ONE_OPEN_RELOAD: Final = Invariant(
 
 # Those that ended unsent could take nothing. Of two made in the same millisecond the later one is that which saw more held.
 # Earlier ones that ended without success before this one was made held nothing any more. Recovered ones were not made by the
-# rule here: the rule that made them saw rows which this database has lost.
+# rule here: the rule that made them saw rows which this database has lost. Nor did it see them before they were recovered.
 _MONTH_WITHIN_LIMIT: Final = Invariant(
     "month_within_limit",
     "An auto-reload, with all that its UTC month's earlier ones held, fits into the limit that was in force when it was made.",
@@ -77,6 +77,7 @@ _MONTH_WITHIN_LIMIT: Final = Invariant(
         AND earlier.id <> attempt.id
         AND earlier.created_at >= date_trunc('month', attempt.created_at, 'UTC') AND earlier.created_at <= attempt.created_at
         AND (earlier.status IN ('open', 'succeeded') OR earlier.finished_at > attempt.created_at)
+        AND (NOT earlier.recovered OR earlier.finished_at <= attempt.created_at)
         AND (earlier.created_at, earlier.month_committed_cents, earlier.id)
             < (attempt.created_at, attempt.month_committed_cents, attempt.id)
     WHERE attempt.kind = 'auto_reload' AND attempt.monthly_limit_cents IS NOT NULL AND NOT attempt.recovered

@@ -107,7 +107,7 @@ def _show_money(verdict: Verdict) -> None:
             ("credited twice", verdict.credited_twice),
             ("lost: charged, and not credited", verdict.credits_lost),
             ("credited, and not charged", verdict.credits_without_charge),
-            ("top-ups under way at a restore, charged again", verdict.charged_again_after_restore),
+            ("repeated past a restore, or without a key past 24 h: charged again", verdict.charged_again),
         ],
     )
 

@@ -1,6 +1,8 @@
 """What a database that was restored to an earlier time must not do: found by chaos, each kept here as a test of its own."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 import redis
@@ -40,4 +42,31 @@ def test_an_attempt_that_was_really_never_sent_makes_room_for_a_new_one(world: W
     assert world.charged() == 1
     assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED, AttemptStatus.SUCCEEDED]
     assert world.balance() == 999 + 5_000
+    world.assert_sound()
+
+
+def test_a_limit_that_a_lost_reload_had_used_up_is_kept_again_as_soon_as_it_is_found(world: World) -> None:
+    """Until then nobody here can know of it: the audit doesn't put that down to the rule."""
+    ready_to_reload(world)
+    world.settings(monthly_limit_cents=5_000)
+    world.adjust(-1)
+    (attempt,) = world.attempts()
+    world.settings(enabled=False)
+    world.work()
+    world.payments.stripe.charge(replace(attempt, id=uuid4()))  # of a time that the database has forgotten
+    world.clock.move(seconds=1)
+    world.settings(enabled=True)
+    world.work()
+    assert world.charged() == 2
+    assert world.balance() == 999 + 5_000
+    world.clock.move(seconds=40)
+    world.read_events()
+    assert world.balance() == 999 + 10_000
+    world.assert_sound()
+    world.settings(monthly_limit_cents=14_999)
+    world.adjust(-10_000)
+    assert world.nudged == []
+    world.settings(monthly_limit_cents=15_000)
+    world.work()
+    assert world.charged() == 3
     world.assert_sound()

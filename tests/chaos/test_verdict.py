@@ -32,8 +32,8 @@ class Scene:
     ) -> Push:
         return Push(0.0, payload, 1, call_id, "bolt", minutes * 60_000_000, reason=reason)
 
-    def wants(self, amount_cents: int, told: Told, *, straddles: bool = False) -> None:
-        self.wanted.add(TopUp(1, amount_cents, told, straddles_restore=straddles))
+    def wants(self, amount_cents: int, told: Told, *, forgotten: bool = False) -> None:
+        self.wanted.add(TopUp(1, amount_cents, told, forgotten=forgotten))
 
     def judged(self) -> Verdict:
         self.world.mend_gates()
@@ -101,14 +101,14 @@ def test_records_that_the_ledger_doesnt_bear_out_are_found_each_for_what_it_is(s
     pushed.add(scene.call(4, reason=Reason.MALFORMED_JSON, payload=b"y"), 0.0)
     pushed.add(scene.call(2, reason=Reason.CONFLICTING_DUPLICATE, payload=b"z"), 0.0)
     scene.wants(900, Told.SUCCEEDED)  # and took nothing
-    for told, straddles, amount_cents in (
+    for told, forgotten, amount_cents in (
         (Told.SUCCEEDED, False, 850),
         (Told.NOTHING, False, 851),
         (Told.SUCCEEDED, True, 852),
     ):
         for _ in range(2):
             world.top_up(amount_cents)
-        scene.wants(amount_cents, told, straddles=straddles)
+        scene.wants(amount_cents, told, forgotten=forgotten)
     world.top_up(860)  # nobody wanted it
     world.top_up(870)
     scene.wants(870, Told.DECLINED)
@@ -116,7 +116,7 @@ def test_records_that_the_ledger_doesnt_bear_out_are_found_each_for_what_it_is(s
     assert (verdict.lost, verdict.billed_once, verdict.billed_wrong) == (1, 0, 2)
     assert verdict.rejections_lost == 2
     assert (verdict.not_charged, verdict.charged_though_declined) == (1, 1)
-    assert (verdict.charged_twice, verdict.charged_again_after_restore) == (3, 1)
+    assert (verdict.charged_twice, verdict.charged_again) == (3, 1)
     assert verdict.balances_wrong == 1
     named = " ".join(verdict.problems)
     for part in (

@@ -16,6 +16,8 @@ class Calendar:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._write(timedelta())
+        self.jumps = 0
+        """How often it was set forward."""
         self.clock: Clock = shifted_clock(path)
 
     def jump(self) -> datetime:
@@ -36,6 +38,7 @@ class Calendar:
         return self._set(self.clock() + by)
 
     def _set(self, to: datetime) -> datetime:
+        self.jumps += 1
         self._write(max(to - datetime.now(UTC), self.clock() - datetime.now(UTC)))
         return self.clock()
 

@@ -65,6 +65,8 @@ class Surroundings:
     """The sandbox, for what they do in their browsers."""
     restores: Callable[[], int]
     """How often the database was restored so far."""
+    jumps: Callable[[], int]
+    """How often the clock was set forward by days."""
     wanted: Wanted
 
 
@@ -127,7 +129,7 @@ class Customer(threading.Thread):
         with_key = self._habit is Habit.TOPS_UP_WITH_KEY or (
             self._habit is not Habit.TOPS_UP_WITHOUT_KEY and self._random.random() < 0.5  # noqa: PLR2004
         )
-        restores = self._around.restores()
+        before = self._upheavals(with_key)
         answer = self._api.ask_until_answered(
             "POST",
             f"{BILLING}/top-up",
@@ -135,9 +137,13 @@ class Customer(threading.Thread):
             key=f"top-up-{self._top_ups}" if with_key else None,
             limit_s=PATIENCE_S,
         )
-        top_up.straddles_restore = restores != self._around.restores()
+        top_up.forgotten = before != self._upheavals(with_key)
         if answer is not None:
             self._take_note(top_up, answer)
+
+    def _upheavals(self, with_key: bool) -> int:
+        """How much has happened that lets a repeat be taken for another top-up."""
+        return self._around.restores() + (0 if with_key else self._around.jumps())
 
     def _take_note(self, top_up: TopUp, answer: Answer) -> None:
         body = answer.body

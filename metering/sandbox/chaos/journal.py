@@ -93,8 +93,9 @@ class TopUp:
     amount_cents: int
     told: Told = Told.NOTHING
     intent_id: str | None = None
-    straddles_restore: bool = False
-    """The database forgot meanwhile that it was asked for: a repeat could only be taken for another one."""
+    forgotten: bool = False
+    """While it was asked for the database was restored, or the clock jumped by days and there was no key, without which the
+    promise is for 24 hours: a repeat could only be taken for another one."""
 
 
 class Wanted:

@@ -175,7 +175,9 @@ def _producers(plan: Plan, world: World, began_at: datetime) -> Iterator[list[Pr
 
 def _customers(plan: Plan, world: World, wanted: Wanted) -> list[Customer]:
     port = world.links.port(world.customers_link)
-    around = Surroundings(world.stripe_url, lambda: world.stores.restores, wanted)
+    around = Surroundings(
+        world.stripe_url, lambda: world.stores.restores, lambda: world.calendar.jumps, wanted
+    )
     return [
         Customer(org_id, habit, CustomerApi(port, world.api_keys[org_id]), around, plan.seed)
         for org_id, habit in zip(sorted(world.api_keys), itertools.cycle(Habit), strict=False)

@@ -73,8 +73,8 @@ class Verdict:
     credits: int = 0
     charged_twice: int = 0
     """Top-ups that were wanted once, and attempts, for which Stripe took money twice."""
-    charged_again_after_restore: int = 0
-    """Top-ups under way when the database was restored: it forgot them, and their repeat was another charge, credited too."""
+    charged_again: int = 0
+    """Top-ups whose repeat had to be taken for another one (`TopUp.forgotten`): both charges are credited."""
     not_charged: int = 0
     """Top-ups that customers were told had succeeded, and Stripe took nothing."""
     charged_though_declined: int = 0
@@ -184,8 +184,8 @@ def _judge_top_ups(verdict: Verdict, intents: Sequence[Intent], wanted: Wanted) 
     for top_up in wanted.top_ups:
         number = taken.pop((top_up.org_id, top_up.amount_cents), 0)
         name = f"Org {top_up.org_id}'s top-up of {top_up.amount_cents} cents"
-        if number > 1 and top_up.straddles_restore:
-            verdict.charged_again_after_restore += number - 1
+        if number > 1 and top_up.forgotten:
+            verdict.charged_again += number - 1
         elif number > 1:
             verdict.charged_twice += 1
             verdict.problems.append(f"{name} was charged {number} times.")
@@ -194,7 +194,7 @@ def _judge_top_ups(verdict: Verdict, intents: Sequence[Intent], wanted: Wanted) 
             verdict.problems.append(
                 f"{name} was told to have succeeded ({top_up.intent_id}), and was not charged."
             )
-        if number and top_up.told is Told.DECLINED and not top_up.straddles_restore:
+        if number and top_up.told is Told.DECLINED and not top_up.forgotten:
             verdict.charged_though_declined += 1
             verdict.problems.append(f"{name} was told to be declined, and was charged.")
     verdict.charged_twice += sum(taken.values())
