@@ -367,13 +367,9 @@ class _Settling:
         news = (attempt.payment_intent_id, attempt.intent_status) != (intent.id, intent.status)
         tries = 0 if news else attempt.tries + 1
         look_at = self._now + next_look(tries)
-        if attempt.kind is AttemptKind.TOP_UP:
-            over_at = attempt.created_at + TOP_UP_WINDOW
-            look_at = self._now + LONGEST_LOOK
-            if (
-                self._now < over_at
-            ):  # after that only a bank that hasn't decided keeps it from being cancelled
-                look_at = min(look_at, over_at)
+        over_at = attempt.created_at + TOP_UP_WINDOW
+        if attempt.kind is AttemptKind.TOP_UP and self._now < over_at:  # then it is cancelled, if that can be
+            look_at = min(self._now + LONGEST_LOOK, over_at)
         change_attempt(
             self._connection,
             attempt,

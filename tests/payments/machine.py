@@ -18,7 +18,7 @@ from metering.payments.errors import ProviderUnavailableError
 from metering.payments.outcomes import TopUpMade, TopUpOutcome
 from metering.payments.settling import settle_and_follow
 from metering.payments.top_ups import mark_answered, mark_unanswered, top_up
-from metering.rules.payments import IntentSeen
+from metering.rules.payments import IntentSeen, IntentStatus
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault
@@ -29,43 +29,55 @@ from tests.payments.world import World
 PATIENCE_HOURS = 20
 """How long a client without a key repeats a request that got no answer: the contract lets it join for 24 hours."""
 
-FAULTS = st.none() | st.tuples(
-    st.sampled_from(
-        [
-            RequestFault.DROP_BEFORE,
-            RequestFault.DROP_AFTER,
-            RequestFault.ERROR_BEFORE,
-            RequestFault.ERROR_AFTER,
-            RequestFault.ERROR_STORED,
-            RequestFault.RATE_LIMITED,
-        ]
-    ),
-    st.sampled_from(["payment_intents.create", "payment_intents.*", "*"]),
-    st.integers(1, 5),
+FAULTS = (
+    st.none()
+    | st.none()
+    | st.tuples(
+        st.sampled_from(
+            [
+                RequestFault.DROP_BEFORE,
+                RequestFault.DROP_AFTER,
+                RequestFault.ERROR_BEFORE,
+                RequestFault.ERROR_AFTER,
+                RequestFault.ERROR_STORED,
+                RequestFault.RATE_LIMITED,
+            ]
+        ),
+        st.sampled_from(["payment_intents.create", "payment_intents.*", "*"]),
+        st.integers(1, 5),
+    )
 )
-TOP_UP_CRASHES = st.none() | st.tuples(
-    st.sampled_from(
-        [
-            CrashPoint.TOP_UP_AFTER_ATTEMPT,
-            CrashPoint.CHARGE_BEFORE_SEND,
-            CrashPoint.CHARGE_AFTER_SEND,
-            CrashPoint.SETTLE_AFTER_WRITE,
-            CrashPoint.SETTLE_AFTER_COMMIT,
-            CrashPoint.TOP_UP_BEFORE_ANSWER,
-        ]
-    ),
-    st.just(1),
+TOP_UP_CRASHES = (
+    st.none()
+    | st.none()
+    | st.tuples(
+        st.sampled_from(
+            [
+                CrashPoint.TOP_UP_AFTER_ATTEMPT,
+                CrashPoint.CHARGE_BEFORE_SEND,
+                CrashPoint.CHARGE_AFTER_SEND,
+                CrashPoint.SETTLE_AFTER_WRITE,
+                CrashPoint.SETTLE_AFTER_COMMIT,
+                CrashPoint.TOP_UP_BEFORE_ANSWER,
+            ]
+        ),
+        st.just(1),
+    )
 )
-OTHER_CRASHES = st.none() | st.tuples(
-    st.sampled_from(
-        [
-            CrashPoint.SETTLE_AFTER_WRITE,
-            CrashPoint.SETTLE_AFTER_COMMIT,
-            CrashPoint.CHARGE_BEFORE_CANCEL,
-            CrashPoint.CHARGE_AFTER_CANCEL,
-        ]
-    ),
-    st.integers(1, 3),
+OTHER_CRASHES = (
+    st.none()
+    | st.none()
+    | st.tuples(
+        st.sampled_from(
+            [
+                CrashPoint.SETTLE_AFTER_WRITE,
+                CrashPoint.SETTLE_AFTER_COMMIT,
+                CrashPoint.CHARGE_BEFORE_CANCEL,
+                CrashPoint.CHARGE_AFTER_CANCEL,
+            ]
+        ),
+        st.integers(1, 3),
+    )
 )
 INDEX = st.integers(0, 10**6)
 """Picks one of however many there are."""
@@ -95,7 +107,10 @@ class PaymentsMachine(RuleBasedStateMachine):
         self.readings: list[IntentSeen] = []
         self.adjusted_cents = 0
         self.keys = itertools.count(1)
-        self.first_event = len(self.world.sandbox._store.ids("event"))
+        store = self.world.sandbox._store
+        self.before = {
+            kind: len(store.ids(kind)) for kind in ("event", "payment_intent", "refund", "dispute")
+        }
 
     @initialize()
     def begin(self) -> None:
@@ -103,6 +118,7 @@ class PaymentsMachine(RuleBasedStateMachine):
         self.card = self.world.save_card(org_id=self.org_id)
         customer = ensure_customer(self.world.payments, self.org_id)
         self.challenged_card = self.world.sandbox.save_card(customer, card="pm_card_threeDSecure2Required")
+        self.wish_plainly(2_000)
 
     # What clients do
 
@@ -129,12 +145,20 @@ class PaymentsMachine(RuleBasedStateMachine):
             self.wishes.append(wanted)
         self._ask(wanted, fault, crash, hangs_up)
 
+    @rule(amount_cents=st.sampled_from([1_000, 2_000]))
+    def wish_plainly(self, amount_cents: int) -> None:
+        """As nearly all clients do."""
+        self.wish(amount_cents, False, False, None, None, False)
+
     @precondition(lambda self: self._waiting())
-    @rule(which=INDEX, fault=FAULTS, crash=TOP_UP_CRASHES)
-    def repeat(self, which: int, fault: Any, crash: Any) -> None:
-        """Ask again for what wasn't answered."""
+    @rule(which=INDEX, hours=st.sampled_from([0, 0, 23.5, 26]), fault=FAULTS, crash=TOP_UP_CRASHES)
+    def repeat(self, which: int, hours: float, fault: Any, crash: Any) -> None:
+        """Ask again for what wasn't answered; with a key perhaps after a day in which nothing of ours ran."""
         waiting = self._waiting()
-        self._ask(waiting[which % len(waiting)], fault, crash, False)
+        wish = waiting[which % len(waiting)]
+        if wish.key:
+            self.world.clock.move(hours=hours)
+        self._ask(wish, fault, crash, False)
 
     @precondition(lambda self: any(each.key and each.told for each in self.wishes))
     @rule(which=INDEX)
@@ -151,11 +175,13 @@ class PaymentsMachine(RuleBasedStateMachine):
 
     # What customers, banks and operators of Stripe do
 
+    @precondition(lambda self: self._intents("requires_action"))
     @rule(which=INDEX, succeeds=st.booleans())
     def authenticate(self, which: int, succeeds: bool) -> None:
         for intent in self._picked(which, self._intents("requires_action")):
             self.world.sandbox.authenticate(intent["id"], succeeds=succeeds)
 
+    @precondition(lambda self: self._intents("processing"))
     @rule(which=INDEX, succeeds=st.booleans())
     def finish_processing(self, which: int, succeeds: bool) -> None:
         for intent in self._picked(which, self._intents("processing")):
@@ -171,16 +197,19 @@ class PaymentsMachine(RuleBasedStateMachine):
         elif mood == "wants authentication":
             self.world.sandbox.fail_card(self.card, decline_code="authentication_required")
 
+    @precondition(lambda self: self._intents("succeeded"))
     @rule(which=INDEX, amount_cents=st.none() | st.integers(1, 400))
     def refund(self, which: int, amount_cents: int | None) -> None:
         for intent in self._picked(which, self._intents("succeeded")):
             self._if_possible(self.world.sandbox.refund, intent["id"], amount_cents=amount_cents)
 
+    @precondition(lambda self: self._of_ours("refund"))
     @rule(which=INDEX)
     def fail_refund(self, which: int) -> None:
         for refund in self._picked(which, self._of_ours("refund")):
             self._if_possible(self.world.sandbox.fail_refund, refund["id"])
 
+    @precondition(lambda self: self._intents("succeeded"))
     @rule(which=INDEX, inquiry=st.booleans(), amount_cents=st.none() | st.just(250))
     def dispute(self, which: int, inquiry: bool, amount_cents: int | None) -> None:
         for intent in self._picked(which, self._intents("succeeded")):
@@ -188,6 +217,7 @@ class PaymentsMachine(RuleBasedStateMachine):
                 self.world.sandbox.open_dispute, intent["id"], amount_cents=amount_cents, inquiry=inquiry
             )
 
+    @precondition(lambda self: self._of_ours("dispute"))
     @rule(which=INDEX, how=st.sampled_from(["escalate_dispute", "win_dispute", "lose_dispute"]))
     def decide_dispute(self, which: int, how: str) -> None:
         for dispute in self._picked(which, self._of_ours("dispute")):
@@ -209,17 +239,27 @@ class PaymentsMachine(RuleBasedStateMachine):
     @rule(which=INDEX)
     def read(self, which: int) -> None:
         """Somebody retrieves a PaymentIntent with what belongs to it, and is then in no hurry."""
-        stripe = self.world.payments.stripe
         for intent in self._picked(which, self._intents()):
-            id_ = intent["id"]
-            succeeded = intent["status"] == "succeeded"
-            self.readings.append(
-                IntentSeen(
-                    stripe.retrieve_intent(id_),
-                    stripe.refunds_of(id_) if succeeded else None,
-                    stripe.disputes_of(id_) if succeeded else None,
-                )
-            )
+            self.readings.append(self._reading(intent))
+
+    @rule(
+        which=INDEX,
+        of_refund=INDEX,
+        deed=st.sampled_from(["refund", "fail_refund", "win_dispute", "authenticate"]),
+    )
+    def overtake(self, which: int, of_refund: int, deed: str) -> None:
+        """One reads, Stripe goes on and another hears of it, and only then the first one settles what he has read."""
+        for intent in self._picked(which, self._intents()):
+            reading = self._reading(intent)
+            mine = {"refund": [intent], "authenticate": [intent]}.get(deed) or [
+                each
+                for each in self._of_ours("refund" if deed == "fail_refund" else "dispute")
+                if each["payment_intent"] == intent["id"]
+            ]
+            for thing in self._picked(of_refund, mine):
+                self._if_possible(getattr(self.world.sandbox, deed), thing["id"])
+            self.world.deliver(*self._events())
+            settle_and_follow(self.world.payments, reading)
 
     @precondition(lambda self: self.readings)
     @rule(which=INDEX, crash=OTHER_CRASHES)
@@ -319,6 +359,14 @@ class PaymentsMachine(RuleBasedStateMachine):
     def _hour(self) -> float:
         return self.world.clock().timestamp() / 3600
 
+    def _reading(self, intent: dict[str, Any]) -> IntentSeen:
+        """What a nudge about the intent would settle."""
+        stripe = self.world.payments.stripe
+        seen = stripe.retrieve_intent(intent["id"])
+        if seen.status != IntentStatus.SUCCEEDED:
+            return IntentSeen(seen)
+        return IntentSeen(seen, stripe.refunds_of(seen.id), stripe.disputes_of(seen.id))
+
     def _intents(self, status: str | None = None) -> list[dict[str, Any]]:
         found = self._of_ours("payment_intent")
         return [each for each in found if status is None or each["status"] == status]
@@ -326,15 +374,11 @@ class PaymentsMachine(RuleBasedStateMachine):
     def _of_ours(self, kind: str) -> list[dict[str, Any]]:
         """The org's objects at Stripe, oldest first."""
         store = self.world.sandbox._store
-        found = [store.peek(id_) or {} for id_ in store.ids(kind)]
-        if kind == "payment_intent":
-            return [each for each in found if each["metadata"].get("org_id") == str(self.org_id)]
-        ours = {each["id"] for each in self._of_ours("payment_intent")}
-        return [each for each in found if each["payment_intent"] in ours]
+        return [store.peek(id_) or {} for id_ in store.ids(kind)[self.before[kind] :]]
 
     def _events(self) -> list[dict[str, Any]]:
         store = self.world.sandbox._store
-        return [shown(store.peek(id_)) for id_ in store.ids("event")[self.first_event :]]
+        return [shown(store.peek(id_)) for id_ in store.ids("event")[self.before["event"] :]]
 
     @staticmethod
     def _picked(which: int, among: list[dict[str, Any]]) -> list[dict[str, Any]]:

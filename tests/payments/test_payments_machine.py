@@ -30,7 +30,7 @@ def walk(world: World, monkeypatch: pytest.MonkeyPatch, *, examples: int, steps:
 def test_whatever_happens_the_balance_is_what_stripe_holds(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk(world, monkeypatch, examples=25, steps=25)
+    walk(world, monkeypatch, examples=20, steps=40)
 
 
 @pytest.mark.long

@@ -230,7 +230,7 @@ def test_a_bank_slower_than_a_day_is_waited_for_without_asking_all_the_time(worl
     world.clock.move(hours=24)
     world.work_on_due()  # Stripe refuses to cancel what is processing
     asked = len(world.sandbox.requests("payment_intents.*"))
-    for _ in range(5):
+    for _ in range(4):
         world.clock.move(seconds=2)
         world.work_on_due()
     assert len(world.sandbox.requests("payment_intents.*")) == asked
