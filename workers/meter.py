@@ -25,10 +25,12 @@ from metering.signals.gates import Gates
 from workers.batch import ParsedEntry, parse_entries, price_entries
 from workers.failures import StoppedError, sentence
 from workers.finisher import CommittedBatch, Finisher
+from workers.read_ahead import ReadAhead, ReadBatch
 from workers.reload_follower import ReloadFollower
 from workers.stream import CallStream, Entry, Pending
 
-BATCH_LIMIT: Final = 500
+BATCH_LIMIT: Final = 2_000
+"""As many as are there are taken, so only a backlog makes batches that large: docs/performance.md says what that brings."""
 BLOCK_MS: Final = 1_000
 """How long to wait for events where there are none; also the longest that a stop waits for an idle meter."""
 ABANDONED_AFTER_MS: Final = 10_000
@@ -100,12 +102,21 @@ class Meter:
             stop=self._stop,
             monotonic=self._monotonic,
         )
+        self._ahead = ReadAhead(
+            self._stream,
+            clock=self._clock,
+            batch_limit=self._batch_limit,
+            block_ms=self._block_ms,
+            monotonic=self._monotonic,
+        )
         try:
             self._run()
+            self._bill_last()
             self._finisher.flush()
         except StoppedError:
             pass
         finally:
+            self._ahead.close()
             self._finisher.close()
         self._leave()
 
@@ -116,6 +127,8 @@ class Meter:
                 # Postgres first: what is read while it is away would only count as one more delivery.
                 self._load_prices()
                 self._stream.join()
+                # What was read ahead comes first, or it would be found again as pending.
+                self._bill_read(self._ahead.settle())
                 self._finisher.flush()  # what is on its way out isn't left behind
                 self._recover(consumer=self._stream.consumer, min_idle_ms=0)
                 self._log.info("meter is ready", price_book_version=self._book.version)
@@ -138,13 +151,27 @@ class Meter:
         now_s = self._monotonic()
         if now_s >= self._prices_due:
             self._load_prices()
-        if now_s >= self._claim_due:
-            self._recover(consumer=None, min_idle_ms=self._abandoned_after_ms)
-            self._stream.delete_idle_consumers(idle_ms=CONSUMER_FORGOTTEN_AFTER_MS)
-            self._claim_due = now_s + CLAIM_EVERY_S
-        entries = self._stream.read_new(limit=self._batch_limit, block_ms=self._block_ms)
-        if entries:
-            self._bill(entries)
+        if now_s < self._claim_due:
+            self._bill_read(self._ahead.take())
+            return
+        # Nothing is read ahead meanwhile: if batches take long, what waits for its turn would look abandoned.
+        self._bill_read(self._ahead.settle())
+        self._recover(consumer=None, min_idle_ms=self._abandoned_after_ms)
+        self._stream.delete_idle_consumers(idle_ms=CONSUMER_FORGOTTEN_AFTER_MS)
+        self._claim_due = now_s + CLAIM_EVERY_S
+
+    def _bill_read(self, batch: ReadBatch) -> None:
+        if batch.parsed:
+            self._bill_parsed(batch.parsed, batch.read_s, recovered=False)
+
+    def _bill_last(self) -> None:
+        """Bill what was read ahead when the meter was told to stop; what Redis still may have said before it went away waits."""
+        try:
+            batch = self._ahead.settle()
+        except redis.RedisError as error:
+            self._log.warning("could not read the last batch", error=sentence(error))
+            return
+        self._bill_read(batch)
 
     def _load_prices(self) -> None:
         with transaction(self._engine) as connection:
@@ -163,7 +190,7 @@ class Meter:
                 raise StoppedError
             calm = [entry.stream_id for entry in page if entry.deliveries < ISOLATE_AFTER_DELIVERIES]
             if calm:
-                self._bill(self._stream.claim(calm, min_idle_ms=min_idle_ms), recovered=True)
+                self._bill_claimed(self._stream.claim(calm, min_idle_ms=min_idle_ms))
             for entry in page:
                 if entry.deliveries >= ISOLATE_AFTER_DELIVERIES:
                     self._bill_alone(entry, min_idle_ms)
@@ -177,20 +204,21 @@ class Meter:
             ]
             self._bill_parsed(given_up, self._monotonic(), recovered=True)
         else:
-            self._bill(entries, recovered=True)
+            self._bill_claimed(entries)
         self._finisher.flush()  # alone to the end
 
-    def _bill(self, entries: Sequence[Entry], *, recovered: bool = False) -> None:
-        """Bill a batch: parse, price and post it, and after the commit have it finished."""
+    def _bill_claimed(self, entries: Sequence[Entry]) -> None:
+        """Bill entries that were delivered before, to whomever."""
         if not entries:
             return
         started_s = self._monotonic()
         reach(CrashPoint.METER_AFTER_READ)
         parsed = parse_entries(entries, self._clock())
         reach(CrashPoint.METER_AFTER_PARSE)
-        self._bill_parsed(parsed, started_s, recovered=recovered)
+        self._bill_parsed(parsed, started_s, recovered=True)
 
     def _bill_parsed(self, parsed: Sequence[ParsedEntry], started_s: float, *, recovered: bool) -> None:
+        """Price a batch and post it, and after the commit have it finished."""
         posted = self._post(parsed, patience=PATIENCE_ROUNDS_RECOVERED if recovered else PATIENCE_ROUNDS)
         if posted.deferred:
             self._log.warning(

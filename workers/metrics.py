@@ -22,7 +22,9 @@ BATCH_SECONDS: Final = Histogram(
     "metering_batch_seconds", "From a batch's arrival in the meter to its ack.", buckets=_SECONDS
 )
 BATCH_EVENTS: Final = Histogram(
-    "metering_batch_events", "Stream entries per batch.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+    "metering_batch_events",
+    "Stream entries per batch.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000),
 )
 EVENT_TO_COMMIT_SECONDS: Final = Histogram(
     "metering_event_to_commit_seconds",

@@ -28,6 +28,8 @@ from workers.stream import GROUP, STREAM, CallStream, backlog
 
 LIMIT_S: Final = 40.0
 POLL_S: Final = 0.02
+PROCESS_BATCH_LIMIT: Final = 500
+"""Of meters that are processes: so that a test's few thousand events make several batches."""
 
 
 def wait_until(true: Callable[[], object], what: str, *, limit_s: float = LIMIT_S) -> None:
@@ -46,7 +48,10 @@ class MeterProcess:
         self.log_path = log_path
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "metering", "meter", "--name", name],
+                [
+                    *(sys.executable, "-P", "-m", "metering", "meter", "--name", name),
+                    *("--batch-limit", str(PROCESS_BATCH_LIMIT)),
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

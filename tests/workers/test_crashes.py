@@ -11,7 +11,6 @@ from tests.workers.calls import assert_billed, make_calls
 from tests.workers.processes import Site, wait_until
 from workers.stream import backlog
 
-
 METER_POINTS = [point for point in CrashPoint if point.startswith(("meter.", "ledger."))]
 
 

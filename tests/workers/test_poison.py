@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection, make_url
 
 import workers.meter
+import workers.read_ahead
 from db.ledger import Posted, PricedCall, post_calls
 from metering.rules.rejections import Reason
 from tests.conftest import Database
@@ -80,7 +81,8 @@ def test_an_event_that_kills_its_meter_takes_no_other_along(
             raise KilledError
         return parse_entries(entries, now)
 
-    monkeypatch.setattr(workers.meter, "parse_entries", parse_or_die)
+    for module in (workers.meter, workers.read_ahead):
+        monkeypatch.setattr(module, "parse_entries", parse_or_die)
     site.push_at_once(events)
     deaths = 0
     while not site.drained():

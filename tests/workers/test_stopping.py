@@ -10,12 +10,12 @@ from sqlalchemy import text
 import workers.meter
 from db.ledger import Posted, StalePriceBookError, post_calls
 from tests.workers.calls import ORG_IDS, assert_billed, make_calls
-from tests.workers.processes import Site, wait_until, waits_for_lock
-from workers.meter import BATCH_LIMIT
+from tests.workers.processes import PROCESS_BATCH_LIMIT, Site, wait_until, waits_for_lock
 
 
-def test_sigterm_with_a_batch_in_hand(site: Site) -> None:
-    events = make_calls(1_000, seed=21)
+def test_sigterm_with_batches_in_hand(site: Site) -> None:
+    """It finishes the one that it bills and the one that it has read ahead, and leaves the rest to others."""
+    events = make_calls(2 * PROCESS_BATCH_LIMIT + 500, seed=21)
     meter = site.start("m")
     wait_until(lambda: meter.said("meter is ready"), "getting ready")
     with site.engine.begin() as connection:
@@ -23,11 +23,10 @@ def test_sigterm_with_a_batch_in_hand(site: Site) -> None:
         connection.execute(lock, {"org_id": ORG_IDS[-1]})
         site.push_at_once(events)
         wait_until(lambda: waits_for_lock(site.engine), "waiting for the org")
-        in_hand = len(site.deliveries())
-        assert in_hand == BATCH_LIMIT
+        wait_until(lambda: site.in_hand() == {"m": 2 * PROCESS_BATCH_LIMIT}, "reading ahead")
         meter.send(signal.SIGTERM)
     assert meter.wait() == 0
-    assert [batch["events"] for batch in meter.said("batch")] == [in_hand]
+    assert [batch["events"] for batch in meter.said("batch")] == [PROCESS_BATCH_LIMIT, PROCESS_BATCH_LIMIT]
     assert site.deliveries() == {}
     assert site.consumers() == set()
     assert not site.drained()

@@ -1,0 +1,122 @@
+"""One batch is read ahead of the one that is billed, and nothing of it is lost or billed as new twice."""
+
+from collections.abc import Iterator, Sequence
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import text
+
+import workers.meter
+from metering.runtime.clock import system_clock
+from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
+from tests.workers.processes import Site, wait_until, waits_for_lock
+from workers.meter import Meter
+from workers.read_ahead import MAX_BATCH_BYTES, ReadAhead
+from workers.stream import GROUP, STREAM, CallStream, Entry
+
+
+@pytest.fixture
+def ahead(redis_client: redis.Redis) -> Iterator[ReadAhead]:
+    stream = CallStream(redis_client, "m")
+    stream.join()
+    made = ReadAhead(stream, clock=system_clock, batch_limit=10, block_ms=5)
+    yield made
+    made.close()
+
+
+def push(client: redis.Redis, count: int, raw: bytes = b"{}") -> None:
+    with client.pipeline() as pipeline:
+        for _ in range(count):
+            pipeline.xadd(STREAM, {"event": raw})
+        pipeline.execute()
+
+
+def in_hand(client: redis.Redis) -> int:
+    pending = client.xpending(STREAM, GROUP)
+    assert isinstance(pending, dict)
+    return int(pending["pending"])
+
+
+def test_one_batch_is_read_ahead_and_no_more(redis_client: redis.Redis, ahead: ReadAhead) -> None:
+    push(redis_client, 45)
+    assert len(ahead.take().parsed) == 10
+    wait_until(lambda: in_hand(redis_client) == 20, "reading ahead")
+    assert len(ahead.settle().parsed) == 10
+    assert ahead.settle().parsed == []
+    assert in_hand(redis_client) == 20, "after settling nothing is read before it is asked for"
+    assert [len(ahead.take().parsed) for _ in range(4)] == [10, 10, 5, 0]
+
+
+def test_what_keeps_it_from_reading_is_raised_and_the_next_call_tries_again(
+    redis_client: redis.Redis, ahead: ReadAhead
+) -> None:
+    push(redis_client, 3)
+    redis_client.xgroup_destroy(STREAM, GROUP)
+    with pytest.raises(redis.ResponseError, match="NOGROUP"):
+        ahead.take()
+    CallStream(redis_client, "m").join()
+    assert len(ahead.take().parsed) == 3
+
+
+def test_batches_of_large_events_are_small(redis_client: redis.Redis) -> None:
+    """A backlog of them must not fill a meter's memory; small ones after them make large batches again."""
+    size_bytes = 16_000
+    push(redis_client, 1_500, b"x" * size_bytes)
+    push(redis_client, 2_000)
+    stream = CallStream(redis_client, "m")
+    stream.join()
+    ahead = ReadAhead(stream, clock=system_clock, batch_limit=1_000, block_ms=5)
+    sizes = []
+    while batch := ahead.take().parsed:
+        sizes.append(len(batch))
+    ahead.close()
+    small = MAX_BATCH_BYTES // size_bytes
+    assert sizes[:5] == [1_000, small, small, small, small]
+    assert max(sizes[-2:]) > 500
+    assert sum(sizes) == 3_500
+
+
+def test_an_error_while_a_batch_is_read_ahead_has_it_billed_not_found_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[str] = []
+    loads = 0
+    claim, load = CallStream.claim, Meter._load_prices
+
+    def note(stream: CallStream, stream_ids: Sequence[str], *, min_idle_ms: int) -> list[Entry]:
+        claimed.extend(stream_ids)
+        return claim(stream, stream_ids, min_idle_ms=min_idle_ms)
+
+    def load_or_fail(meter: Meter) -> None:
+        nonlocal loads
+        loads += 1  # once at the start, and once each turn: the first turn looks for what others left, the second bills
+        if loads == 4:
+            wait_until(lambda: site.in_hand() == {"m": 30}, "the first batch's ack, the second's reading")
+            raise psycopg.OperationalError("away for a moment")
+        load(meter)
+
+    monkeypatch.setattr(CallStream, "claim", note)
+    monkeypatch.setattr(Meter, "_load_prices", load_or_fail)
+    monkeypatch.setattr(workers.meter, "PRICES_EVERY_S", 0.0)
+    events = make_calls(60, seed=92)
+    site.push_at_once(events)
+    site.drain("m", batch_limit=30)
+    assert loads > 4
+    assert claimed == []
+    assert_billed(site.engine, site.client, events)
+
+
+def test_a_group_that_goes_while_a_batch_is_read_ahead_costs_no_call(site: Site) -> None:
+    events = make_calls(60, seed=91, broken=False, conflicts=False)
+    with site.meters("m", batch_limit=30):
+        with site.engine.begin() as connection:
+            lock = text("SELECT FROM accounts WHERE org_id = ANY(:org_ids) FOR NO KEY UPDATE")
+            connection.execute(lock, {"org_ids": list(ORG_IDS)})
+            site.push_at_once(events)
+            wait_until(lambda: waits_for_lock(site.engine), "waiting for the orgs")
+            wait_until(lambda: sum(site.in_hand().values()) == 60, "reading ahead")
+            site.client.xgroup_destroy(STREAM, GROUP)
+        site.push([encode(call_id=1_000_000)])
+        site.wait_until_drained()
+    assert_billed(site.engine, site.client, [*events, encode(call_id=1_000_000)])
