@@ -48,6 +48,7 @@ def making_bed(data_dir: Path) -> Iterator[Bed]:
         if name.startswith(("METERING_", "STRIPE_")):
             del os.environ[name]
     os.environ["METERING_DATA_DIR"] = str(data_dir)
+    os.environ["METERING_HTTP_PORT"] = "0"
     try:
         with running(data_dir) as servers, connect_redis(servers.redis_url) as client:
             owner = make_engine(servers.owner_database_url, application_name="metering bench")

@@ -1,14 +1,14 @@
 """When each event was committed, by the meters' own logs."""
 
-import json
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from metering.sandbox.measuring.rate import MeasuringError
+from metering.sandbox.measuring.roles import logged
 
 LOOK_EVERY_S: Final = 0.05
 LIMIT_S: Final = 30.0
@@ -23,7 +23,7 @@ def commit_times(log_paths: Sequence[Path], stream_ids: Sequence[str]) -> list[f
     give_up_s = time.monotonic() + LIMIT_S
     wanted = [_key(stream_id) for stream_id in stream_ids]
     while True:
-        batches = sorted(batch for path in log_paths for batch in _batches(path.read_bytes().splitlines()))
+        batches = sorted(_batch(line) for path in log_paths for line in logged(path, "batch"))
         lasts = [last for last, _, _ in batches]
         found = [bisect_left(lasts, key) for key in wanted]
         if all(at < len(batches) and batches[at][1] <= key for at, key in zip(found, wanted, strict=True)):
@@ -33,17 +33,11 @@ def commit_times(log_paths: Sequence[Path], stream_ids: Sequence[str]) -> list[f
         time.sleep(LOOK_EVERY_S)
 
 
-def _batches(lines: Iterable[bytes]) -> Iterable[tuple[tuple[int, int], tuple[int, int], float]]:
-    """Last and first entry of each batch, and when it was committed. A meter reads entries in their order, without gaps."""
-    for line in lines:
-        try:
-            told = json.loads(line)
-        except ValueError:  # the last one, half written
-            continue
-        if told.get("event") == "batch":
-            finished_at = datetime.fromisoformat(told["timestamp"]).timestamp()
-            since_commit_s = (told["took_ms"] - told["to_commit_ms"]) / 1_000
-            yield _key(told["last_stream_id"]), _key(told["first_stream_id"]), finished_at - since_commit_s
+def _batch(told: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int], float]:
+    """Last and first entry of a batch, and when it was committed. A meter reads entries in their order, without gaps."""
+    finished_at = datetime.fromisoformat(told["timestamp"]).timestamp()
+    since_commit_s = (told["took_ms"] - told["to_commit_ms"]) / 1_000
+    return _key(told["last_stream_id"]), _key(told["first_stream_id"]), finished_at - since_commit_s
 
 
 def _key(stream_id: str) -> tuple[int, int]:

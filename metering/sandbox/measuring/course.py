@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from metering.sandbox.measuring.bed import Bed, make_orgs
 from metering.sandbox.measuring.gate_reads import measure_gate_reads
+from metering.sandbox.measuring.http_reads import HttpRead, measure_http_reads
 from metering.sandbox.measuring.long_runs import Grown, LongRun, measure_growth, measure_long_run
 from metering.sandbox.measuring.machine import machine_facts
 from metering.sandbox.measuring.percentiles import Percentiles
@@ -21,6 +22,8 @@ from metering.sandbox.measuring.throughput import (
     measured,
 )
 
+HALF: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Reads:
@@ -30,6 +33,7 @@ class Reads:
     sweep_s: float
     """A sweep over all gates when none is wrong."""
     gates: int
+    http: list[HttpRead]
 
 
 @dataclass(slots=True)
@@ -63,7 +67,8 @@ def run_course(bed: Bed, plan: Plan, report: Callable[[Part, int], None]) -> Res
     if Part.LATENCY in parts:
         result.latency = _latency(bed, plan, result.throughput, telling(Part.LATENCY))
     if Part.READS in parts:
-        result.reads = _reads(bed, plan, telling(Part.READS))
+        half = HALF * _known_rate(bed, plan, result, telling(Part.READS))
+        result.reads = _reads(bed, plan, half, telling(Part.READS))
     if Part.BATCHES in parts:
         result.batches = _batches(bed, plan, telling(Part.BATCHES))
     if Part.LONG in parts:
@@ -75,20 +80,32 @@ def run_course(bed: Bed, plan: Plan, report: Callable[[Part, int], None]) -> Res
 
 def _latency(bed: Bed, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]) -> Latency:
     """The search begins at what a backlog is billed with: nothing that comes in over time can be faster."""
-    make_orgs(bed.owner, range(1, plan.orgs + 1))
-    if throughput is None:
-        at_most = bill(bed, Workload("uniform", plan.orgs), plan.events, report).rate.per_second
-    else:
-        at_most = throughput.measured[0].per_second.median
+    at_most = _backlog_rate(bed, plan, throughput, report)
     return measure_latency(bed, plan, at_most_per_second=at_most, report=report)
 
 
-def _reads(bed: Bed, plan: Plan, report: Callable[[int], None]) -> Reads:
+def _backlog_rate(
+    bed: Bed, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]
+) -> float:
+    if throughput is not None:
+        return throughput.measured[0].per_second.median
     make_orgs(bed.owner, range(1, plan.orgs + 1))
+    return bill(bed, Workload("uniform", plan.orgs), plan.events, report).rate.per_second
+
+
+def _known_rate(bed: Bed, plan: Plan, result: Result, report: Callable[[int], None]) -> float:
+    """The highest sustained rate, as far as something like it was measured."""
+    if result.latency is not None and result.latency.sustained_per_second:
+        return result.latency.sustained_per_second
+    return _backlog_rate(bed, plan, result.throughput, report)
+
+
+def _reads(bed: Bed, plan: Plan, events_per_second: float, report: Callable[[int], None]) -> Reads:
     sweep_s, gates = measure_sweep(bed.engine, bed.client)
     hget = measure_gate_reads(bed.client, orgs=plan.orgs)
     report(hget.count)
-    return Reads(hget, sweep_s, gates)
+    http = measure_http_reads(bed, plan, events_per_second=events_per_second, report=report)
+    return Reads(hget, sweep_s, gates, http)
 
 
 def _batches(bed: Bed, plan: Plan, report: Callable[[int], None]) -> list[Measured]:

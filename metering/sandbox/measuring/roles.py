@@ -1,14 +1,18 @@
 """Roles of the product as processes of their own, which find the servers of the run as any would."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from metering.sandbox.measuring.rate import MeasuringError
 from workers.meter import BATCH_LIMIT
+
+_STRIPE: Final = ["metering", "stripe-sandbox", "--stop-with-stdin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,10 @@ class Role:
 
     process: "subprocess.Popen[bytes]"
     log_path: Path
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of this event that it has logged so far."""
+        return logged(self.log_path, event)
 
     def require_running(self) -> None:
         """Raise MeasuringError, with the end of its log, if it has ended."""
@@ -51,6 +59,13 @@ def running_roles(log_dir: Path, commands: Sequence[Sequence[str]]) -> Iterator[
             role.process.wait()
 
 
+def logged(log_path: Path, event: str) -> list[dict[str, Any]]:
+    """The lines of an event in a role's log, as far as it is written; what isn't JSON is passed over."""
+    lines = log_path.read_bytes().splitlines(keepends=True)
+    told = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}\n")]
+    return [line for line in told if line["event"] == event]
+
+
 def meter_command(number: int, *, batch_limit: int = BATCH_LIMIT) -> list[str]:
     """The command of one of several meters."""
     return [
@@ -61,4 +76,9 @@ def meter_command(number: int, *, batch_limit: int = BATCH_LIMIT) -> list[str]:
 
 def jobs_commands() -> list[list[str]]:
     """The jobs, and the Stripe that they talk to."""
-    return [["metering", "stripe-sandbox", "--stop-with-stdin"], ["metering", "jobs", "--stop-with-stdin"]]
+    return [_STRIPE, ["metering", "jobs", "--stop-with-stdin"]]
+
+
+def api_commands() -> list[list[str]]:
+    """The API, and the Stripe that it talks to."""
+    return [_STRIPE, ["metering", "api", "--stop-with-stdin"]]

@@ -36,7 +36,10 @@ def test_an_event_was_committed_when_its_batch_was(tmp_path: Path) -> None:
         + '\n{"event": "batch", "timest'
     )
     other.write_text(
-        json.dumps({"event": "meter is ready"}) + "\n" + line("9-6", "10-2", 21, to_commit_ms=0, took_ms=250)
+        json.dumps({"event": "meter is ready"})
+        + "\n"
+        + line("9-6", "10-2", 21, to_commit_ms=0, took_ms=250)
+        + "\n"
     )
     # As numbers: as text 10-2 would come before 9-6.
     found = commit_times([one, other], ["9-0", "9-5", "9-6", "10-2", "10-3", "11-0"])
@@ -55,6 +58,7 @@ def test_an_event_of_no_batch_is_an_error(
         line("9-0", "9-5", 20, to_commit_ms=1, took_ms=1)
         + "\n"
         + line("9-7", "11-0", 21, to_commit_ms=1, took_ms=1)
+        + "\n"
     )
     with pytest.raises(MeasuringError, match="every event"):
         commit_times([log], [stream_id])

@@ -1,0 +1,96 @@
+"""How long customers and telephony wait for the API while a meter works."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from db.api_keys import create_key
+from db.engine import transaction
+from metering.rules.gates import Balance
+from metering.runtime.clock import system_clock
+from metering.sandbox.listener import Listener
+from metering.sandbox.measuring.bed import TIER, Bed, give_a_cent, make_orgs
+from metering.sandbox.measuring.get_load import GetOrder, get_words, read_got
+from metering.sandbox.measuring.open_loop import observe
+from metering.sandbox.measuring.percentiles import Percentiles, percentiles
+from metering.sandbox.measuring.plan import Plan
+from metering.sandbox.measuring.rate import MeasuringError
+from metering.sandbox.measuring.roles import Role, api_commands, meter_command, running_roles
+from metering.signals.gates import Gates
+
+REQUESTS_PER_SECOND: Final = 500.0
+WARM_UP_REQUESTS: Final = 500
+ORG_ID: Final = 900_000_000
+"""Has one cent and makes no calls, so that its gate is open."""
+PATHS: Final = (f"/v1/gate/{ORG_ID}?direction=outbound&tier={TIER}", "/v1/billing")
+API_LIMIT_S: Final = 60.0
+LOOK_EVERY_S: Final = 0.05
+OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRead:
+    """One path, asked for at a steady rate."""
+
+    path: str
+    per_second: float
+    events_per_second: float
+    """What the meter billed meanwhile."""
+    took: Percentiles
+    """From a request's scheduled time to the end of its answer."""
+
+
+def measure_http_reads(
+    bed: Bed, plan: Plan, *, events_per_second: float, report: Callable[[int], None]
+) -> list[HttpRead]:
+    """Each path alone, beside one meter under that load. Raises MeasuringError if anything is answered but 200."""
+    make_orgs(bed.owner, [ORG_ID])
+    now = system_clock()
+    give_a_cent(bed.owner, [ORG_ID], now)
+    Gates(bed.client).follow([Balance(ORG_ID, 1, 1)], now)
+    with transaction(bed.engine) as connection:
+        api_key = create_key(connection, ORG_ID, now).api_key
+    reads: list[HttpRead] = []
+    with (
+        running_roles(bed.servers.data_dir, [meter_command(0), *api_commands()]) as roles,
+        Listener(bed.client) as listener,
+    ):
+        host, port = _address(roles)
+        for path in PATHS:
+            for count in (WARM_UP_REQUESTS, int(REQUESTS_PER_SECOND * plan.latency_s)):
+                order = GetOrder(host, port, path, api_key, REQUESTS_PER_SECOND, count)
+                answer_path = bed.servers.data_dir / "got.json"
+                sender = subprocess.Popen([sys.executable, "-P", "-m", *get_words(order, answer_path)])
+                seen = observe(
+                    bed,
+                    roles[:1],
+                    listener,
+                    per_second=events_per_second,
+                    seconds=count / REQUESTS_PER_SECOND,
+                    orgs=plan.orgs,
+                )
+                if sender.wait() != 0:
+                    raise MeasuringError(f"GET {path} could not be measured.")
+                report(seen.count)
+            got = read_got(answer_path)
+            if got.statuses != {str(OK): count}:
+                raise MeasuringError(f"GET {path} was answered with {got.statuses}.")
+            reads.append(HttpRead(path, REQUESTS_PER_SECOND, seen.per_second, percentiles(got.latencies_s)))
+    return reads
+
+
+def _address(roles: Sequence[Role]) -> tuple[str, int]:
+    """Where the API listens, once it does."""
+    give_up_s = time.monotonic() + API_LIMIT_S
+    while time.monotonic() < give_up_s:
+        for role in roles:
+            role.require_running()
+            for line in role.said("the API is served"):
+                url = urlsplit(line["url"])
+                return url.hostname or "", url.port or 0
+        time.sleep(LOOK_EVERY_S)
+    raise MeasuringError("The API did not begin to serve.")
