@@ -1,7 +1,7 @@
 """The API over real HTTP: a server in a thread, real Postgres and Valkey, and a stand-in for Stripe."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,11 +32,13 @@ EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in Base.metadata.table
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI, *, trusted_proxies: Sequence[str] = ()) -> Iterator[str]:
     """Serve an app on a free port of this machine; give its address."""
     stop, answers = threading.Event(), threading.Event()
     with bind("127.0.0.1", 0) as bound:
-        server = threading.Thread(target=partial(serve, app, bound, stop=stop, ready=answers.set))
+        server = threading.Thread(
+            target=partial(serve, app, bound, stop=stop, ready=answers.set, trusted_proxies=trusted_proxies)
+        )
         server.start()
         try:
             assert answers.wait(LIMIT_S)
@@ -116,6 +118,7 @@ class Site:
         self.world.clock.at = START
         self.world.make_org(1)
         self.context.prices.__init__()  # type: ignore[misc]
+        self.context.strangers.__init__()  # type: ignore[misc]
         self.keys.clear()
 
     def take_webhooks(self) -> None:

@@ -13,11 +13,13 @@ import pytest
 
 from db.attempts import Attempt
 from metering.api import lanes
+from metering.api.app import make_app
 from metering.api.lanes import PROVIDER_THREADS, PROVIDER_THREADS_PER_ORG
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import Intent
 from metering.sandbox.stripe.faults import RequestFault
-from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
+from tests.api.site import TELEPHONY_TOKEN, Site, api_context, assert_problem, served
+from tests.conftest import Database
 from tests.waiting import wait_until
 
 CREATE = "payment_intents.create"
@@ -215,3 +217,37 @@ def test_more_than_may_wait_are_told_to_come_again(
         slow_stripe.go_on.set()
         assert {each.result().status_code for each in first + more} == {201}
     assert 700 not in {each.amount_cents for each in site.world.attempts()}
+
+
+def test_a_top_up_in_hand_is_finished_when_the_server_is_told_to_stop(
+    site: Site, redis_url: str, slow_stripe: SlowStripe
+) -> None:
+    site.world.save_card()
+    database = Database(
+        "", site.context.engine.url.render_as_string(hide_password=False), "", site.world.engine
+    )
+
+    def go_on_once_stopping(url: str) -> None:
+        address = urlsplit(url)
+
+        def refuses() -> bool:
+            try:
+                socket.create_connection((address.hostname or "", address.port or 0)).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        wait_until(refuses, limit_s=20)
+        slow_stripe.go_on.set()
+
+    with ThreadPoolExecutor(2) as threads, api_context(database, redis_url, site.world) as context:
+        with served(make_app(context)) as url:
+            body, headers = {"amount_cents": 5_000}, site.headers(1)
+            answer = threads.submit(
+                httpx.post, f"{url}/v1/billing/top-up", json=body, headers=headers, timeout=30
+            )
+            wait_until(lambda: slow_stripe.waiting == 1, limit_s=20)
+            released = threads.submit(go_on_once_stopping, url)
+        assert answer.result().json()["status"] == "succeeded"
+        released.result()
+    assert [each.answered_at is not None for each in site.world.attempts()] == [True]
