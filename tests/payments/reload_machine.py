@@ -29,7 +29,11 @@ CARDS: Final = ("pm_card_visa", "pm_card_mastercard")
 DECLINES: Final = ("generic_decline", "insufficient_funds", "stolen_card", "authentication_required")
 AMOUNTS: Final = (400, 2_000, 5_000)
 MINIMUMS: Final = (0, 1, 1_000, 3_000)
-LIMITS: Final = (None, 0, 400, 3_999, 5_000, 9_999, 12_000)
+LIMITS: Final = (None, None, 0, 5_000, 9_999, 12_000, 20_000, 40_000)
+LOST_ANSWERS: Final = (
+    *(RequestFault.DROP_BEFORE, RequestFault.DROP_AFTER, RequestFault.ERROR_AFTER, RequestFault.ERROR_STORED),
+    *(RequestFault.UNAUTHORIZED, RequestFault.RATE_LIMITED),
+)
 OPERATIONS: Final = (
     *("payment_intents.create", "payment_intents.cancel", "payment_intents.retrieve", "payment_intents.list"),
     *("payment_intents.*", "events.list", "refunds.list"),
@@ -107,6 +111,28 @@ class ReloadMachine(RuleBasedStateMachine):
 
         self._do(bill, crash)
 
+    @rule(
+        code=st.sampled_from([None, *DECLINES]),
+        lost=st.sampled_from([None, None, *LOST_ANSWERS]),
+        worked_on=st.sampled_from([True, True, True, False]),
+        crash=CRASH,
+    )
+    def cross(self, code: str | None, lost: RequestFault | None, worked_on: bool, crash: int | None) -> None:
+        """A call that just crosses the minimum, with a bank that declines or not, and an answer that gets lost or not."""
+        account = self.world.account()
+        method = account.default_payment_method_id
+        if method is not None and code is not None:
+            self.world.sandbox.fail_card(method, decline_code=code)
+        elif method is not None:
+            self.world.sandbox.mend_card(method)
+        if lost is not None:
+            self.world.sandbox.set_fault(lost, operation="payment_intents.create", count=2)
+            self.world.sandbox.set_fault(RequestFault.ERROR_BEFORE, operation="payment_intents.list", count=2)
+        cents = max(account.balance_cents - max(account.auto_reload_minimum_cents, 1) + 1, 1)
+        self.call(cents, 1, None)
+        if worked_on and self.world.nudged:
+            self.work(crash)
+
     @rule(cents=st.sampled_from([-5_000, -1, 1, 700, 5_000]), crash=CRASH)
     def adjust(self, cents: int, crash: int | None) -> None:
         self._do(lambda: self.world.adjust(cents), crash)
@@ -160,10 +186,11 @@ class ReloadMachine(RuleBasedStateMachine):
             (event, *_) = self._events("payment_method.detached")[::-1]
             self._do(lambda: self._handle(event), crash, customer_acts=True)
 
-    @precondition(lambda self: self.methods)
-    @rule(which=st.integers(0, 9), code=st.sampled_from([*DECLINES, None, None]), slow=st.booleans())
-    def bank(self, which: int, code: str | None, slow: bool) -> None:
-        method = self.methods[which % len(self.methods)]
+    @precondition(lambda self: self.model.card is not None)
+    @rule(code=st.sampled_from([*DECLINES, None, None]), slow=st.booleans())
+    def bank(self, code: str | None, slow: bool) -> None:
+        method = self.world.account().default_payment_method_id
+        assert method is not None
         if code is None:
             self.world.sandbox.mend_card(method)
             self.world.sandbox.slow_card(method, slow=slow)
