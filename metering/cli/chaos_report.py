@@ -52,7 +52,7 @@ def report_json(plan: Plan, result: Result, took_s: float) -> None:
 
 
 def _by_kind(struck: Sequence[Struck]) -> Counter[Fault]:
-    return Counter(each.strike.fault for each in struck if each.error is None)
+    return Counter(each.strike.fault for each in struck if not each.failed)
 
 
 def _longest_s(result: Result, fault: Fault | None = None) -> float | None:

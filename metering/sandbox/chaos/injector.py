@@ -47,8 +47,8 @@ class Struck:
     began_s: float
     healed_s: float | None = None
     """When it was over, and what it lost was sent again."""
-    error: str | None = None
-    """Why it could not be carried out."""
+    failed: bool = False
+    """Whether it could not be carried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,8 @@ class Injector(threading.Thread):
     ) -> None:
         super().__init__(name="injector", daemon=True)
         self.struck: list[Struck] = []
+        self.errors: list[str] = []
+        """What could not be done, a sentence each: a fault that wasn't is no proof."""
         self._schedule = schedule
         self._to = victims
         self._healed = healed
@@ -122,9 +124,12 @@ class Injector(threading.Thread):
                 )
         for future in futures:
             future.result()
-        self.heal_everything()
+        try:
+            self._heal_everything()
+        except Exception as error:  # noqa: BLE001 - told at the end
+            self._fail("the healing", error)
 
-    def heal_everything(self) -> None:
+    def _heal_everything(self) -> None:
         """Leave nothing wrong, also where a fault's own healing failed or a restore has brought something back."""
         self._to.links.heal_all()
         for pid in self._to.roles.pids().values():
@@ -141,14 +146,22 @@ class Injector(threading.Thread):
             self._ways[strike.fault](strike)
         except psycopg.OperationalError:
             pass  # Postgres was killed under a stranger's session: that ends what it did, and is a fault of its own
-        except Exception as error:  # noqa: BLE001 - told at the end: a fault that wasn't is no proof
-            struck.error = f"{strike.fault.name} {strike.target}: {type(error).__name__}: {error}"
-            self._say(f"A fault could not be carried out: {struck.error}.")
+        except Exception as error:  # noqa: BLE001 - told at the end
+            struck.failed = True
+            self._fail(f"{strike.fault.name.lower()} {strike.target}".strip(), error)
         struck.healed_s = time.monotonic()
         self._healed(struck)
 
     def _back_up(self) -> None:
-        _insist(self._to.stores.back_up)
+        try:
+            _insist(self._to.stores.back_up)
+        except Exception as error:  # noqa: BLE001 - told at the end
+            self._fail("a backup", error)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        problem = f"The injector could not do {what}: {type(error).__name__}: {error}."
+        self.errors.append(problem)
+        self._say(problem)
 
     def _kill(self, strike: Strike) -> None:
         self._send(strike.target, signal.SIGKILL)

@@ -316,8 +316,4 @@ def _broken(injector: Injector, producers: Sequence[Producer], customers: Sequen
     """What kept the run itself from being whole."""
     threads: list[Producer | Customer] = [each for each in producers if each.error is not None]
     threads += [each for each in customers if each.error is not None]
-    return [f"{each.name} ended early: {each.error!r}." for each in threads] + [
-        f"A fault could not be carried out: {each.error}."
-        for each in injector.struck
-        if each.error is not None
-    ]
+    return [*injector.errors, *(f"{each.name} ended early: {each.error!r}." for each in threads)]
