@@ -10,7 +10,7 @@ from pydantic import Field
 from db.billing import read_account
 from metering.api.answers import (
     ACCOUNT,
-    BODY_TOO_LARGE,
+    BODY_REFUSED,
     FAILED,
     MAX_INT,
     PAYMENT_METHOD_REQUIRED,
@@ -86,7 +86,7 @@ async def get_billing_account(request: Request, org_id: OrgId) -> BillingAccount
         ACCOUNT,
         invalid_request("auto_reload_minimum_cents", "is required when enabling auto-reload"),
         UNAUTHENTICATED,
-        BODY_TOO_LARGE,
+        BODY_REFUSED,
         PAYMENT_METHOD_REQUIRED,
         FAILED,
     ),

@@ -134,18 +134,40 @@ def _side_by_side(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-UNAUTHENTICATED: Final = problem(
-    HTTPStatus.UNAUTHORIZED,
-    "unauthenticated",
-    "this API key is not known, or was revoked",
-    "No key that counts was sent.",
-    headers={"WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`", "required": True}},
+_RETRY_AFTER: Final = {
+    "Retry-After": {"schema": {"type": "string"}, "description": "In seconds.", "required": True}
+}
+UNAUTHENTICATED: Final = answers(
+    problem(
+        HTTPStatus.UNAUTHORIZED,
+        "unauthenticated",
+        "this API key is not known, or was revoked",
+        "No key that counts was sent.",
+        headers={
+            "WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`", "required": True}
+        },
+    ),
+    problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "rate_limited",
+        "too many requests with wrong API keys came from your address: wait 42 s",
+        "Wrong keys came from this address, too many of them. Whose key is good is not held up.",
+        headers=_RETRY_AFTER,
+    ),
 )
-BODY_TOO_LARGE: Final = problem(
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "body_too_large",
-    "the body is longer than 65536 bytes",
-    "The body is too long.",
+BODY_REFUSED: Final = answers(
+    problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body_too_large",
+        "the body is longer than 65536 bytes",
+        "The body is too long.",
+    ),
+    problem(
+        HTTPStatus.REQUEST_TIMEOUT,
+        "request_timeout",
+        "the body did not come within 20 seconds",
+        "The body took too long to come; nothing was done.",
+    ),
 )
 FAILED: Final = answers(
     problem(
@@ -159,9 +181,7 @@ FAILED: Final = answers(
         "unavailable",
         "this can't be answered now: try again in a moment",
         "Come again in a moment.",
-        headers={
-            "Retry-After": {"schema": {"type": "string"}, "description": "In seconds.", "required": True}
-        },
+        headers=_RETRY_AFTER,
     ),
 )
 PROVIDER_UNAVAILABLE: Final = problem(

@@ -10,7 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from db.api_keys import PREFIX, find_org
 from db.engine import transaction
 from metering.api.context import ApiContext, context_of
-from metering.api.problems import UnauthenticatedError
+from metering.api.problems import TooManyFailuresError, UnauthenticatedError
 
 API_KEY: Final = HTTPBearer(
     scheme_name="api_key",
@@ -27,7 +27,7 @@ Credentials = HTTPAuthorizationCredentials | None
 
 
 async def _org(request: Request, credentials: Annotated[Credentials, Security(API_KEY)]) -> int:
-    return await _org_of(context_of(request), _token(credentials))
+    return await _org_of(context_of(request), _token(credentials), _address(request))
 
 
 async def _org_or_telephony(
@@ -41,7 +41,7 @@ async def _org_or_telephony(
     expected = context.telephony_token
     if expected is not None and hmac.compare_digest(token.encode(), expected.get_secret_value().encode()):
         return None
-    return await _org_of(context, token)
+    return await _org_of(context, token, _address(request))
 
 
 OrgId = Annotated[int, Depends(_org)]
@@ -56,14 +56,23 @@ def _token(credentials: Credentials) -> str:
     return credentials.credentials
 
 
-async def _org_of(context: ApiContext, api_key: str) -> int:
+def _address(request: Request) -> str:
+    return "" if request.client is None else request.client.host
+
+
+async def _org_of(context: ApiContext, api_key: str, address: str) -> int:
     """Asked afresh each time: a key that is revoked stops at once."""
+    wait_s = context.strangers.wait_s(address, api_key)
+    if wait_s is not None:
+        raise TooManyFailuresError(wait_s)
     # What is no key at all costs no look into the database.
     org_id = (
         await context.lanes.gate.run(partial(_find, context, api_key)) if api_key.startswith(PREFIX) else None
     )
     if org_id is None:
+        context.strangers.note_wrong(address, api_key)
         raise UnauthenticatedError
+    context.strangers.note_good(api_key)
     return org_id
 
 

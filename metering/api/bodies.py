@@ -1,5 +1,6 @@
 """Reading what clients send: bounded, and taken apart only once it is known who asks."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -7,10 +8,18 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from metering.api.auth import OrgId
-from metering.api.problems import BodyTooLargeError, FieldProblem, InvalidRequestError, problems_of
+from metering.api.problems import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    FieldProblem,
+    InvalidRequestError,
+    problems_of,
+)
 
 MAX_BODY_BYTES: Final = 65_536
 """How long a body may be: several hundred times what any route asks for."""
+BODY_LIMIT_S: Final = 20.0
+"""How long a body may take to come."""
 JSON: Final = "application/json"
 
 
@@ -24,15 +33,19 @@ B = TypeVar("B", bound=Body)
 
 
 async def read_body(request: Request, *, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """The body as it came. Raises BodyTooLargeError, and reads no further then."""
+    """The body as it came. Raises BodyTooLargeError or BodyTooSlowError, and reads no further then."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > limit_bytes:
         raise BodyTooLargeError(limit_bytes)
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit_bytes:
-            raise BodyTooLargeError(limit_bytes)
+    try:
+        async with asyncio.timeout(BODY_LIMIT_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit_bytes:
+                    raise BodyTooLargeError(limit_bytes)
+    except TimeoutError:
+        raise BodyTooSlowError(BODY_LIMIT_S) from None
     return bytes(body)
 
 

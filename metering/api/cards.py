@@ -9,7 +9,7 @@ from pydantic import Field
 
 from metering.api.answers import (
     ACCOUNT,
-    BODY_TOO_LARGE,
+    BODY_REFUSED,
     FAILED,
     INVALID_PAYMENT_METHOD,
     PROVIDER_UNAVAILABLE,
@@ -65,7 +65,7 @@ class DefaultPaymentMethod(Body):
         ),
         invalid_request("name", "is not a known field"),
         UNAUTHENTICATED,
-        BODY_TOO_LARGE,
+        BODY_REFUSED,
         PROVIDER_UNAVAILABLE,
         FAILED,
     ),
@@ -88,7 +88,7 @@ async def post_setup_intent(request: Request, org_id: OrgId) -> SetupIntentAnswe
         invalid_request("payment_method_id", "is required"),
         INVALID_PAYMENT_METHOD,
         UNAUTHENTICATED,
-        BODY_TOO_LARGE,
+        BODY_REFUSED,
         PROVIDER_UNAVAILABLE,
         FAILED,
     ),

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from metering.api.lanes import Lanes
 from metering.api.prices import Prices
+from metering.api.strangers import Strangers
 from metering.payments.payments import Payments
 from metering.signals.gate_reader import GateReader
 
@@ -27,6 +28,7 @@ class ApiContext:
     """What opens every org's gate. None: nothing but an org's own key opens its gate."""
     lanes: Lanes = field(default_factory=Lanes)
     prices: Prices = field(default_factory=Prices)
+    strangers: Strangers = field(default_factory=Strangers)
 
 
 def context_of(request: Request) -> ApiContext:

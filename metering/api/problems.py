@@ -51,11 +51,26 @@ class BodyTooLargeError(Exception):
         super().__init__(f"the body is longer than {limit_bytes} bytes")
 
 
+class BodyTooSlowError(Exception):
+    """The body didn't come in time."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the body did not come within {limit_s:.0f} seconds")
+
+
 class UnauthenticatedError(Exception):
     """Nobody whom we know asks."""
 
     def __init__(self, detail: str = "this API key is not known, or was revoked") -> None:
         super().__init__(detail)
+
+
+class TooManyFailuresError(Exception):
+    """Wrong keys came from there, too many of them."""
+
+    def __init__(self, wait_s: int) -> None:
+        super().__init__(f"too many requests with wrong API keys came from your address: wait {wait_s} s")
+        self.wait_s = wait_s
 
 
 class NotFoundError(Exception):
@@ -76,9 +91,11 @@ TABLE: Final[Mapping[type[Exception], tuple[HTTPStatus, str]]] = {
     InvalidPaymentMethodError: (HTTPStatus.BAD_REQUEST, "invalid_payment_method"),
     SignatureError: (HTTPStatus.BAD_REQUEST, "invalid_signature"),
     UnauthenticatedError: (HTTPStatus.UNAUTHORIZED, "unauthenticated"),
+    TooManyFailuresError: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
     NotFoundError: (HTTPStatus.NOT_FOUND, "not_found"),
     IdempotencyConflictError: (HTTPStatus.CONFLICT, "idempotency_conflict"),
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
+    BodyTooSlowError: (HTTPStatus.REQUEST_TIMEOUT, "request_timeout"),
     PaymentMethodRequiredError: (HTTPStatus.UNPROCESSABLE_ENTITY, "payment_method_required"),
     ProviderUnavailableError: (HTTPStatus.BAD_GATEWAY, "provider_unavailable"),
     OverloadedError: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
@@ -127,6 +144,8 @@ async def _told(_request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="metering"'
+    if isinstance(error, TooManyFailuresError):
+        headers["Retry-After"] = str(error.wait_s)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     return problem(status, str(error), code, headers=headers)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
 import h11
@@ -21,8 +21,46 @@ KEEP_ALIVE_S: Final = 75
 """Longer than the proxies in front keep idle connections: it must never be us who close one that is just being used."""
 
 
+HEADERS_LIMIT_S: Final = 20.0
+"""How long a request's headers may take to come."""
+LINGER_S: Final = 2.0
+"""How long the rest of a body that was refused is still taken, and dropped: cut off at once, the answer might not arrive."""
+
+
 class _Protocol(H11Protocol):
-    """HTTP/1.1 whose own refusals have the contract's shape too."""
+    """HTTP/1.1 whose own refusals have the contract's shape too, and which waits for nobody for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Somebody has connected, and should soon say what he wants."""
+        super().connection_made(transport)
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came. What begins a request on a connection that was idle has to go on to its headers' end."""
+        waited = self._headers_due
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            waited.cancel()
+        elif waited.cancelled():
+            self._await_headers()
+
+    def on_response_complete(self) -> None:
+        """It was answered. Who goes on to send what nobody reads is cut off."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self.loop.call_later(LINGER_S, self._hang_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody waits any more."""
+        self._headers_due.cancel()
+        super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        self._headers_due = self.loop.call_later(HEADERS_LIMIT_S, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what can't be read as a request, and hang up. `msg` is the server's own, of no use to anybody."""
@@ -79,9 +117,17 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    app: FastAPI, bound: socket.socket, *, stop: threading.Event, ready: Callable[[], None] = lambda: None
+    app: FastAPI,
+    bound: socket.socket,
+    *,
+    stop: threading.Event,
+    ready: Callable[[], None] = lambda: None,
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
-    """Serve `app` until `stop` is set; `ready` is called once it answers. Requests in hand are finished first."""
+    """Serve `app` until `stop` is set; `ready` is called once it answers. Requests in hand are finished first.
+
+    What comes from one of `trusted_proxies` (addresses, or networks) comes from whom its `X-Forwarded-For` names.
+    """
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -90,7 +136,8 @@ def serve(
         lifespan="on",
         log_config=None,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_LIMIT_S,

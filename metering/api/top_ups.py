@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from metering.api.answers import (
-    BODY_TOO_LARGE,
+    BODY_REFUSED,
     FAILED,
     INVALID_PAYMENT_METHOD,
     PAYMENT_METHOD_REQUIRED,
@@ -148,7 +148,7 @@ async def _read_key(
             "this Idempotency-Key was used before with another body: use a new key for another top-up",
             "The key was used before with another body.",
         ),
-        BODY_TOO_LARGE,
+        BODY_REFUSED,
         PAYMENT_METHOD_REQUIRED,
         PROVIDER_UNAVAILABLE,
         FAILED,

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Request
 
-from metering.api.answers import BODY_TOO_LARGE, FAILED, Answer, answer, answers, problem
+from metering.api.answers import BODY_REFUSED, FAILED, Answer, answer, answers, problem
 from metering.api.bodies import read_body
 from metering.api.context import context_of
 from metering.api.problems import UnavailableError
@@ -41,7 +41,7 @@ class ReceivedAnswer(Answer):
             "the signature is not made with our webhook secret",
             "Not signed by Stripe, or not lately.",
         ),
-        BODY_TOO_LARGE,
+        BODY_REFUSED,
         FAILED,
     ),
 )

@@ -51,6 +51,7 @@ def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = F
             make_app(context),
             bound,
             stop=role.stop,
+            trusted_proxies=settings.trusted_proxy_networks,
             ready=lambda: log.info("the API is served", role="api", url=url, docs=f"{url}/docs"),
         )
 

@@ -1,6 +1,7 @@
 """Settings from the environment (CONTRACT.md section 8)."""
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Self
 
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
     """What telephony asks the gate with, for every org. Unset, only an org's own key opens its gate."""
     operator_token: SecretStr | None = None
     """What opens the operators' page. Unset, nothing does."""
+    trusted_proxies: str | None = None
+    """Whose `X-Forwarded-For` is believed: addresses or networks, with commas in between. Unset, nobody's."""
     top_up_min_cents: int = Field(default=MIN_TOP_UP_CENTS, ge=MIN_CHARGE_CENTS, le=MAX_CHARGE_CENTS)
     """The smallest top-up."""
     top_up_max_cents: int = Field(default=MAX_CHARGE_CENTS, ge=MIN_CHARGE_CENTS, le=MAX_CHARGE_CENTS)
@@ -60,10 +63,15 @@ class Settings(BaseSettings):
     """Another server than Stripe's, for tests: takes only a key that can't charge real cards."""
 
     @property
+    def trusted_proxy_networks(self) -> tuple[str, ...]:
+        """Every address or network whose word is believed on where a request came from."""
+        return _parts(self.trusted_proxies or "")
+
+    @property
     def stripe_webhook_secrets(self) -> tuple[str, ...]:
         """Every secret that a webhook may be signed with."""
         text = "" if self.stripe_webhook_secret is None else self.stripe_webhook_secret.get_secret_value()
-        return tuple(secret for part in text.split(",") if (secret := part.strip()))
+        return _parts(text)
 
     @field_validator("database_url")
     @classmethod
@@ -92,6 +100,16 @@ class Settings(BaseSettings):
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
             raise ValueError("must be ASCII characters without spaces: it is sent in a header")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str | None) -> str | None:
+        try:
+            for part in _parts(value or ""):
+                ip_network(part)
+        except ValueError:
+            raise ValueError("must be addresses or networks, 172.16.0.0/12, with commas in between") from None
         return value
 
     @field_validator("stripe_api_key")
@@ -136,6 +154,10 @@ class Settings(BaseSettings):
         if self.top_up_min_cents > self.top_up_max_cents:
             raise ValueError("METERING_TOP_UP_MIN_CENTS must not be more than METERING_TOP_UP_MAX_CENTS")
         return self
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for each in text.split(",") if (part := each.strip()))
 
 
 def read_settings() -> Settings:

@@ -1,0 +1,237 @@
+"""Clients that guess, stall and pour: they are refused in the contract's shape, and nobody else waits for them."""
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+import httpx
+import pytest
+import redis
+from sqlalchemy import event
+
+from db.api_keys import revoke_key
+from db.engine import transaction
+from metering.api import bodies, server
+from metering.api.app import make_app
+from metering.api.strangers import MAX_ADDRESSES, MAX_FAILURES, MAX_KEYS, WINDOW_S, Strangers
+from metering.runtime.clock import system_clock
+from tests.api.site import LIMIT_S, Site, assert_problem, make_site, served
+from tests.conftest import Database
+from tests.payments.world import make_world
+from tests.waiting import wait_until
+
+GUESSES = 1_500
+
+
+@pytest.fixture
+def site(database: Database, redis_client: redis.Redis, redis_url: str) -> Iterator[Site]:
+    """An API of this test's own: what it has seen of strangers is its own too."""
+    with make_world(database.engine, redis_client) as world, make_site(database, redis_url, world) as made:
+        yield made
+
+
+@contextmanager
+def statements(site: Site) -> Iterator[list[str]]:
+    """What the API's quick requests ask of Postgres meanwhile."""
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    event.listen(site.context.engine, "before_cursor_execute", note)
+    yield asked
+    event.remove(site.context.engine, "before_cursor_execute", note)
+
+
+def test_thousands_of_bad_keys_cost_sixty_looks_and_shut_out_no_good_one(site: Site) -> None:
+    assert site.get("/v1/billing").status_code == 200  # so its key was good lately
+
+    def guess(number: int) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer sk_live_{number:064x}"}
+        response = site.http.get("/v1/billing" if number % 2 else "/v1/gate/1", headers=headers)
+        return response.status_code, response.headers.get("retry-after", "")
+
+    with statements(site) as asked, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(guess, range(GUESSES)))
+        looks = [each for each in asked if "api_keys" in each]
+    told = [status for status, _ in answers]
+    # Those under way when the limit is reached are still answered.
+    assert set(told) == {401, 429}
+    assert MAX_FAILURES <= told.count(401) == len(looks) < MAX_FAILURES + 16
+    assert all(1 <= int(wait) <= WINDOW_S for status, wait in answers if status == 429)
+    assert site.get("/v1/billing").status_code == 200
+    telephony = {"Authorization": "Bearer telephony-token"}
+    assert site.http.get("/v1/gate/1", headers=telephony).status_code in {200, 402}
+
+    bad = site.http.get("/v1/billing", headers={"Authorization": "Bearer sk_live_x"})
+    assert set(assert_problem(bad, 429, "rate_limited")) == {"detail", "code"}
+
+
+def test_a_revoked_key_is_no_good_one_any_more(site: Site) -> None:
+    key = site.headers(1)
+    assert site.get("/v1/billing").status_code == 200
+    with transaction(site.world.engine) as connection:
+        revoke_key(connection, 1, system_clock())
+    statuses = [site.http.get("/v1/billing", headers=key).status_code for _ in range(MAX_FAILURES + 1)]
+    assert statuses == [401] * MAX_FAILURES + [429]
+
+
+def test_addresses_are_counted_apart_and_forgotten_in_time() -> None:
+    now_s = 0.0
+    strangers = Strangers(monotonic=lambda: now_s)
+
+    def fail(address: str, times: int = MAX_FAILURES) -> None:
+        for number in range(times):
+            strangers.note_wrong(address, f"k{number}")
+
+    strangers.note_good("good")
+    fail("192.0.2.1", MAX_FAILURES - 1)
+    assert strangers.wait_s("192.0.2.1", "x") is None
+    fail("192.0.2.1", 1)
+    assert strangers.wait_s("192.0.2.1", "x") == WINDOW_S
+    assert strangers.wait_s("::ffff:192.0.2.1", "x") == WINDOW_S
+    assert strangers.wait_s("192.0.2.2", "x") is None
+    assert strangers.wait_s("192.0.2.1", "good") is None
+    fail("2001:db8::1")
+    assert strangers.wait_s("2001:db8::ffff:2", "x") == WINDOW_S
+    assert strangers.wait_s("2001:db8:0:1::1", "x") is None
+
+    now_s = WINDOW_S - 0.5
+    assert strangers.wait_s("192.0.2.1", "x") == 1
+    now_s = WINDOW_S
+    assert strangers.wait_s("192.0.2.1", "x") is None
+    fail("192.0.2.1")
+    assert strangers.wait_s("192.0.2.1", "x") == WINDOW_S
+
+
+def test_what_is_kept_in_mind_of_strangers_is_bounded() -> None:
+    strangers = Strangers(monotonic=lambda: 0.0)
+    for number in range(MAX_ADDRESSES + 5_000):
+        strangers.note_wrong(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "x")
+        strangers.note_good(str(number))
+    assert (len(strangers._failures), len(strangers._good)) == (MAX_ADDRESSES, MAX_KEYS)
+
+
+@pytest.mark.parametrize(("trusted", "apart"), [(("127.0.0.0/8",), True), ((), False)])
+def test_a_proxys_word_counts_only_where_it_is_trusted(
+    site: Site, trusted: tuple[str, ...], apart: bool
+) -> None:
+    bad = {"Authorization": "Bearer sk_live_x"}
+    with (
+        served(make_app(site.context), trusted_proxies=trusted) as url,
+        httpx.Client(base_url=url, headers=bad) as http,
+    ):
+        for _ in range(MAX_FAILURES):
+            http.get("/v1/billing", headers={"X-Forwarded-For": "203.0.113.1"})
+        of_first = http.get("/v1/billing", headers={"X-Forwarded-For": "203.0.113.1"})
+        of_other = http.get("/v1/billing", headers={"X-Forwarded-For": "203.0.113.2"})
+    assert of_first.status_code == 429
+    assert of_other.status_code == (401 if apart else 429)
+
+
+def connect(site: Site) -> socket.socket:
+    address = site.url.removeprefix("http://").split(":")
+    return socket.create_connection((address[0], int(address[1])), timeout=LIMIT_S)
+
+
+def answer_of(client: socket.socket) -> bytes:
+    """What comes until the end of an answer with a JSON object, or the connection's."""
+    answer = b""
+    while not answer.endswith(b"}") and (part := client.recv(4_096)):
+        answer += part
+    return answer
+
+
+def head(site: Site, length: int) -> bytes:
+    return (
+        f"POST /v1/billing/top-up HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.key(1)}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_LIMIT_S", 0.3)
+    for begun in (b"", b'{"amount_c'):
+        with connect(site) as client:
+            client.sendall(head(site, 100) + begun)
+            answer = answer_of(client)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"request_timeout"' in answer
+    # One byte now and then is no reason to wait longer.
+    with connect(site) as client:
+        client.sendall(head(site, 10_000))
+        began_s = time.monotonic()
+        client.settimeout(0.05)
+        answer = b""
+        while not answer:
+            client.sendall(b" ")
+            try:
+                answer = client.recv(4_096)
+            except TimeoutError:
+                assert time.monotonic() - began_s < 5
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    assert site.world.charged() == 0
+
+
+def test_headers_that_do_not_come_end_the_connection(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADERS_LIMIT_S", 0.3)
+    for begun in (b"", b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "):
+        with connect(site) as client:
+            client.sendall(begun)
+            assert client.recv(4_096) == b""
+
+    # On a connection that was used before, the next request has to come as soon once it is begun; idle it may be for longer.
+    with connect(site) as client:
+        client.sendall(b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        client.settimeout(0.8)
+        with pytest.raises(TimeoutError):
+            client.recv(4_096)
+        client.settimeout(LIMIT_S)
+        client.sendall(b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer_of(client).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET /v1/")
+        assert client.recv(4_096) == b""
+
+
+def test_two_hundred_that_stall_keep_nobody_waiting(site: Site) -> None:
+    stalled = []
+    try:
+        for number in range(200):
+            client = connect(site)
+            client.sendall(head(site, 1_000) + b"{" if number % 2 else b"GET /v1/bil")
+            stalled.append(client)
+        slowest_s = 0.0
+        for _ in range(20):
+            began_s = time.monotonic()
+            assert site.get("/v1/billing").status_code == 200
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+        assert slowest_s < 2
+    finally:
+        for client in stalled:
+            client.close()
+    wait_until(lambda: site.get("/v1/billing").status_code == 200, limit_s=5)
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 100000000000", "Transfer-Encoding: chunked"])
+def test_a_body_without_end_is_refused_and_then_cut_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch, length: str
+) -> None:
+    monkeypatch.setattr(server, "LINGER_S", 0.3)
+    part = b" " * 8_192
+    with connect(site) as client:
+        client.sendall(head(site, 0).replace(b"Content-Length: 0", length.encode()))
+        chunk = b"2000\r\n" + part + b"\r\n" if "chunked" in length else part
+        for _ in range(16):  # twice what is read
+            client.sendall(chunk)
+        answer = answer_of(client)
+        began_s = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - began_s < LIMIT_S:
+                client.sendall(chunk)
+    assert time.monotonic() - began_s < 5
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"body_too_large"' in answer
+    assert site.world.charged() == 0
