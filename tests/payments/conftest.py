@@ -21,15 +21,15 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
-    """An installation with org 1, without money or card."""
+def own_world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
+    """As `world`, with a database of its own, for tests that damage it."""
     with make_world(database.engine, redis_client) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def reload_database(servers: Servers, template_database: str) -> Iterator[Database]:
-    """One database for all tests of reloads: each empties it."""
+    """One database for all tests of payments: each empties it."""
     with contextmanager(_make_database)(servers, template_database) as made:
         yield made
 
@@ -44,4 +44,10 @@ def site(reload_database: Database, servers: Servers) -> Iterator[Site]:
 @pytest.fixture
 def reloading(site: Site) -> ReloadWorld:
     """An installation with org 1, without money or card, and a tier to call with."""
+    return site.fresh()
+
+
+@pytest.fixture
+def world(site: Site) -> World:
+    """An installation with org 1, without money or card."""
     return site.fresh()

@@ -47,23 +47,15 @@ FAULTS = (
         st.integers(1, 5),
     )
 )
-TOP_UP_CRASHES = (
-    st.none()
-    | st.none()
-    | st.tuples(
-        st.sampled_from(
-            [
-                CrashPoint.TOP_UP_AFTER_ATTEMPT,
-                CrashPoint.CHARGE_BEFORE_SEND,
-                CrashPoint.CHARGE_AFTER_SEND,
-                CrashPoint.SETTLE_AFTER_WRITE,
-                CrashPoint.SETTLE_AFTER_COMMIT,
-                CrashPoint.TOP_UP_BEFORE_ANSWER,
-            ]
-        ),
-        st.just(1),
-    )
-)
+TOP_UP_POINTS = [
+    CrashPoint.TOP_UP_AFTER_ATTEMPT,
+    CrashPoint.CHARGE_BEFORE_SEND,
+    CrashPoint.CHARGE_AFTER_SEND,
+    CrashPoint.SETTLE_AFTER_WRITE,
+    CrashPoint.SETTLE_AFTER_COMMIT,
+    CrashPoint.TOP_UP_BEFORE_ANSWER,
+]
+TOP_UP_CRASHES = st.none() | st.none() | st.tuples(st.sampled_from(TOP_UP_POINTS), st.just(1))
 OTHER_CRASHES = (
     st.none()
     | st.none()
@@ -151,14 +143,22 @@ class PaymentsMachine(RuleBasedStateMachine):
         self.wish(amount_cents, False, False, None, None, False)
 
     @precondition(lambda self: self._waiting())
-    @rule(which=INDEX, hours=st.sampled_from([0, 0, 23.5, 26]), fault=FAULTS, crash=TOP_UP_CRASHES)
-    def repeat(self, which: int, hours: float, fault: Any, crash: Any) -> None:
-        """Ask again for what wasn't answered; with a key perhaps after a day in which nothing of ours ran."""
+    @rule(which=INDEX, fault=FAULTS, crash=TOP_UP_CRASHES)
+    def repeat(self, which: int, fault: Any, crash: Any) -> None:
+        """Ask again for what wasn't answered."""
         waiting = self._waiting()
-        wish = waiting[which % len(waiting)]
-        if wish.key:
+        self._ask(waiting[which % len(waiting)], fault, crash, False)
+
+    @rule(point=st.sampled_from(TOP_UP_POINTS), hours=st.sampled_from([0.1, 22, 23.5, 26]), fault=FAULTS)
+    def lose_and_repeat(self, point: CrashPoint, hours: float, fault: Any) -> None:
+        """Ask with a key, get no answer, and ask again after a time in which nothing of ours ran."""
+        number = next(self.keys)  # also in the amount: this one joins nobody's
+        wish = Wish(3_000 + number, self.card, f"key-{number}", self._hour())
+        self.wishes.append(wish)
+        self._ask(wish, fault, (point, 1), False)
+        if wish.told is None:
             self.world.clock.move(hours=hours)
-        self._ask(wish, fault, crash, False)
+            self._ask(wish, None, None, False)
 
     @precondition(lambda self: any(each.key and each.told for each in self.wishes))
     @rule(which=INDEX)
@@ -242,24 +242,21 @@ class PaymentsMachine(RuleBasedStateMachine):
         for intent in self._picked(which, self._intents()):
             self.readings.append(self._reading(intent))
 
-    @rule(
-        which=INDEX,
-        of_refund=INDEX,
-        deed=st.sampled_from(["refund", "fail_refund", "win_dispute", "authenticate"]),
-    )
-    def overtake(self, which: int, of_refund: int, deed: str) -> None:
-        """One reads, Stripe goes on and another hears of it, and only then the first one settles what he has read."""
-        for intent in self._picked(which, self._intents()):
-            reading = self._reading(intent)
-            mine = {"refund": [intent], "authenticate": [intent]}.get(deed) or [
-                each
-                for each in self._of_ours("refund" if deed == "fail_refund" else "dispute")
-                if each["payment_intent"] == intent["id"]
-            ]
-            for thing in self._picked(of_refund, mine):
-                self._if_possible(getattr(self.world.sandbox, deed), thing["id"])
+    @precondition(lambda self: self._intents("succeeded"))
+    @rule(which=INDEX, refunded=st.booleans(), again=st.booleans())
+    def overtake(self, which: int, refunded: bool, again: bool) -> None:
+        """One reads, Stripe goes on and another hears of all, and only then the first one settles what he has read."""
+        give_back, take_back = ("refund", "fail_refund") if refunded else ("open_dispute", "win_dispute")
+        sandbox = self.world.sandbox
+        for intent in self._picked(which, self._intents("succeeded")):
+            readings = [self._reading(intent)]
+            made = self._if_possible(getattr(sandbox, give_back), intent["id"], amount_cents=100)
+            readings.append(self._reading(intent))
+            if made is not None and again:
+                self._if_possible(getattr(sandbox, take_back), made["id"])
             self.world.deliver(*self._events())
-            settle_and_follow(self.world.payments, reading)
+            for reading in reversed(readings):
+                settle_and_follow(self.world.payments, reading)
 
     @precondition(lambda self: self.readings)
     @rule(which=INDEX, crash=OTHER_CRASHES)
@@ -385,9 +382,9 @@ class PaymentsMachine(RuleBasedStateMachine):
         return [among[which % len(among)]] if among else []
 
     @staticmethod
-    def _if_possible(do: Any, *about: Any, **how: Any) -> None:
+    def _if_possible(do: Any, *about: Any, **how: Any) -> Any:
         with suppress(StripeError):
-            do(*about, **how)
+            return do(*about, **how)
 
     @staticmethod
     def _if_available(do: Any, *about: Any) -> None:

@@ -8,6 +8,7 @@ from db.orgs import OrgError
 from metering.payments.cards import create_setup_intent, ensure_customer, set_default_payment_method
 from metering.payments.errors import InvalidPaymentMethodError, ProviderUnavailableError
 from metering.payments.outcomes import SetupIntentMade
+from metering.payments.stripe_api import StripeApi
 from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.together import together
@@ -218,9 +219,7 @@ def test_a_card_detached_while_it_is_made_the_default_is_not(world: World) -> No
         world.deliver(*world.events("payment_method.detached"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(world.payments.stripe), "set_default_card", lambda _, *about: detach_meanwhile(*about)
-        )
+        patch.setattr(StripeApi, "set_default_card", lambda _, *about: detach_meanwhile(*about))
         with pytest.raises(InvalidPaymentMethodError):
             set_default_payment_method(world.payments, 1, method)
 

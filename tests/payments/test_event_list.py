@@ -9,7 +9,7 @@ from db.engine import transaction
 from db.stripe_events import EventRef, keep_event, known_events
 from metering.payments import event_list
 from metering.payments.outcomes import TopUpMade
-from metering.payments.stripe_api import StripeFailure
+from metering.payments.stripe_api import StripeApi, StripeFailure
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.crashing import Crash, crashing_at
@@ -157,9 +157,7 @@ def test_an_event_that_is_listed_late_is_found(world: World) -> None:
     def without_the_late_one(*about: object) -> list[object]:
         return [event for event in listed(*about) if event.id not in late]  # type: ignore[arg-type]
 
-    with patch.object(
-        type(world.payments.stripe), "events_since", lambda _, *about: without_the_late_one(*about)
-    ):
+    with patch.object(StripeApi, "events_since", lambda _, *about: without_the_late_one(*about)):
         read_later(world)
     assert world.balance() == 0
     assert position(world) > before

@@ -22,6 +22,11 @@ KEPT = ("payment_attempts", "stripe_events", "idempotency_keys", "transactions")
 
 
 @pytest.fixture
+def world(own_world: World) -> World:
+    return own_world
+
+
+@pytest.fixture
 def paid(world: World) -> World:
     """A world in which each of these tables has a row."""
     world.save_card()

@@ -54,6 +54,11 @@ class Backup:
         )
 
 
+@pytest.fixture
+def world(own_world: World) -> World:
+    return own_world
+
+
 def recover(world: World) -> None:
     """Let the sweep find what there is."""
     world.clock.move(minutes=2)
