@@ -51,7 +51,8 @@ ORGS_TO_AUDIT: Final = """
     ORDER BY accounts.org_id LIMIT :limit
 """
 
-# The window: accounts that changed, with where each was audited to; what is new since; and an opening for each.
+# The window: accounts that changed, with where each was audited to; what is new since; and an opening for each. OFFSET 0 keeps
+# the planner on the index, org by org: expecting a third of each history to be new, it would read the whole table.
 MAKE_WINDOW: Final = (
     """
     CREATE TEMP TABLE audit_window ON COMMIT DROP AS
@@ -69,8 +70,10 @@ MAKE_WINDOW: Final = (
     "CREATE TEMP TABLE audit_fresh (LIKE transactions) ON COMMIT DROP",
     """
     INSERT INTO audit_fresh
-    SELECT transactions.* FROM audit_window AS changed
-    JOIN transactions ON transactions.org_id = changed.org_id AND transactions.id > coalesce(changed.audited_id, -1)
+    SELECT fresh.* FROM audit_window AS changed
+    CROSS JOIN LATERAL (
+        SELECT * FROM transactions WHERE transactions.org_id = changed.org_id AND id > coalesce(changed.audited_id, -1) OFFSET 0
+    ) AS fresh
     """,
     "CREATE TEMP TABLE audit_openings (LIKE transactions) ON COMMIT DROP",
     """
