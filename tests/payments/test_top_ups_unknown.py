@@ -253,6 +253,24 @@ def test_a_crash_anywhere_costs_the_client_a_repeat_and_nothing_else(world: Worl
     assert world.charged() == len(CASES)
 
 
+def test_money_that_comes_after_an_attempt_was_given_up_is_credited_all_the_same(world: World) -> None:
+    world.save_card()
+    let_no_charge_through(world)
+    fail(world)
+    world.clock.move(hours=25)
+    world.sweep()
+    (attempt,) = world.attempts()
+    assert (attempt.status, attempt.failure_code) == (AttemptStatus.CANCELLED, "never_charged")
+
+    world.payments.stripe.charge(attempt)
+    world.deliver(*world.events("payment_intent.succeeded"))
+
+    (attempt,) = world.attempts()
+    assert (attempt.status, attempt.failure_code) == (AttemptStatus.SUCCEEDED, None)
+    assert world.balance() == world.held_cents() == 2_000
+    world.assert_sound()
+
+
 def test_a_charge_that_cannot_be_booked_is_not_told_as_a_success_and_looked_at_less_and_less(
     world: World,
 ) -> None:
