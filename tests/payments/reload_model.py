@@ -55,12 +55,11 @@ class Model:
     """A card that was declined for good, while it is the last default one."""
     lost_at: int | None = None
     """After how many changes money went back to a card, until there is another change."""
-    intents_seen: set[str] = field(default_factory=set)
     sent_intents: set[str] = field(default_factory=set)
     last_transaction: int = 0
     lowest_since_credit: int | None = None
-    ledger: list[Any] = field(default_factory=list)
-    failed: set[str] = field(default_factory=set)
+    failed: dict[str, int] = field(default_factory=dict)
+    """Attempts that have failed, and after how many changes that was known: the pause begins then, not when they were made."""
 
     def look(self, *, customer_acts: bool = False, hand_acts: bool = False) -> None:
         """Look at everything. The step changed settings or cards (`customer_acts`), or a worker acted that is held at times."""
@@ -131,7 +130,7 @@ class Model:
     def _note_declines(self, attempts: list[Any]) -> None:
         for each in attempts:
             if each.status == "failed" and each.id not in self.failed:
-                self.failed.add(each.id)
+                self.failed[each.id] = self.changes
                 if each.failure_code in HARD_DECLINES and self._card_of(each) == self.last_card:
                     self.dead_card = self.last_card
 
@@ -224,15 +223,7 @@ class Model:
 
     def paused_for_a_reason(self) -> bool:
         """Whether anything has happened since the last change for which reloads may rest."""
-        return (
-            self.dead_card is not None
-            or self.lost_at is not None
-            or any(
-                self.made[each.id].since_change == self.changes
-                for each in self.world.glance(_ATTEMPTS)
-                if each.status == "failed"
-            )
-        )
+        return self.dead_card is not None or self.lost_at is not None or self.changes in self.failed.values()
 
 
 def _month(at: datetime) -> tuple[int, int]:

@@ -41,6 +41,7 @@ def walk(site: Site, *, examples: int, steps_each: int, walk_seed: int | None = 
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps_each,
+            database=None,  # each seed walks its own way
             phases=[each for each in Phase if each is not Phase.shrink or SHRINK],
             suppress_health_check=list(HealthCheck),
         ),
