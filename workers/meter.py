@@ -25,7 +25,7 @@ from metering.signals.gates import Gates
 from workers.batch import ParsedEntry, parse_entries, price_entries
 from workers.failures import StoppedError, sentence
 from workers.finisher import CommittedBatch, Finisher
-from workers.read_ahead import ReadAhead, ReadBatch
+from workers.read_ahead import ReadAhead, ReadBatch, limit_after
 from workers.reload_follower import ReloadFollower
 from workers.stream import CallStream, Entry, Pending
 
@@ -38,6 +38,8 @@ ABANDONED_AFTER_MS: Final = 10_000
 CLAIM_EVERY_S: Final = 5.0
 PRICES_EVERY_S: Final = 10.0
 """A later price starts at least 60 s ahead and meters know it within 30 s (CONTRACT.md section 2, rule 4)."""
+FIRST_CLAIM: Final = 50
+"""How many entries of others are claimed at first, while it isn't known how large they are."""
 ISOLATE_AFTER_DELIVERIES: Final = 3
 GIVE_UP_AFTER_DELIVERIES: Final = 10
 """By then the entry has been alone with a meter seven times, and no meter has lived to finish it."""
@@ -189,11 +191,20 @@ class Meter:
             if self._stop.is_set():
                 raise StoppedError
             calm = [entry.stream_id for entry in page if entry.deliveries < ISOLATE_AFTER_DELIVERIES]
-            if calm:
-                self._bill_claimed(self._stream.claim(calm, min_idle_ms=min_idle_ms))
+            self._bill_in_parts(calm, min_idle_ms)
             for entry in page:
                 if entry.deliveries >= ISOLATE_AFTER_DELIVERIES:
                     self._bill_alone(entry, min_idle_ms)
+
+    def _bill_in_parts(self, stream_ids: Sequence[str], min_idle_ms: int) -> None:
+        """Claim and bill entries, a few first: what comes again may be what a meter had no memory for."""
+        limit, rest = FIRST_CLAIM, stream_ids
+        while rest:
+            entries = self._stream.claim(rest[:limit], min_idle_ms=min_idle_ms)
+            self._bill_claimed(entries)
+            rest = rest[limit:]
+            if entries:
+                limit = limit_after(entries, self._batch_limit)
 
     def _bill_alone(self, pending: Pending, min_idle_ms: int) -> None:
         entries = self._stream.claim([pending.stream_id], min_idle_ms=min_idle_ms)

@@ -83,6 +83,10 @@ class BacklogCollector(Collector):
         yield GaugeMetricFamily(
             "metering_stream_pending_events", "Events that a meter has read and not finished."
         )
+        yield GaugeMetricFamily(
+            "metering_stream_oldest_event_seconds",
+            "How long the oldest event in the stream has waited to be finished.",
+        )
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
@@ -90,7 +94,8 @@ class BacklogCollector(Collector):
             waiting = backlog(self._client)
         except redis.RedisError:
             return
-        for metric, value in zip(self.describe(), (waiting.lag, waiting.pending), strict=True):
+        values = (waiting.lag, waiting.pending, waiting.oldest_age_s)
+        for metric, value in zip(self.describe(), values, strict=True):
             if isinstance(metric, GaugeMetricFamily):
                 metric.add_metric([], value)
             yield metric

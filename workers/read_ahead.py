@@ -72,11 +72,11 @@ class ReadAhead:
         reach(CrashPoint.METER_AFTER_READ)
         parsed = parse_entries(entries, self._clock())
         reach(CrashPoint.METER_AFTER_PARSE)
-        self._limit = _limit_after(entries, self._batch_limit)
+        self._limit = limit_after(entries, self._batch_limit)
         return ReadBatch(parsed, read_s)
 
 
-def _limit_after(entries: Sequence[Entry], batch_limit: int) -> int:
+def limit_after(entries: Sequence[Entry], batch_limit: int) -> int:
     """How many to ask for next, if they are as large as `entries` are on average."""
     size_bytes = max(sum(len(entry.raw) for entry in entries), 1)
     return max(min(batch_limit, MAX_BATCH_BYTES * len(entries) // size_bytes), 1)

@@ -1,7 +1,7 @@
 """The stream of completed calls, as one consumer of its group sees it (CONTRACT.md section 3)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -67,6 +67,15 @@ return deleted
 """
 
 
+# By Redis's own clock. The id alone is answered: the oldest event may be a large one.
+_OLDEST_AGE_MS: Final = """
+local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+if not oldest then return 0 end
+local time = redis.call('TIME')
+return math.max(math.floor(time[1] * 1000 + time[2] / 1000) - tonumber(string.match(oldest[1], '^%d+')), 0)
+"""
+
+
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of the stream."""
 
@@ -93,6 +102,8 @@ class Backlog:
 
     length: int
     pending: int
+    oldest_age_s: float = field(default=0.0, compare=False)
+    """How long the oldest of them has been there; 0 where there is none."""
 
     @property
     def lag(self) -> int:
@@ -213,15 +224,17 @@ def backlog(client: redis.Redis) -> Backlog:
     """How much waits in the stream, and how much of it some meter has in hand."""
     with client.pipeline(transaction=True) as pipeline:
         pipeline.xlen(STREAM)
+        pipeline.eval_ro(_OLDEST_AGE_MS, 1, STREAM)
         _command(pipeline, "XPENDING", STREAM, GROUP)
-        length, summary = pipeline.execute(raise_on_error=False)
-    if isinstance(length, Exception):
-        raise length
+        length, age_ms, summary = pipeline.execute(raise_on_error=False)
+    for answer in (length, age_ms):
+        if isinstance(answer, Exception):
+            raise answer
     if isinstance(summary, redis.ResponseError):  # no group yet, so nobody has anything in hand
-        return Backlog(length, 0)
+        return Backlog(length, 0, age_ms / 1_000)
     if isinstance(summary, Exception):
         raise summary
-    return Backlog(length, int(summary["pending"]))
+    return Backlog(length, int(summary["pending"]), age_ms / 1_000)
 
 
 def _command(client: redis.Redis, *words: str | int, **options: bool) -> Any:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ FIELDS: Final = (
 OPTIONAL: Final = frozenset({"phone_number_id", "phone_number_value", "metadata"})
 MAX_DEPTH: Final = 64
 SUREST_DEPTH: Final = 200
+_EXACT: Final = Context(prec=1_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +120,18 @@ def _direction(value: Any) -> str:
 def _duration_us(value: Any) -> int:
     if not isinstance(value, _Whole | _WithPoint) or len(value) > 100:
         raise _RefusedError
-    seconds = Decimal(value)
+    try:
+        seconds = _EXACT.create_decimal(value)
+    except InvalidOperation:
+        raise _UnsureError from None  # an exponent of more digits than Python reads
     if seconds == 0:
         return 0
-    if not Decimal("0.000001") <= seconds <= 604_800 or seconds * 1_000_000 % 1 != 0:
+    if not Decimal("0.000001") <= seconds <= 604_800:
         raise _RefusedError
-    return int(seconds * 1_000_000)
+    microseconds = _EXACT.multiply(seconds, Decimal(1_000_000))
+    if _EXACT.remainder(microseconds, Decimal(1)) != 0:
+        raise _RefusedError
+    return int(microseconds)
 
 
 def _ended_at(value: Any) -> datetime:
