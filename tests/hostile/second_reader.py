@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Context, Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ FIELDS: Final = (
 OPTIONAL: Final = frozenset({"phone_number_id", "phone_number_value", "metadata"})
 MAX_DEPTH: Final = 64
 SUREST_DEPTH: Final = 200
-_EXACT: Final = Context(prec=1_000)
+_EXACT: Final = Context(prec=1_000, Emin=MIN_EMIN, Emax=MAX_EMAX)
 
 
 @dataclass(frozen=True, slots=True)
