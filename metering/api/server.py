@@ -48,7 +48,7 @@ class _Protocol(H11Protocol):
         """It was answered. Who goes on to send what nobody reads is cut off."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            self.loop.call_later(LINGER_S, self._hang_up)
+            self.loop.call_later(LINGER_S, self._stop_taking, self.cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody waits any more."""
@@ -57,6 +57,11 @@ class _Protocol(H11Protocol):
 
     def _await_headers(self) -> None:
         self._headers_due = self.loop.call_later(HEADERS_LIMIT_S, self._hang_up)
+
+    def _stop_taking(self, request: object) -> None:
+        """Hang up if that request's body still comes: another one on the same connection must not be cut off for it."""
+        if self.cycle is request and self.conn.their_state is h11.SEND_BODY:
+            self._hang_up()
 
     def _hang_up(self) -> None:
         if not self.transport.is_closing():

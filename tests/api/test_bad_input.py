@@ -75,16 +75,17 @@ NO_OBJECTS: Final = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_changed(site: Site) -> Iterator[None]:
-    """Org 1 has a card and settings, so that what is refused would else have been done."""
-    site.world.save_card()
-    site.world.settings(minimum_cents=1_000, amount_cents=5_000, monthly_limit_cents=50_000)
-    before, asked = site.world.account(), site.world.sandbox.totals().asked
-    yield
-    assert site.world.account() == before
-    assert site.world.sandbox.totals().asked == asked
-    assert site.world.attempts() == []
+@pytest.fixture(scope="module")
+def site(standing_site: Site) -> Iterator[Site]:
+    """Org 1 has a card and settings, so that what is refused would else have been done; in the end nothing was."""
+    standing_site.empty()
+    standing_site.world.save_card()
+    standing_site.world.settings(minimum_cents=1_000, amount_cents=5_000, monthly_limit_cents=50_000)
+    before, asked = standing_site.world.account(), standing_site.world.sandbox.totals().asked
+    yield standing_site
+    assert standing_site.world.account() == before
+    assert standing_site.world.sandbox.totals().asked == asked
+    assert standing_site.world.attempts() == []
 
 
 @pytest.mark.parametrize(

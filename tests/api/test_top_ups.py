@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from db.attempts import Attempt
-from metering.api import lanes
+from metering.api import lanes, server
 from metering.api.app import make_app
 from metering.api.lanes import PROVIDER_THREADS, PROVIDER_THREADS_PER_ORG
 from metering.payments.stripe_api import StripeApi
@@ -251,3 +251,26 @@ def test_a_top_up_in_hand_is_finished_when_the_server_is_told_to_stop(
         assert answer.result().json()["status"] == "succeeded"
         released.result()
     assert [each.answered_at is not None for each in site.world.attempts()] == [True]
+
+
+def test_a_body_that_was_refused_costs_the_next_request_on_its_connection_nothing(
+    site: Site, slow_stripe: SlowStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LINGER_S", 0.1)
+    site.world.save_card()
+    too_long = (b" " * 10_000 for _ in range(100))
+    headers = {**site.headers(1), "Content-Type": "application/json"}
+    one_connection = httpx.Limits(max_connections=1)
+    with (
+        ThreadPoolExecutor(1) as threads,
+        httpx.Client(base_url=site.url, timeout=30, limits=one_connection) as http,
+    ):
+        refused = http.post("/v1/billing/top-up", content=too_long, headers=headers)
+        assert_problem(refused, 413, "body_too_large")
+        answer = threads.submit(
+            http.post, "/v1/billing/top-up", json={"amount_cents": 5_000}, headers=headers
+        )
+        wait_until(lambda: slow_stripe.waiting == 1, limit_s=20)
+        assert not slow_stripe.go_on.wait(0.3)  # well past the time that is left to a refused body
+        slow_stripe.go_on.set()
+        assert answer.result().json()["status"] == "succeeded"
