@@ -149,7 +149,11 @@ class PaymentsMachine(RuleBasedStateMachine):
         waiting = self._waiting()
         self._ask(waiting[which % len(waiting)], fault, crash, False)
 
-    @rule(point=st.sampled_from(TOP_UP_POINTS), hours=st.sampled_from([0.1, 22, 23.5, 26]), fault=FAULTS)
+    @rule(
+        point=st.just(CrashPoint.CHARGE_AFTER_SEND) | st.sampled_from(TOP_UP_POINTS),
+        hours=st.sampled_from([0.1, 23.5, 26]),
+        fault=FAULTS,
+    )
     def lose_and_repeat(self, point: CrashPoint, hours: float, fault: Any) -> None:
         """Ask with a key, get no answer, and ask again after a time in which nothing of ours ran."""
         number = next(self.keys)  # also in the amount: this one joins nobody's
