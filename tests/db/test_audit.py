@@ -79,18 +79,18 @@ PAYMENTS = """
         (5, 'credit', 2500, 4500, '2026-04-20 18:25:06.201+00', 'Auto-reload', 'pi_2', '{"payment_intent_id": "pi_2"}'),
         (5, 'refund', -500, 4000, '2026-04-20 18:25:06.201+00', 'Refund', 're_1', '{"payment_intent_id": "pi_1"}'),
         (5, 'credit', 2500, 6500, '2026-04-20 18:25:06.201+00', 'Auto-reload', 'pi_3', '{"payment_intent_id": "pi_3"}');
-    INSERT INTO payment_attempts (org_id, id, kind, amount_cents, customer_id, payment_method_id, created_at,
+    INSERT INTO payment_attempts (org_id, id, kind, amount_cents, customer_id, payment_method_id, created_at, first_sent_at,
         monthly_limit_cents, month_committed_cents, status, payment_intent_id, look_at, finished_at)
     VALUES
-        (5, '00000000-0000-4000-8000-000000000001', 'top_up', 2000, 'cus_1', 'pm_1', '2026-04-02', NULL, 0,
+        (5, '00000000-0000-4000-8000-000000000001', 'top_up', 2000, 'cus_1', 'pm_1', '2026-04-02', '2026-04-02', NULL, 0,
             'succeeded', 'pi_1', '2026-04-02', '2026-04-02'),
-        (5, '00000000-0000-4000-8000-000000000002', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-03', 5000, 0,
+        (5, '00000000-0000-4000-8000-000000000002', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-03', '2026-04-03', 5000, 0,
             'succeeded', 'pi_2', '2026-04-03', '2026-04-03'),
-        (5, '00000000-0000-4000-8000-000000000003', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-04', 5000, 0,
+        (5, '00000000-0000-4000-8000-000000000003', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-04', '2026-04-04', 5000, 0,
             'failed', NULL, '2026-04-04', '2026-04-05'),
-        (5, '00000000-0000-4000-8000-000000000004', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-05', 5000, 2500,
+        (5, '00000000-0000-4000-8000-000000000004', 'auto_reload', 2500, 'cus_1', 'pm_1', '2026-04-05', '2026-04-05', 5000, 2500,
             'succeeded', 'pi_3', '2026-04-05', '2026-04-06'),
-        (5, '00000000-0000-4000-8000-000000000005', 'auto_reload', 2500, 'cus_1', 'pm_1', '2099-04-05', 5000, 0,
+        (5, '00000000-0000-4000-8000-000000000005', 'auto_reload', 2500, 'cus_1', 'pm_1', '2099-04-05', '2099-04-05', 5000, 0,
             'open', NULL, '2099-04-05', NULL);
 """
 
@@ -499,7 +499,7 @@ DAMAGES = [
     ),
     Damage(
         "an attempt that nobody looks at",
-        "UPDATE payment_attempts SET look_at = now() - interval '16 minutes' WHERE org_id = 5 AND status = 'open'",
+        "UPDATE payment_attempts SET look_at = '2026-04-01' WHERE org_id = 5 AND status = 'open'",
         {"attempt_watched"},
         org_id=5,
     ),
