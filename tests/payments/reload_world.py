@@ -190,7 +190,7 @@ class ReloadWorld(World):
         self.deliver_all()
         self.work()
 
-    def drain(self, *, hours: float = 30, step_minutes: float = 60) -> None:
+    def drain(self, *, hours: float = 30, step_minutes: float = 180) -> None:
         """Let so much time pass, the sweep going round all the while."""
         end = self.clock.at.timestamp() + hours * 3_600
         while self.clock.at.timestamp() < end:

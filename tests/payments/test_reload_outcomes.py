@@ -89,28 +89,27 @@ def test_idempotency_errors_decide_nothing(reloading: ReloadWorld) -> None:
     assert reloading.taken() == 1
 
 
-@pytest.mark.parametrize("fault", [RequestFault.UNAUTHORIZED, RequestFault.RATE_LIMITED])
 def test_a_key_that_does_not_work_for_an_hour_pauses_nobody_and_then_everybody_is_reloaded(
-    reloading: ReloadWorld, fault: RequestFault
+    reloading: ReloadWorld,
 ) -> None:
-    orgs = range(1, 6)
+    orgs = range(1, 4)
     for org_id in orgs:
         if org_id > 1:
             reloading.make_org(org_id)
         reloading.adjust(MINIMUM, org_id=org_id)
         reloading.enable(org_id=org_id)
-    reloading.sandbox.set_fault(fault, count=None, for_s=3_600)
+    reloading.sandbox.set_fault(RequestFault.UNAUTHORIZED, count=None, for_s=3_600)
     reloading.post((org_id, 1) for org_id in orgs)
     reloading.drain(hours=0.9, step_minutes=3)
-    assert [reloading.statuses(org_id) for org_id in orgs] == [["open"]] * 5
+    assert [reloading.statuses(org_id) for org_id in orgs] == [["open"]] * 3
     asked = reloading.asked()
-    assert asked < 5 * 12  # backed off
+    assert asked < 3 * 12  # backed off
 
     reloading.drain(hours=1, step_minutes=10)
 
-    assert [reloading.statuses(org_id) for org_id in orgs] == [["succeeded"]] * 5
-    assert [reloading.taken(org_id) for org_id in orgs] == [1] * 5
-    assert [reloading.pause(org_id) for org_id in orgs] == [None] * 5
+    assert [reloading.statuses(org_id) for org_id in orgs] == [["succeeded"]] * 3
+    assert [reloading.taken(org_id) for org_id in orgs] == [1] * 3
+    assert [reloading.pause(org_id) for org_id in orgs] == [None] * 3
     reloading.assert_sound()
 
 
@@ -201,7 +200,7 @@ def test_a_stored_500_is_never_a_failure_and_a_new_key_only_follows_when_the_cha
     start = reloading.clock()
     reloading.work()
     while reloading.statuses() == ["open"]:
-        reloading.clock.move(hours=1)
+        reloading.clock.move(hours=3)
         reloading.sweep()
 
     first, second = reloading.reloads()
@@ -298,9 +297,9 @@ def test_a_slow_bank_is_waited_for_and_asked_after_less_and_less_often(reloading
     method = due(reloading)
     reloading.sandbox.slow_card(method)
     reloading.work()
-    reloading.drain(hours=5, step_minutes=5)
+    reloading.drain(hours=3, step_minutes=6)
     assert reloading.statuses() == ["open"]
-    assert reloading.asked("payment_intents.retrieve") < 15
+    assert reloading.asked("payment_intents.retrieve") < 12
 
     (intent,) = reloading.reload_intents()
     reloading.sandbox.finish_processing(intent["id"])
