@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 
@@ -16,6 +17,9 @@ from metering.api.prices import keep_reading
 from metering.api.problems import tell_problems
 from metering.api.watch import Watch
 
+READING_LIMIT_S: Final = 5.0
+"""How long a reading of the prices may hold up the end of the server: Postgres may not answer."""
+
 
 def make_app(context: ApiContext) -> FastAPI:
     """The API on `context`, whose gate reader is closed when the server ends."""
@@ -26,8 +30,12 @@ def make_app(context: ApiContext) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        reading = asyncio.create_task(keep_reading(read_prices))
+        stop = asyncio.Event()
+        reading = asyncio.create_task(keep_reading(read_prices, stop))
         yield
+        stop.set()
+        # Cut off, its thread would go on, and outlive the engine that it uses.
+        await asyncio.wait([reading], timeout=READING_LIMIT_S)
         reading.cancel()
         await context.gate_reader.close()
 

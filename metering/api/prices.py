@@ -1,6 +1,7 @@
 """The prices that the gate reckons with, read again every few seconds."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -58,9 +59,9 @@ class Prices:
         return book
 
 
-async def keep_reading(read: Callable[[], Awaitable[object]]) -> None:
-    """Read the prices every few seconds, as long as the server runs."""
-    while True:
+async def keep_reading(read: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
+    """Read the prices every few seconds, until `stop` is set; a reading that is under way is finished."""
+    while not stop.is_set():
         try:
             await read()
         except Exception as error:
@@ -68,4 +69,5 @@ async def keep_reading(read: Callable[[], Awaitable[object]]) -> None:
                 log.exception("the prices can't be read")
             else:
                 log.warning("the prices can't be read now", error=type(error).__name__)
-        await asyncio.sleep(READ_EVERY_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), READ_EVERY_S)
