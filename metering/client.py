@@ -50,6 +50,8 @@ BLOCK_S: Final = 1.0
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 1.0
 
+_MAX_BYTES: Final = 1_000_000
+"""Far more than can be billed. The meter keeps what is too large; but above this the server may hang up, for each try anew."""
 _MAX_INT64: Final = 2**63 - 1
 _MAX_DURATION_S: Final = 604_800
 _MICROSECOND_S: Final = Decimal("0.000001")
@@ -501,7 +503,7 @@ def _encoded(event: Mapping[str, object]) -> bytes:
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise InvalidField(name, problem)
     try:
-        return _json(fields)
+        payload = _json(fields)
     except (TypeError, ValueError, RecursionError):
         for name, value in fields.items():
             try:
@@ -509,6 +511,11 @@ def _encoded(event: Mapping[str, object]) -> bytes:
             except (TypeError, ValueError, RecursionError) as error:
                 raise InvalidField(str(name), f"can't be written as JSON: {error}") from error
         raise
+    if len(payload) > _MAX_BYTES:
+        raise InvalidField(
+            "event", f"is {len(payload)} bytes long, and can't be billed: leave out some of its metadata"
+        )
+    return payload
 
 
 def _json(fields: Mapping[str, object]) -> bytes:

@@ -3,17 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
 
 import msgspec
 
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from workers.batch import ParsedEntry, parse_entries
-from workers.stream import CallStream, Entry
-
-MAX_BATCH_BYTES: Final = 2_000_000
-"""About how much a batch may hold, so that a backlog of large events doesn't fill a meter's memory."""
+from workers.stream import MAX_BATCH_BYTES, CallStream, Entry
 
 
 class ReadBatch(msgspec.Struct, frozen=True):
@@ -40,7 +36,6 @@ class ReadAhead:
         self._batch_limit = batch_limit
         self._block_ms = block_ms
         self._monotonic = monotonic
-        self._limit = batch_limit
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._reading: Future[ReadBatch] | None = None
 
@@ -65,18 +60,17 @@ class ReadAhead:
         self._threads.shutdown()
 
     def _read(self) -> ReadBatch:
-        entries = self._stream.read_new(limit=self._limit, block_ms=self._block_ms)
+        entries = self._stream.read_new(limit=self._batch_limit, block_ms=self._block_ms)
         read_s = self._monotonic()
         if not entries:
             return ReadBatch([], read_s)
         reach(CrashPoint.METER_AFTER_READ)
         parsed = parse_entries(entries, self._clock())
         reach(CrashPoint.METER_AFTER_PARSE)
-        self._limit = limit_after(entries, self._batch_limit)
         return ReadBatch(parsed, read_s)
 
 
 def limit_after(entries: Sequence[Entry], batch_limit: int) -> int:
-    """How many to ask for next, if they are as large as `entries` are on average."""
+    """How many to claim next, if they are as large as `entries` are on average."""
     size_bytes = max(sum(len(entry.raw) for entry in entries), 1)
     return max(min(batch_limit, MAX_BATCH_BYTES * len(entries) // size_bytes), 1)

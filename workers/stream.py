@@ -15,6 +15,11 @@ EVENT_FIELD: Final = b"event"
 PAGE: Final = 500
 """How many pending entries are looked at or claimed at once."""
 
+MAX_BATCH_BYTES: Final = 2_000_000
+"""About how much a batch may hold, so that a backlog of large events doesn't fill a meter's memory."""
+PART: Final = 50
+"""How many new entries are read at once: the rest of a batch follows at once, unless these are large."""
+
 # In one, so that an entry is either still to be finished or gone; and a thousand entries by one command: one for each would cost
 # Redis, and its append-only file, twice as much.
 #
@@ -144,23 +149,34 @@ class CallStream:
         return any(group["name"] == GROUP.encode() for group in groups)
 
     def read_new(self, *, limit: int, block_ms: int) -> list[Entry]:
-        """What nobody has read yet: as much as is there, at most `limit`. Waits up to `block_ms` only where nothing is."""
-        answer = _command(
-            self._client,
-            *(
-                "XREADGROUP",
-                "GROUP",
-                GROUP,
-                self.consumer,
-                "COUNT",
-                limit,
-                "BLOCK",
-                block_ms,
-                "STREAMS",
-                STREAM,
-                ">",
-            ),
+        """What nobody has read yet: as much as is there, at most `limit` entries. Waits up to `block_ms` only where nothing is.
+
+        It is read a part at a time, and no more once there are MAX_BATCH_BYTES: how large entries are is known only when they
+        have come. Where a later part can't be read, the parts before it stay pending.
+        """
+        entries = self._read_part(min(limit, PART), block_ms)
+        size_bytes, last = _size_bytes(entries), len(entries)
+        while last == PART and len(entries) < limit and size_bytes < MAX_BATCH_BYTES:
+            part = self._read_part(min(limit - len(entries), PART), None)
+            entries += part
+            size_bytes, last = size_bytes + _size_bytes(part), len(part)
+        return entries
+
+    def _read_part(self, limit: int, block_ms: int | None) -> list[Entry]:
+        block = () if block_ms is None else ("BLOCK", block_ms)
+        command = (
+            "XREADGROUP",
+            "GROUP",
+            GROUP,
+            self.consumer,
+            "COUNT",
+            limit,
+            *block,
+            "STREAMS",
+            STREAM,
+            ">",
         )
+        answer = _command(self._client, *command)
         return [_entry(*item) for item in answer[0][1]] if answer else []
 
     def pending(self, *, consumer: str | None = None, min_idle_ms: int = 0) -> Iterator[list[Pending]]:
@@ -240,6 +256,10 @@ def backlog(client: redis.Redis) -> Backlog:
 def _command(client: redis.Redis, *words: str | int, **options: bool) -> Any:
     """A command word by word: redis-py's own methods for these spend more time on options than the server on the command."""
     return client.execute_command(*words, **options)  # type: ignore[no-untyped-call]
+
+
+def _size_bytes(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.raw) for entry in entries)
 
 
 def _as_it_came(answer: Any, **_options: Any) -> Any:

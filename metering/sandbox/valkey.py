@@ -18,6 +18,7 @@ OPTIONS = {
     "--save": "",
     "--databases": "64",
     "--maxmemory-policy": "noeviction",  # an event that was taken in must not be thrown out for room
+    "--proto-max-bulk-len": "1mb",  # no event is as large by far; so that what comes at once can't fill a meter's memory
     "--daemonize": "yes",  # in a session of its own, and no child of ours that would linger as a zombie
     "--pidfile": "valkey.pid",
 }

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from functools import partial
 from typing import Any, Final
 
@@ -120,10 +120,9 @@ def _direction(value: Any) -> str:
 def _duration_us(value: Any) -> int:
     if not isinstance(value, _Whole | _WithPoint) or len(value) > 100:
         raise _RefusedError
-    try:
-        seconds = _EXACT.create_decimal(value)
-    except InvalidOperation:
-        raise _UnsureError from None  # an exponent of more digits than Python reads
+    if re.search("[eE][+-]?0*[1-9][0-9]{15}", value):
+        raise _UnsureError  # an exponent of more digits than Python's decimals have room for
+    seconds = _EXACT.create_decimal(value)
     if seconds == 0:
         return 0
     if not Decimal("0.000001") <= seconds <= 604_800:

@@ -58,6 +58,10 @@ class MeterProcess:
                 stderr=log,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
