@@ -110,6 +110,7 @@ class Injector(threading.Thread):
             self.join()
 
     def run(self) -> None:
+        self._back_up()  # before all: the first restore may come sooner than a busy machine has taken the one meant for it
         began_s = time.monotonic()
         plan: list[tuple[float, Strike | None]] = [(strike.at_s, strike) for strike in self._schedule.strikes]
         plan += [(at_s, None) for at_s in self._schedule.backups_at_s]
