@@ -8,6 +8,7 @@ import pytest
 from metering.runtime.crashpoints import CrashPoint
 from tests.workers.calls import ORG_IDS, assert_billed, make_calls
 from tests.workers.processes import MeterProcess, Site, wait_until
+from workers.stream import PART
 
 # The first transaction that commits loads the prices; the second is the first batch's.
 PLACES = {
@@ -34,12 +35,12 @@ def test_meters_stopped_at_four_places(site: Site) -> None:
         # No conflicts: which of two contradicting events is billed depends on which comes first, and what a stopped meter holds
         # is left for later.
         theirs = make_calls(
-            200, seed=number, first_call_id=1_000 * number + 1, org_ids=ORG_IDS[number::4], conflicts=False
+            PART, seed=number, first_call_id=1_000 * number + 1, org_ids=ORG_IDS[number::4], conflicts=False
         )
         site.push_at_once(theirs)  # whoever reads first takes all of them
         wait_until(another_has_stopped, f"stop {number + 1}")
         # Now: on a slow machine, others soon take it for abandoned.
-        assert site.in_hand()[stopped[-1].name] == 200
+        assert site.in_hand()[stopped[-1].name] == PART
         events += theirs
 
     worker = site.start("worker")
