@@ -149,7 +149,7 @@ def lock_accounts(
     """
     with connection.cursor(binary=True) as cursor:
         statement = LOCK_ACCOUNTS + (SKIP_LOCKED if skip_locked else "")
-        rows = cursor.execute(statement, [array(set(org_ids))]).fetchall()
+        rows = cursor.execute(statement, [array(list(set(org_ids)))]).fetchall()
     now = to_milliseconds(clock())
     return {
         org_id: BalanceChange(
@@ -165,11 +165,11 @@ def write_accounts(connection: psycopg.Connection, changes: Iterable[BalanceChan
     # Nearly all were posted at the same time, which needs to be spelt only once.
     spelt = {posted_at: posted_at.isoformat() for posted_at in {change.posted_at for change in listed}}
     columns = (
-        array(change.org_id for change in listed),
-        array(change.balance_cents for change in listed),
-        array(change.version for change in listed),
-        array(change.transaction_count for change in listed),
-        array(spelt[change.posted_at] for change in listed),
+        array([change.org_id for change in listed]),
+        array([change.balance_cents for change in listed]),
+        array([change.version for change in listed]),
+        array([change.transaction_count for change in listed]),
+        array([spelt[change.posted_at] for change in listed]),
     )
     connection.execute(UPDATE_ACCOUNTS, columns)
 
@@ -203,8 +203,10 @@ def post_calls(
         reach(CrashPoint.LEDGER_AFTER_LOCK)
         _require_price_book(driver, price_book_version)
         known = _find_billed(driver, calls)
-        posted.deferred = [call for call in calls if call.event.org_id in held]
-        _sort_out([call for call in calls if call.event.org_id not in held], accounts, known, posted)
+        if held:
+            posted.deferred = [call for call in calls if call.event.org_id in held]
+            calls = [call for call in calls if call.event.org_id not in held]
+        _sort_out(calls, accounts, known, posted)
         if posted.debits:
             posted.changes = _write_debits(driver, posted.debits, accounts)
             write_accounts(driver, posted.changes.values())
@@ -231,7 +233,7 @@ def _require_price_book(driver: psycopg.Connection, version: int) -> None:
 
 def _find_billed(driver: psycopg.Connection, calls: Sequence[PricedCall]) -> dict[tuple[int, int], CallEvent]:
     with driver.cursor(binary=True) as cursor:
-        keys = [array(call.event.org_id for call in calls), array(call.event.call_id for call in calls)]
+        keys = [array([call.event.org_id for call in calls]), array([call.event.call_id for call in calls])]
         cursor.execute(FIND_BILLED_CALLS, keys)
         return {(row[0], row[1]): _billed_event(*row) for row in cursor}
 
