@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from sqlalchemy import Engine, select, text
 
@@ -62,10 +63,12 @@ def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> Str
     since = _since(engine, now)
     intents = [each for each in stripe.list_intents(since=since) if each.attempt_id is not None]
     returned = _returned(stripe, since)
-    known, credited_cents, moves = _read(engine)
+    known, by_attempt, credited_cents, moves = _read(engine)
     found.charges = len(intents)
     for intent in intents:
-        _compare(found, intent, known, credited_cents, moves, returned, now)
+        # By its mark too: one that Stripe made only after its attempt had been given up was never noted there.
+        attempt = known.get(intent.id) or by_attempt.get(intent.attempt_id)
+        _compare(found, intent, attempt, credited_cents, moves, returned, now)
     listed = {each.id for each in intents if each.status == IntentStatus.SUCCEEDED}
     for intent_id, each in known.items():
         if each.status == AttemptStatus.SUCCEEDED and intent_id not in listed:
@@ -82,13 +85,12 @@ def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> Str
 def _compare(
     found: StripeAudit,
     intent: Intent,
-    known: dict[str, _Known],
+    attempt: _Known | None,
     credited_cents: dict[str, int],
     moves: dict[str, int],
     returned: dict[str, int],
     now: datetime,
 ) -> None:
-    attempt = known.get(intent.id)
     settling = now - intent.created_at < SETTLING or (
         attempt is not None and attempt.status == AttemptStatus.OPEN
     )
@@ -147,26 +149,31 @@ def _since(engine: Engine, now: datetime) -> datetime:
     return (first or now) - BEFORE_THE_FIRST
 
 
-def _read(engine: Engine) -> tuple[dict[str, _Known], dict[str, int], dict[str, int]]:
-    """Attempts, credited_cents, and what was booked back and forth since, each by PaymentIntent; from one snapshot."""
+def _read(
+    engine: Engine,
+) -> tuple[dict[str, _Known], dict[UUID | None, _Known], dict[str, int], dict[str, int]]:
+    """Attempts by PaymentIntent and by id, credited_cents, and what was booked back and forth since; from one snapshot."""
     known: dict[str, _Known] = {}
+    by_attempt: dict[UUID | None, _Known] = {}
     credited_cents: dict[str, int] = {}
     moves: dict[str, int] = defaultdict(int)
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
         for row in connection.execute(_ATTEMPTS):
-            known[row.payment_intent_id] = _Known(row.org_id, row.status, row.amount_cents)
+            attempt = by_attempt[row.id] = _Known(row.org_id, row.status, row.amount_cents)
+            if row.payment_intent_id is not None:
+                known[row.payment_intent_id] = attempt
         for row in connection.execute(_MONEY):
             if row.kind == "credit":
                 credited_cents[row.source_key] = row.amount_cents
             elif row.payment_intent_id is not None:
                 moves[row.payment_intent_id] += row.amount_cents
-    return known, credited_cents, moves
+    return known, by_attempt, credited_cents, moves
 
 
 _ATTEMPTS: Final = text("""
-    SELECT payment_intent_id, org_id, status, amount_cents FROM payment_attempts WHERE payment_intent_id IS NOT NULL
+    SELECT id, payment_intent_id, org_id, status, amount_cents FROM payment_attempts
 """)
 _MONEY: Final = text("""
     SELECT kind, source_key, amount_cents, metadata ->> 'payment_intent_id' AS payment_intent_id

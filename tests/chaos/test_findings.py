@@ -1,4 +1,4 @@
-"""What a database that was restored to an earlier time must not do: found by chaos, each kept here as a test of its own."""
+"""What chaos has found, each kept here as a test of its own."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,8 +7,11 @@ from uuid import uuid4
 import pytest
 import redis
 
+from metering.payments.audit import CHARGE_CREDITED, audit_against_stripe
 from metering.rules.payments import AttemptStatus
+from metering.runtime.crashpoints import CrashPoint
 from tests.conftest import Database
+from tests.payments.crashing import crashing_at
 from tests.payments.world import World, make_world
 from tests.workers.reloading import ready_to_reload
 
@@ -69,4 +72,30 @@ def test_a_limit_that_a_lost_reload_had_used_up_is_kept_again_as_soon_as_it_is_f
     world.settings(monthly_limit_cents=15_000)
     world.work()
     assert world.charged() == 3
+    world.assert_sound()
+
+
+def test_a_request_that_comes_to_stripe_after_its_attempt_was_given_up_is_no_charge_without_an_attempt(
+    world: World,
+) -> None:
+    """It was held up on the way while the clock jumped by days. It took nothing; if it ever does, that is credited."""
+    world.save_card("pm_card_authenticationRequired")
+    with crashing_at(CrashPoint.CHARGE_BEFORE_SEND):
+        world.top_up(700)
+    (attempt,) = world.attempts()
+    world.clock.move(days=6)
+    world.work_on_due()
+    assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED]
+    intent = world.payments.stripe.charge(attempt)
+    world.clock.move(minutes=20)
+    world.read_events()
+    world.assert_sound()
+    world.sandbox.authenticate(intent.id)
+    world.clock.move(minutes=20)
+    assert [
+        each.invariant
+        for each in audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations
+    ] == [CHARGE_CREDITED]
+    world.read_events()
+    assert (world.charged(), world.balance()) == (1, 700)
     world.assert_sound()
