@@ -63,11 +63,11 @@ def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> Str
     since = _since(engine, now)
     intents = [each for each in stripe.list_intents(since=since) if each.attempt_id is not None]
     returned = _returned(stripe, since)
-    known, by_attempt, credited_cents, moves = _read(engine)
+    known, unmet, credited_cents, moves = _read(engine)
     found.charges = len(intents)
     for intent in intents:
-        # By its mark too: one that Stripe made only after its attempt had been given up was never noted there.
-        attempt = known.get(intent.id) or by_attempt.get(intent.attempt_id)
+        # By its mark too: of one that Stripe made only after its attempt had been given up the attempt never learned.
+        attempt = known.get(intent.id) or unmet.get(intent.attempt_id)
         _compare(found, intent, attempt, credited_cents, moves, returned, now)
     listed = {each.id for each in intents if each.status == IntentStatus.SUCCEEDED}
     for intent_id, each in known.items():
@@ -152,24 +152,26 @@ def _since(engine: Engine, now: datetime) -> datetime:
 def _read(
     engine: Engine,
 ) -> tuple[dict[str, _Known], dict[UUID | None, _Known], dict[str, int], dict[str, int]]:
-    """Attempts by PaymentIntent and by id, credited_cents, and what was booked back and forth since; from one snapshot."""
+    """Attempts by PaymentIntent, those without one by id; what is credited, and what was booked since; from one snapshot."""
     known: dict[str, _Known] = {}
-    by_attempt: dict[UUID | None, _Known] = {}
+    unmet: dict[UUID | None, _Known] = {}
     credited_cents: dict[str, int] = {}
     moves: dict[str, int] = defaultdict(int)
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
         for row in connection.execute(_ATTEMPTS):
-            attempt = by_attempt[row.id] = _Known(row.org_id, row.status, row.amount_cents)
-            if row.payment_intent_id is not None:
+            attempt = _Known(row.org_id, row.status, row.amount_cents)
+            if row.payment_intent_id is None:
+                unmet[row.id] = attempt
+            else:
                 known[row.payment_intent_id] = attempt
         for row in connection.execute(_MONEY):
             if row.kind == "credit":
                 credited_cents[row.source_key] = row.amount_cents
             elif row.payment_intent_id is not None:
                 moves[row.payment_intent_id] += row.amount_cents
-    return known, by_attempt, credited_cents, moves
+    return known, unmet, credited_cents, moves
 
 
 _ATTEMPTS: Final = text("""
