@@ -158,6 +158,7 @@ def test_a_demo_bills_everything_once_and_passes_its_audit(demo_cli: Cli) -> Non
         assert int(rows[f"rejected: {reason}"]) > 0
 
 
+@pytest.mark.long
 def test_what_was_done_behind_its_back_is_named(demo_cli: Cli, data_dir: Path) -> None:
     """A call that telephony knows nothing of, a debit written by hand, and a charge that is none of the product's."""
     with started(demo_cli, *SHORT) as demo:
@@ -236,6 +237,7 @@ def test_ctrl_c_bills_what_was_pushed_and_checks_it(demo_cli: Cli, data_dir: Pat
     assert re.search(r"^[0-9,]+ calls? ran still at the end", output, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_a_gate_forced_open_by_hand_is_mended_and_named(demo_cli: Cli, data_dir: Path) -> None:
     """It lets calls in that nobody wants: mended or not, that must not pass for a run in which all went well."""
     with started(demo_cli, "--seconds", "15", "--rate", "200", "--orgs", "5", "--meters", "1") as demo:
@@ -255,6 +257,7 @@ def test_a_gate_forced_open_by_hand_is_mended_and_named(demo_cli: Cli, data_dir:
     assert f"Org {org_id}'s gate says" not in output  # in the end it was right again
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_leaves_the_rest_in_the_stream_and_says_how_much(
     demo_cli: Cli, data_dir: Path
 ) -> None:

@@ -143,6 +143,7 @@ def installation(database: Database, redis_url: str, sandbox: StripeSandbox, tmp
     return Installation(settings, tmp_path / "logs", secrets)
 
 
+@pytest.mark.long
 def test_nothing_secret_is_said_when_things_go_well_and_when_they_fail(
     installation: Installation, database: Database, redis_client: redis.Redis, sandbox: StripeSandbox
 ) -> None:
