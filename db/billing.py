@@ -33,7 +33,7 @@ class BillingAccount:
     amount_set: bool
     stripe_customer_id: str | None
     default_payment_method_id: str | None
-    default_card_fingerprint: str | None
+    default_card_identity: str | None
     created_at: datetime
 
     @property
@@ -43,13 +43,13 @@ class BillingAccount:
 
     @property
     def card(self) -> str | None:
-        """The default card: by its fingerprint, which stays the same when it is saved again."""
+        """The default card: by its identity, which stays the same when it is saved again."""
         return self.last_card if self.has_payment_method else None
 
     @property
     def last_card(self) -> str | None:
-        """The default card, or the last one there was, as far as its fingerprint is known."""
-        return self.default_card_fingerprint or self.default_payment_method_id
+        """The default card, or the last one there was, as far as its identity is known."""
+        return self.default_card_identity or self.default_payment_method_id
 
 
 _COMPUTED: Final = {
@@ -134,14 +134,14 @@ def set_default_card(
     change: BalanceChange,
     before: BillingAccount,
     payment_method_id: str,
-    fingerprint: str | None,
+    card_identity: str | None,
 ) -> Reloads:
     """Make a payment method of the org's customer its default, under the org's lock; the rule is asked at once."""
     note_ready(connection, change.org_id, payment_method_id, change.posted_at)
     connection.execute(
         update(Account)
         .where(Account.org_id == change.org_id)
-        .values(default_payment_method_id=payment_method_id, default_card_fingerprint=fingerprint)
+        .values(default_payment_method_id=payment_method_id, default_card_identity=card_identity)
     )
     return _after_change(connection, change, before.card, setting_changed=False)
 
@@ -185,7 +185,7 @@ def note_detached(
         .where(Account.org_id == change.org_id)
         .values(
             default_payment_method_id=None
-        )  # the fingerprint stays: saved again, the card is no other one
+        )  # the identity stays: saved again, the card is no other one
     )
     return _after_change(connection, change, before.card, setting_changed=False)
 

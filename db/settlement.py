@@ -388,7 +388,7 @@ class _Settling:
         return {} if attempt.kind is AttemptKind.TOP_UP else {"in_hand_until": None}
 
     def _card_of(self, attempt: Attempt, intent: Intent | None = None) -> str:
-        """The card that was charged: as the default one is named while it is that, else by fingerprint if Stripe tells it."""
+        """The card that was charged: as the default one is named while it is that, else by identity if Stripe tells it."""
         if attempt.payment_method_id == self._billing.default_payment_method_id and self._billing.card:
             return self._billing.card
         told = intent.decline.card if intent is not None and intent.decline is not None else None

@@ -51,7 +51,7 @@ class Account(Base):
     """NULL is without limit."""
     stripe_customer_id: Mapped[str | None]
     default_payment_method_id: Mapped[str | None]
-    default_card_fingerprint: Mapped[str | None]
+    default_card_identity: Mapped[str | None]
     """The same for the same card, whatever payment method it is saved as; that of the last default card where there is none now.
 
     NULL where Stripe tells none.

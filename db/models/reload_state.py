@@ -31,7 +31,7 @@ class ReloadState(Base):
     paused_at: Mapped[datetime | None]
     paused_until: Mapped[datetime | None]
     paused_card: Mapped[str | None]
-    """The declined card, by fingerprint if Stripe told one, else by payment method."""
+    """The declined card, by identity if Stripe told its number's fingerprint, else by payment method."""
     skip_reason: Mapped[str | None]
     """Why a reload that the balance asks for is not made; NULL while nothing stands in its way."""
     skip_since: Mapped[datetime | None]

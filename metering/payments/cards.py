@@ -96,7 +96,7 @@ def set_default_payment_method(payments: Payments, org_id: int, payment_method_i
             raise OrgError(f"there is no org {org_id}")
         if is_detached(connection, org_id, card.id):  # while Stripe was being asked
             raise InvalidPaymentMethodError("this payment method was detached: save another card")
-        reloads = set_default_card(connection, *locked, card.id, card.fingerprint)
+        reloads = set_default_card(connection, *locked, card.id, card.identity)
         billing = _reread(connection, org_id)
     follow(payments, reloads)
     return billing

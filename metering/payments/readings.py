@@ -71,6 +71,16 @@ def _failed_method(found: Mapping[str, Any]) -> str | None:
     return _id(error.get("payment_method")) if isinstance(error, Mapping) else None
 
 
+def card_identity(card: Mapping[str, Any]) -> str | None:
+    """What tells a card from another, whatever payment method it is saved as; None where Stripe doesn't tell.
+
+    Its number, as Stripe's fingerprint, and its expiry: a card that was issued anew under the same number is a different one, or
+    a pause after `expired_card` could never be lifted by the card that replaces it (CONTRACT.md section 6).
+    """
+    fingerprint = card.get("fingerprint")
+    return f"{fingerprint} {card.get('exp_month')}/{card.get('exp_year')}" if fingerprint else None
+
+
 def _decline(error: Mapping[str, Any] | None) -> Decline | None:
     if not error:
         return None
@@ -81,5 +91,5 @@ def _decline(error: Mapping[str, Any] | None) -> Decline | None:
     return Decline(
         error.get("decline_code") or code,
         error.get("message") or "The card was declined.",
-        card.get("fingerprint") if isinstance(card, Mapping) else None,
+        card_identity(card) if isinstance(card, Mapping) else None,
     )

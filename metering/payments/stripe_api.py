@@ -12,7 +12,7 @@ import stripe
 
 from db.attempts import Attempt
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
-from metering.payments.readings import read_dispute, read_intent, read_refund
+from metering.payments.readings import card_identity, read_dispute, read_intent, read_refund
 from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Refund
 
 API_VERSION: Final = "2026-10-28.endive"
@@ -54,11 +54,11 @@ class StripeUnknown(StripeFailure):
 
 @dataclass(frozen=True, slots=True)
 class SavedCard:
-    """A payment method at Stripe. `fingerprint` is the same for the same card."""
+    """A payment method at Stripe. `identity` is the same for the same card (`card_identity`)."""
 
     id: str
     customer_id: str | None
-    fingerprint: str | None
+    identity: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class StripeApi:
         """A payment method."""
         found = _ask("payment_methods.retrieve", lambda: self._v1.payment_methods.retrieve(payment_method_id))
         card = found.get("card") or {}
-        return SavedCard(str(found["id"]), found.get("customer"), card.get("fingerprint"))
+        return SavedCard(str(found["id"]), found.get("customer"), card_identity(card))
 
     def set_default_card(self, customer_id: str, payment_method_id: str) -> None:
         """Make a payment method the default one of the customer's invoices, so that Stripe's own pages show the same."""

@@ -50,7 +50,7 @@ class Decline:
     code: str
     message: str
     card: str | None = None
-    """The card's fingerprint, where Stripe tells it: the same whatever payment method it is saved as."""
+    """What tells the card from others, where Stripe tells it: the same whatever payment method it is saved as."""
 
 
 @dataclass(frozen=True, slots=True)

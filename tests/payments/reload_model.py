@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from metering.payments.readings import card_identity
 from metering.rules.reloads import HARD_DECLINES
 from metering.sandbox.stripe.values import Json
 from tests.payments.reload_world import ReloadWorld
@@ -19,7 +20,7 @@ _ATTEMPTS = """
 _ACCOUNT = """
     SELECT balance_cents, auto_reload_enabled, auto_reload_minimum_cents, auto_reload_amount_cents,
         auto_reload_monthly_limit_cents,
-        CASE WHEN default_payment_method_id IS NOT NULL THEN default_card_fingerprint END AS card
+        CASE WHEN default_payment_method_id IS NOT NULL THEN default_card_identity END AS card
     FROM accounts WHERE org_id = 1
 """
 _MONEY = """
@@ -137,7 +138,7 @@ class Model:
     def _card_of(self, attempt: Any) -> str:
         method = self.world.sandbox._store.peek(attempt.payment_method_id)
         assert method is not None
-        return str(method["card"]["fingerprint"])
+        return str(card_identity(method["card"]))
 
     def _check_one_open(self, attempts: list[Any]) -> None:
         assert sum(each.status == "open" for each in attempts) <= 1

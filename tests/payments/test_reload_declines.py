@@ -6,6 +6,7 @@ import pytest
 
 from db.engine import transaction
 from db.reloads import month_committed_cents
+from metering.payments.cards import set_default_payment_method
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 
@@ -96,6 +97,34 @@ def test_a_hard_decline_is_lifted_by_a_different_card_alone(reloading: ReloadWor
     assert declined(reloading) == len(reloading.reloads()) == 1
 
     reloading.save_card(ANOTHER_CARD)
+    reloading.work()
+
+    assert reloading.statuses() == ["failed", "succeeded"]
+    assert reloading.pause() is None
+    reloading.assert_sound()
+
+
+def test_a_card_issued_anew_under_the_same_number_is_a_different_one(reloading: ReloadWorld) -> None:
+    method = failing(reloading, "expired_card")
+    reloading.work()
+    expired = reloading.stripe.v1.payment_methods.retrieve(method).card
+    assert expired is not None
+    renewed = reloading.stripe.v1.payment_methods.create(
+        {
+            "type": "card",
+            "card": {
+                "number": "4242424242424242",
+                "exp_month": expired.exp_month,
+                "exp_year": expired.exp_year + 3,
+                "cvc": "123",
+            },
+        }
+    )
+    customer_id = reloading.account().stripe_customer_id
+    assert customer_id is not None
+    reloading.stripe.v1.payment_methods.attach(renewed.id, {"customer": customer_id})
+
+    set_default_payment_method(reloading.payments, 1, renewed.id)
     reloading.work()
 
     assert reloading.statuses() == ["failed", "succeeded"]

@@ -69,7 +69,7 @@ def enable_all(engine: Engine, sandbox: StripeSandbox) -> None:
             connection.execute(
                 text("""
                     UPDATE accounts SET stripe_customer_id = :customer, default_payment_method_id = :method,
-                        default_card_fingerprint = 'visa', auto_reload_enabled = true,
+                        default_card_identity = 'visa', auto_reload_enabled = true,
                         auto_reload_minimum_cents = 0, auto_reload_amount_cents = :amount,
                         auto_reload_monthly_limit_cents = :amount
                     WHERE org_id = :org_id

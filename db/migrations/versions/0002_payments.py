@@ -15,7 +15,7 @@ ALTER TABLE accounts
     ADD COLUMN auto_reload_monthly_limit_cents bigint,
     ADD COLUMN stripe_customer_id text,
     ADD COLUMN default_payment_method_id text,
-    ADD COLUMN default_card_fingerprint text,
+    ADD COLUMN default_card_identity text,
     ADD CONSTRAINT accounts_auto_reload_check CHECK (
         auto_reload_minimum_cents >= 0 AND auto_reload_amount_cents > 0 AND auto_reload_monthly_limit_cents >= 0
         AND (NOT auto_reload_enabled OR (auto_reload_minimum_cents IS NOT NULL AND auto_reload_amount_cents IS NOT NULL))
@@ -181,7 +181,7 @@ GRANT SELECT ON api_keys, payment_methods, payment_attempts, idempotency_keys, s
     pending_signals TO metering_app;
 GRANT UPDATE (
     auto_reload_enabled, auto_reload_minimum_cents, auto_reload_amount_cents, auto_reload_monthly_limit_cents,
-    stripe_customer_id, default_payment_method_id, default_card_fingerprint
+    stripe_customer_id, default_payment_method_id, default_card_identity
 ) ON accounts TO metering_app;
 GRANT INSERT (org_id, key_sha256, hint, created_at), UPDATE (revoked_at) ON api_keys TO metering_app;
 GRANT INSERT, UPDATE (ready_at, detached_at) ON payment_methods TO metering_app;

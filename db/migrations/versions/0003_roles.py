@@ -88,7 +88,7 @@ GRANT SELECT ON alembic_version, accounts, transactions, tier_prices, payment_me
     reload_states, pending_signals TO metering_api, metering_jobs;
 GRANT UPDATE (
     balance_cents, version, transaction_count, last_posted_at,
-    stripe_customer_id, default_payment_method_id, default_card_fingerprint
+    stripe_customer_id, default_payment_method_id, default_card_identity
 ) ON accounts TO metering_api, metering_jobs;
 GRANT INSERT (
     org_id, kind, amount_cents, balance_after_cents, created_at, description, source_key, metadata
