@@ -183,9 +183,7 @@ def note_detached(
     connection.execute(
         update(Account)
         .where(Account.org_id == change.org_id)
-        .values(
-            default_payment_method_id=None
-        )  # the identity stays: saved again, the card is no other one
+        .values(default_payment_method_id=None)  # the identity stays: saved again, the card is no other one
     )
     return _after_change(connection, change, before.card, setting_changed=False)
 
