@@ -25,6 +25,7 @@ from metering.runtime.clock import ENVIRONMENT_VARIABLE, Clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.calls import RATES_CENTS_PER_MINUTE
 from metering.sandbox.chaos.calendar import Calendar
+from metering.sandbox.chaos.injector import TO_STRIPE
 from metering.sandbox.chaos.links import HOST, Links
 from metering.sandbox.chaos.run import World
 from metering.sandbox.chaos.stores import Stores
@@ -153,7 +154,7 @@ def _stores(links: Links, role: str, servers: Servers) -> dict[str, str]:
 
 
 def _stripe(links: Links, role: str, stand_in: StandIn) -> dict[str, str]:
-    port = links.add(f"{role} > stripe", (HOST, stand_in.port))
+    port = links.add(f"{role} {TO_STRIPE}", (HOST, stand_in.port))
     return {
         "STRIPE_API_KEY": stand_in.api_key,
         "STRIPE_WEBHOOK_SECRET": stand_in.webhook_secret,

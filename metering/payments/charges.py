@@ -111,11 +111,15 @@ def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | Non
 
 def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     reach(CrashPoint.CHARGE_BEFORE_SEND)
-    if payments.clock() - (attempt.last_sent_at or attempt.created_at) >= WORK_LEASE:
-        # This machine has slept since it took the attempt in hand: others may have ended it, and Stripe forgotten the key.
+
+    def timely() -> bool:
+        """Not where this machine has slept since it took the attempt in hand: Stripe may have forgotten the key."""
+        return payments.clock() - (attempt.last_sent_at or attempt.created_at) < WORK_LEASE
+
+    if not timely():  # others may have ended it, too
         return None
     try:
-        intent = payments.stripe.charge(attempt)
+        intent = payments.stripe.charge(attempt, timely=timely)
     except StripeRefused as refused:
         # Of a repeat: this time nothing was made, but the first time it may have been.
         found = _look_for(payments, attempt) if attempt.first_sent_at != attempt.last_sent_at else None

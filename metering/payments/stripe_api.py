@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -86,10 +87,11 @@ class StripeApi:
         made = _ask("customers.create", lambda: self._v1.customers.create(params, {"idempotency_key": key}))
         return str(made["id"])
 
-    def charge(self, attempt: Attempt) -> Intent:
+    def charge(self, attempt: Attempt, *, timely: Callable[[], bool] = lambda: True) -> Intent:
         """Make and confirm an attempt's charge, with its id as the key; give the PaymentIntent, a declined one too.
 
-        Everything that is sent comes from the attempt's row, so that each repeat is the same request.
+        Everything that is sent comes from the attempt's row, so that each repeat is the same request. `timely` is asked before
+        each try, the SDK's own repeat included; where it says no nothing is sent any more, and the outcome is unknown.
         """
         params: Any = {
             "amount": attempt.amount_cents,
@@ -110,7 +112,11 @@ class StripeApi:
         else:
             params["use_stripe_sdk"] = True
         options: Any = {"idempotency_key": str(attempt.id)}
-        return _intent("payment_intents.create", lambda: self._v1.payment_intents.create(params, options))
+        asked = _TIMELY.set(timely)
+        try:
+            return _intent("payment_intents.create", lambda: self._v1.payment_intents.create(params, options))
+        finally:
+            _TIMELY.reset(asked)
 
     def retrieve_intent(self, intent_id: str) -> Intent:
         """A PaymentIntent as it stands."""
@@ -200,12 +206,26 @@ class StripeApi:
             )
 
 
+_TIMELY: ContextVar[Callable[[], bool]] = ContextVar("timely", default=lambda: True)
+
+
+class _Http(stripe.RequestsClient):
+    """Stripe over HTTP. A machine can sleep between a request and its repeat, for longer than Stripe keeps the key."""
+
+    def request(self, *asked: Any, **options: Any) -> Any:
+        """One try; as the SDK declares it, which changes."""
+        if not _TIMELY.get()():
+            too_late: Any = stripe.APIConnectionError  # untyped
+            raise too_late("not sent: too late for its key", should_retry=False)
+        return super().request(*asked, **options)
+
+
 def connect_stripe(api_key: str, *, base_url: str | None = None) -> StripeApi:
     """Stripe, or another server that speaks like it at `base_url`, which takes test keys only. Nothing connects yet."""
     # ValueError rather than a setting's error: the settings have refused it already.
     if base_url is not None and not api_key.startswith("sk_test_"):
         raise ValueError("another server than Stripe's gets no other keys than sk_test_...")
-    http_client = stripe.RequestsClient(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+    http_client = _Http(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
     client = stripe.StripeClient(
         api_key,
         stripe_version=API_VERSION,

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -98,11 +99,11 @@ class SlowStripe:
         self._lock = threading.Lock()
         charge = StripeApi.charge
 
-        def waits(api: StripeApi, attempt: Attempt) -> Intent:
+        def waits(api: StripeApi, attempt: Attempt, **options: Any) -> Intent:
             with self._lock:
                 self.waiting += 1
             assert self.go_on.wait(30)
-            return charge(api, attempt)
+            return charge(api, attempt, **options)
 
         monkeypatch.setattr(StripeApi, "charge", waits)
 

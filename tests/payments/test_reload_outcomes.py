@@ -1,8 +1,10 @@
 """What Stripe's answers lead to: decided, undecided, unknown, or nothing at all."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import stripe
 
 from metering.payments.charges import work_on
 from metering.payments.stripe_api import StripeRefused
@@ -157,7 +159,7 @@ def test_a_repeat_that_is_refused_is_believed_only_if_the_first_sending_made_not
     assert reloading.statuses() == ["open"]
     with pytest.MonkeyPatch.context() as patched:
 
-        def refuse(attempt: object) -> None:
+        def refuse(attempt: object, **options: object) -> None:
             raise StripeRefused("resource_missing", "No such PaymentMethod")
 
         patched.setattr(reloading.watched, "charge", refuse, raising=False)
@@ -290,6 +292,32 @@ def test_a_worker_that_slept_for_a_day_before_it_sent_sends_nothing(reloading: R
     assert slept
     assert reloading.taken() == 1
     assert reloading.statuses() == ["cancelled", "succeeded"]
+    reloading.assert_sound()
+
+
+def test_a_machine_that_slept_before_the_sdk_repeats_a_charge_sends_nothing(
+    reloading: ReloadWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was charged, the answer was lost, and by the time of the repeat Stripe has forgotten the key."""
+    due(reloading, limit=None)
+    reloading.sandbox.set_fault(RequestFault.DROP_AFTER, operation="payment_intents.create", count=1)
+    tried = []
+    request = stripe.RequestsClient.request
+
+    def sleeps(client: stripe.RequestsClient, method: str, url: str, *rest: Any) -> Any:
+        if method == "post" and url.endswith("/payment_intents"):
+            tried.append(url)
+        try:
+            return request(client, method, url, *rest)
+        except stripe.APIConnectionError:
+            reloading.clock.move(hours=26)
+            raise
+
+    monkeypatch.setattr(stripe.RequestsClient, "request", sleeps)
+    reloading.work()
+
+    assert len(tried) == reloading.taken() == 1
+    assert reloading.statuses() == ["succeeded"]
     reloading.assert_sound()
 
 

@@ -22,6 +22,8 @@ from metering.sandbox.chaos.stores import Stores
 from metering.sandbox.chaos.strangers import Strangers
 from metering.sandbox.chaos.stripe_faults import StripeFaults
 
+TO_STRIPE: Final = "> stripe"
+"""How the links end on which Stripe is asked."""
 THREADS: Final = 16
 TRIES_S: Final = 30.0
 """How long what can't be done to a server, because it is away for another fault, is tried again."""
@@ -245,6 +247,11 @@ class Injector(threading.Thread):
         self._to.stripe.lose_webhooks(strike.seed, on=False)
 
     def _jump(self) -> None:
+        for name in self._to.links.names:
+            if name.endswith(
+                TO_STRIPE
+            ):  # no request is under way for days: Stripe would have forgotten its key
+                self._to.links.drop_connections(name)
         self._to.calendar.jump()
 
 
