@@ -206,7 +206,8 @@ def _after_change(
     if not (card_changed or setting_changed):
         return ask_reload_rule(connection, {change.org_id: change.posted_at})
     attempt = open_reload(connection, change.org_id)
-    if attempt is not None and attempt.first_sent_at is None:
+    unsent = attempt is not None and attempt.first_sent_at is None
+    if attempt is not None and unsent:
         # Made anew at once, with what is now in force, if it is still due.
         finish_attempt(
             connection, attempt, AttemptStatus.CANCELLED, change.posted_at, code="settings_changed"
@@ -214,4 +215,6 @@ def _after_change(
     pause, _ = read_state(connection, change.org_id)
     if pause is not None and lifted_by_change(pause, card=now.card, setting_changed=setting_changed):
         write_pause(connection, change.org_id, None, declines=0)
-    return ask_reload_rule(connection, {change.org_id: change.posted_at})
+    reloads = ask_reload_rule(connection, {change.org_id: change.posted_at})
+    reloads.cancelled += unsent
+    return reloads

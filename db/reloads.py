@@ -25,6 +25,7 @@ from metering.rules.reloads import (
     SkipReason,
     reload_due,
 )
+from metering.runtime.clock import to_milliseconds
 
 SKIPPED_SIGNAL: Final = "auto_reload.skipped"
 
@@ -42,12 +43,15 @@ class Reloads:
     """Signals that were written, by org and id: each is to be said."""
     skipped: list[SkipReason] = field(default_factory=list)
     """New reasons why orgs that want to be reloaded are not."""
+    cancelled: int = 0
+    """Attempts that a change has cancelled before they were sent."""
 
     def add(self, other: "Reloads") -> None:
         """Take in what another part of the same work led to."""
         self.attempts += other.attempts
         self.signals += other.signals
         self.skipped += other.skipped
+        self.cancelled += other.cancelled
 
 
 # The month is that of the time of posting, or of the org's newest auto-reload where that is later: a clock that lags must not
@@ -111,6 +115,7 @@ def ask_worth_asking(engine: Engine, now: datetime) -> Iterator[Reloads]:
     A page at a time, each in a transaction of its own that is committed before its result is given. Only orgs for which there
     is something to write are locked; one that somebody else holds is left for the next time.
     """
+    now = to_milliseconds(now)
     after = 0
     while True:
         with transaction(engine) as connection:

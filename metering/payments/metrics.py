@@ -56,6 +56,7 @@ def count_ended(attempt: Attempt) -> None:
 
 
 def count_reloads(reloads: Reloads) -> None:
-    """Count orgs that began to wait for a reload."""
+    """Count orgs that began to wait for a reload, and attempts that a change has cancelled."""
+    RELOAD_ATTEMPTS.labels(AttemptStatus.CANCELLED.value).inc(reloads.cancelled)
     for reason in reloads.skipped:
         RELOADS_SKIPPED.labels(reason.value).inc()

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+from metering.rules.cards import card_identity
 from metering.rules.payments import AttemptKind, Decline, Dispute, Intent, Refund
+from metering.rules.reloads import AUTHENTICATION_REQUIRED
 
 MAX_ORG_ID: Final = 2**63 - 1
 
@@ -71,25 +73,21 @@ def _failed_method(found: Mapping[str, Any]) -> str | None:
     return _id(error.get("payment_method")) if isinstance(error, Mapping) else None
 
 
-def card_identity(card: Mapping[str, Any]) -> str | None:
-    """What tells a card from another, whatever payment method it is saved as; None where Stripe doesn't tell.
-
-    Its number, as Stripe's fingerprint, and its expiry: a card that was issued anew under the same number is a different one, or
-    a pause after `expired_card` could never be lifted by the card that replaces it (CONTRACT.md section 6).
-    """
+def read_card(card: Mapping[str, Any]) -> str | None:
+    """The identity of a payment method's card; None where Stripe doesn't tell its fingerprint."""
     fingerprint = card.get("fingerprint")
-    return f"{fingerprint} {card.get('exp_month')}/{card.get('exp_year')}" if fingerprint else None
+    return card_identity(fingerprint, card["exp_month"], card["exp_year"]) if fingerprint else None
 
 
 def _decline(error: Mapping[str, Any] | None) -> Decline | None:
     if not error:
         return None
     code = error.get("code") or error.get("type") or "declined"
-    # `authentication_required` stands in `code`; a bank's reason in `decline_code`, beside the code `card_declined`.
+    # `authentication_required` stands in `code`, whatever the bank says beside it; a bank's reason for a no in `decline_code`.
     method = error.get("payment_method")
     card = method.get("card") if isinstance(method, Mapping) else None
     return Decline(
-        error.get("decline_code") or code,
+        code if code == AUTHENTICATION_REQUIRED else error.get("decline_code") or code,
         error.get("message") or "The card was declined.",
-        card_identity(card) if isinstance(card, Mapping) else None,
+        read_card(card) if isinstance(card, Mapping) else None,
     )

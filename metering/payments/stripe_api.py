@@ -13,7 +13,7 @@ import stripe
 
 from db.attempts import Attempt
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
-from metering.payments.readings import card_identity, read_dispute, read_intent, read_refund
+from metering.payments.readings import read_card, read_dispute, read_intent, read_refund
 from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Refund
 
 API_VERSION: Final = "2026-10-28.endive"
@@ -185,7 +185,7 @@ class StripeApi:
         """A payment method."""
         found = _ask("payment_methods.retrieve", lambda: self._v1.payment_methods.retrieve(payment_method_id))
         card = found.get("card") or {}
-        return SavedCard(str(found["id"]), found.get("customer"), card_identity(card))
+        return SavedCard(str(found["id"]), found.get("customer"), read_card(card))
 
     def set_default_card(self, customer_id: str, payment_method_id: str) -> None:
         """Make a payment method the default one of the customer's invoices, so that Stripe's own pages show the same."""

@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from metering.rules.cards import same_number
+
 SOFT_PAUSES: Final = (timedelta(hours=1), timedelta(hours=24))
 """How long a soft decline pauses: the first since the last success or change, the second; from the third on, until a change."""
 
@@ -23,6 +25,11 @@ HARD_DECLINES: Final = frozenset(
         *("stop_payment_order", "revocation_of_authorization", "revocation_of_all_authorizations"),
         *("new_account_information_available", "transaction_not_allowed", "highest_risk_level"),
     }
+)
+
+# What a card issued anew under the same number mends.
+EXPIRY_DECLINES: Final = frozenset(
+    {"expired_card", "invalid_expiry_month", "invalid_expiry_year", "new_account_information_available"}
 )
 
 
@@ -154,7 +161,11 @@ def stronger_pause(held: Pause | None, new: Pause, now: datetime) -> Pause:
 def lifted_by_change(pause: Pause, *, card: str | None, setting_changed: bool) -> bool:
     """Whether what is in force now ends the pause. `card` is the default one now; None is none, which ends nothing.
 
-    Cards are compared with the one of the pause, so that taking a card away and saving it again is no change.
+    Cards are compared with the one of the pause, so that taking a card away and saving it again is no change; by number alone,
+    because a stolen card is no different one with another expiry, unless the expiry was what failed.
     """
-    another_card = card is not None and card != pause.card
+    if card is None or pause.card is None or pause.code in EXPIRY_DECLINES:
+        another_card = card is not None and card != pause.card
+    else:
+        another_card = not same_number(card, pause.card)
     return another_card or (setting_changed and pause.lifts_with is not LiftsWith.CARD)

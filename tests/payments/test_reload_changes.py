@@ -2,6 +2,7 @@
 
 import pytest
 
+from metering.payments.metrics import RELOAD_ATTEMPTS
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 
@@ -30,8 +31,11 @@ def unanswered(world: ReloadWorld, *, charged: bool) -> None:
 
 def test_disabled_while_it_waits_it_is_not_charged(reloading: ReloadWorld) -> None:
     due(reloading)
+    counter = RELOAD_ATTEMPTS.labels("cancelled")
+    counted_before = counter._value.get()
     reloading.settings(enabled=False)
     assert reloading.statuses() == ["cancelled"]
+    assert counter._value.get() == counted_before + 1
     reloading.work()
     reloading.drain(hours=30)
     assert reloading.asked() == 0

@@ -104,8 +104,11 @@ def test_a_hard_decline_is_lifted_by_a_different_card_alone(reloading: ReloadWor
     reloading.assert_sound()
 
 
-def test_a_card_issued_anew_under_the_same_number_is_a_different_one(reloading: ReloadWorld) -> None:
-    method = failing(reloading, "expired_card")
+@pytest.mark.parametrize(("code", "lifted"), [("expired_card", True), ("stolen_card", False)])
+def test_a_card_issued_anew_under_the_same_number_is_a_different_one_where_it_was_the_expiry_that_failed(
+    reloading: ReloadWorld, code: str, lifted: bool
+) -> None:
+    method = failing(reloading, code)
     reloading.work()
     expired = reloading.stripe.v1.payment_methods.retrieve(method).card
     assert expired is not None
@@ -124,11 +127,12 @@ def test_a_card_issued_anew_under_the_same_number_is_a_different_one(reloading: 
     assert customer_id is not None
     reloading.stripe.v1.payment_methods.attach(renewed.id, {"customer": customer_id})
 
+    reloading.clock.move(seconds=1)
     set_default_payment_method(reloading.payments, 1, renewed.id)
     reloading.work()
 
-    assert reloading.statuses() == ["failed", "succeeded"]
-    assert reloading.pause() is None
+    assert reloading.statuses() == (["failed", "succeeded"] if lifted else ["failed"])
+    assert (reloading.pause() is None) is lifted
     reloading.assert_sound()
 
 

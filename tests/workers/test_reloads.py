@@ -198,7 +198,7 @@ def test_those_that_hang_at_stripe_hold_up_no_others(world: World) -> None:
     world.nudged.clear()
     held = ATTEMPT_THREADS // 2
     world.sandbox.set_fault(
-        RequestFault.HANG_BEFORE, operation="payment_intents.create", count=held, seconds=7
+        RequestFault.HANG_BEFORE, operation="payment_intents.create", count=held, seconds=10
     )
 
     def reloaded() -> int:
