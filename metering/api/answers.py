@@ -151,7 +151,7 @@ UNAUTHENTICATED: Final = answers(
         HTTPStatus.TOO_MANY_REQUESTS,
         "rate_limited",
         "too many requests with wrong API keys came from your address: wait 42 s",
-        "Wrong keys came from this address, too many of them. Whose key is good is not held up.",
+        "Wrong keys came from this address, too many of them. A key that was good lately is not held up.",
         headers=_RETRY_AFTER,
     ),
 )

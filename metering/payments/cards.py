@@ -37,8 +37,8 @@ def require_account(payments: Payments, org_id: int) -> BillingAccount:
 def ensure_customer(payments: Payments, org_id: int) -> str:
     """The org's customer at Stripe, made when it is first needed. Raises StripeFailure.
 
-    Two who need it at once get the same one: they ask with the same key, which also bears the org's time of making, so that
-    another installation with the same account at Stripe gets customers of its own.
+    Two who need it at once get the same one: they ask with the same key, which also bears the org's time of making: a
+    database that was set up anew beside an old account at Stripe gets customers of its own.
     """
     billing = require_account(payments, org_id)
     if billing.stripe_customer_id is not None:

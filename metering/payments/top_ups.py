@@ -28,7 +28,7 @@ from metering.payments.errors import (
 )
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
 from metering.payments.payments import Payments
-from metering.payments.stripe_api import StripeFailure
+from metering.payments.stripe_api import StripeFailure, StripeRefused
 from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentStatus
 from metering.rules.reloads import AUTHENTICATION_REQUIRED
@@ -289,11 +289,21 @@ def _outcome(payments: Payments, worked: Worked) -> TopUpOutcome:
         if intent.status == IntentStatus.SUCCEEDED and attempt.status is not AttemptStatus.SUCCEEDED:
             raise unavailable(None)  # the money came, and is not booked: never say that it is
         return _told_of(intent)
-    if attempt.status is AttemptStatus.FAILED and attempt.failure_code == "resource_missing":
+    if attempt.status is AttemptStatus.FAILED and not _chargeable(payments, attempt):
         raise InvalidPaymentMethodError(
             "this payment method can't be charged: choose another, or save it again"
         )
     raise unavailable(None)
+
+
+def _chargeable(payments: Payments, attempt: Attempt) -> bool:
+    """Whether the card of a charge that Stripe refused is there, and the customer's: it may have been taken away there."""
+    try:
+        return payments.stripe.retrieve_card(attempt.payment_method_id).customer_id == attempt.customer_id
+    except StripeRefused:
+        return False
+    except StripeFailure as failure:
+        raise unavailable(failure) from failure
 
 
 def _told_of(intent: Intent) -> TopUpOutcome:

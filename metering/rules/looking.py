@@ -10,7 +10,10 @@ ABSENT_AFTER: Final = timedelta(hours=25)
 TOP_UP_WINDOW: Final = timedelta(hours=24)
 """How long a customer may take to finish a top-up, and how long an identical request joins one that nobody was told of."""
 WORK_LEASE: Final = timedelta(seconds=60)
-"""How long whoever works on an attempt has it for himself: longer than Stripe is ever waited for."""
+"""How long whoever works on an attempt has it for himself: longer than a charge and its repeat are waited for.
+
+One that then looks for a lost charge at a silent Stripe may take longer; two work on it then, with the same key.
+"""
 
 FIRST_LOOK: Final = timedelta(seconds=10)
 LONGEST_LOOK: Final = timedelta(hours=1)

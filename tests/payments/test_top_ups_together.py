@@ -1,5 +1,7 @@
 """Top-ups at the same moment, by real threads: each wish is charged once, whoever else asks."""
 
+import threading
+
 import pytest
 
 from metering.payments.errors import IdempotencyConflictError
@@ -9,8 +11,9 @@ from metering.rules.payments import AttemptStatus
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.crashing import crashing_at
-from tests.payments.together import together
+from tests.payments.together import answering_after, together
 from tests.payments.world import World
+from tests.waiting import wait_until
 
 FIFTY = 50
 
@@ -102,15 +105,18 @@ def test_different_amounts_at_once_are_charges_of_their_own(world: World) -> Non
 
 def test_the_sweep_beside_a_top_up_neither_sends_it_again_nor_loses_it(world: World) -> None:
     world.save_card()
-    world.sandbox.set_fault(RequestFault.HANG_AFTER, operation="payment_intents.create", seconds=0.5)
+    swept_already = threading.Event()
 
     def sweep_meanwhile() -> None:
-        while not world.attempts():
-            pass
-        world.clock.move(minutes=2)  # so that the request's lease is over while it still waits
-        world.work_on_due()
+        try:
+            wait_until(lambda: world.charged() == 1, limit_s=30)
+            world.clock.move(minutes=2)  # so that the request's lease is over while it still waits
+            world.work_on_due()
+        finally:
+            swept_already.set()
 
-    done, swept = together(world.top_up, sweep_meanwhile)
+    with answering_after(swept_already):
+        done, swept = together(world.top_up, sweep_meanwhile)
 
     assert swept is None
     assert isinstance(done, ToppedUp), done

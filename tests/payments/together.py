@@ -1,9 +1,16 @@
 """Doing things at the same moment, by real threads."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from db.attempts import Attempt
+from metering.payments.stripe_api import StripeApi
+from metering.rules.payments import Intent
 
 Result = TypeVar("Result")
 
@@ -21,3 +28,18 @@ def together(*calls: Callable[[], Result]) -> Sequence[Result | Exception]:
 
     with ThreadPoolExecutor(len(calls)) as threads:
         return list(threads.map(make, calls))
+
+
+@contextmanager
+def answering_after(event: threading.Event) -> Iterator[None]:
+    """Charges are made at once, and answered when `event` is set."""
+    charge = StripeApi.charge
+
+    def waits(api: StripeApi, attempt: Attempt, **options: Any) -> Intent:
+        intent = charge(api, attempt, **options)
+        assert event.wait(60)
+        return intent
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StripeApi, "charge", waits)
+        yield
