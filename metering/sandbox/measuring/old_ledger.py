@@ -43,13 +43,15 @@ def fill_ledger(
     at: datetime,
     report: Callable[[int], None],
     numbered_from: int = 0,
+    chunk: int = CHUNK,
 ) -> int:
     """Write about `count` debits of orgs 1 to `orgs`, which exist, as if posted at `at`; give how many.
 
     Made by Postgres itself, but true to every rule of the ledger: an audit passes. `at` must not be before what is there.
-    `numbered_from` is how many were written so before.
+    `numbered_from` is how many were written so before;
+    `chunk` is about how many are written in one transaction, the least there are.
     """
-    step = max(CHUNK // orgs, 1) * orgs  # whole rounds, so that each org has as many
+    step = max(chunk // orgs, 1) * orgs  # whole rounds, so that each org has as many
     written = 0
     while written < count:
         first = numbered_from + written
