@@ -93,8 +93,8 @@ def finish_pass(
     violations: Iterable[Violation],
     *,
     cleared: Iterable[int] = (),
-) -> None:
-    """Note that a pass came to its end, and what it has found.
+) -> bool:
+    """Note that a pass came to its end, and what it has found. False if it was taken over meanwhile: then nothing is noted.
 
     Orgs with something wrong are looked at whole from now on, until a pass over the changes finds nothing wrong with them:
     `cleared`. Only such a pass takes findings back: one over everything takes long, and what it saw may have been mended since.
@@ -103,7 +103,11 @@ def finish_pass(
     orgs = array({each.org_id for each in found if each.org_id is not None})
     counts = Counter(each.invariant for each in found)
     only_more = claim.name == WHOLE
+    took_ms = round((now - claim.started_at) / timedelta(milliseconds=1))
+    finish = {"name": claim.name, "started_at": claim.started_at, "now": now, "took_ms": took_ms}
     with transaction(engine) as connection:
+        if not connection.execute(_FINISH, finish).rowcount:
+            return False
         connection.execute(_TRUST, {"org_ids": array(cleared)})
         connection.execute(_SUSPECT, {"org_ids": orgs, "now": now})
         connection.execute(
@@ -113,10 +117,7 @@ def finish_pass(
                 for name in sorted(INVARIANTS)
             ],
         )
-        took_ms = round((now - claim.started_at) / timedelta(milliseconds=1))
-        connection.execute(
-            _FINISH, {"name": claim.name, "started_at": claim.started_at, "now": now, "took_ms": took_ms}
-        )
+    return True
 
 
 def read_standing(engine: Engine) -> Standing:

@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -117,7 +118,11 @@ class AuditJob:
 
     def _finish(self, claim: Claim, violations: list[Violation], *, cleared: set[int] | None = None) -> None:
         now = self._clock()
-        finish_pass(self._engine, claim, now, violations, cleared=cleared or ())
+        if not finish_pass(self._engine, claim, now, violations, cleared=cleared or ()):
+            log.warning(
+                "an audit took longer than its lease, and another process took it over", scope=claim.name
+            )
+            return
         AUDIT_SECONDS.labels(claim.name).observe((now - claim.started_at).total_seconds())
         for violation in violations[:TOLD_AT_ONCE]:
             log.error(
@@ -139,4 +144,8 @@ class AuditJob:
             INVARIANT_VIOLATIONS.labels(invariant).set(violations)
         for scope, finished_at in standing.finished_at.items():
             if finished_at is not None:
-                AUDIT_AGE_SECONDS.labels(scope).set((self._clock() - finished_at).total_seconds())
+                AUDIT_AGE_SECONDS.labels(scope).set_function(partial(self._age_s, finished_at))
+
+    def _age_s(self, finished_at: datetime) -> float:
+        """Reckoned when it is asked for: it grows too while audits, or whoever tells of them, fail or hang."""
+        return (self._clock() - finished_at).total_seconds()

@@ -1,6 +1,6 @@
 """The audit of changes finds what the full one finds, wherever something is new; and looks at nothing twice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from db import audit_changes, audit_windows
-from db.audit import find_violations_apart, run_audit
+from db.audit import Violation, find_violations_apart, run_audit
 from db.audit_changes import Changes
 from db.audit_passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing
 from db.engine import transaction
@@ -44,6 +44,15 @@ GO_BACK = "TRUNCATE audited_accounts, audit_suspects; INSERT INTO audited_accoun
 
 def audit(database: Database, *, since: datetime | None = None) -> Changes:
     return audit_changes.audit_changes(database.engine, since=since, clock=lambda: NOW)
+
+
+def finish(
+    database: Database, name: str, violations: Iterable[Violation], *, cleared: Iterable[int] = ()
+) -> None:
+    """Claim a pass, and bring it to its end with what was found."""
+    claim = claim_pass(database.engine, name, NOW, every=timedelta(0), rest=0, lease=timedelta(minutes=1))
+    assert claim is not None
+    assert finish_pass(database.engine, claim, NOW, violations, cleared=cleared)
 
 
 def named(changes: Changes) -> set[tuple[str, int | None]]:
@@ -188,25 +197,22 @@ def test_old_damage_is_left_to_the_whole_pass_and_then_looked_at_until_it_is_men
     )
     assert audit(ledger).violations == []
 
-    whole = Claim(WHOLE, NOW, None)
     found = find_violations_apart(ledger.engine, clock=lambda: NOW, stop=lambda: False, limit_per_invariant=9)
     assert found is not None
-    finish_pass(ledger.engine, whole, NOW, found)
+    finish(ledger, WHOLE, found)
     assert read_standing(ledger.engine).violations["description_matches"] == 1
 
     for _ in "12":
         changes = audit(ledger)
         assert named(changes) == {("description_matches", 1)}
         assert changes.transactions == 6  # all that the org has, and no other org's
-        finish_pass(
-            ledger.engine, Claim(CHANGES, NOW, None), NOW, changes.violations, cleared=changes.cleared
-        )
+        finish(ledger, CHANGES, changes.violations, cleared=changes.cleared)
         assert sum(read_standing(ledger.engine).violations.values()) == 1
 
     execute_as(ledger.admin_url, RESTORE)
     mended = audit(ledger)
     assert (mended.violations, mended.cleared) == ([], {1})
-    finish_pass(ledger.engine, Claim(CHANGES, NOW, None), NOW, [], cleared=mended.cleared)
+    finish(ledger, CHANGES, [], cleared=mended.cleared)
     assert set(read_standing(ledger.engine).violations.values()) == {0}
     assert audit(ledger).orgs == 0
 
@@ -214,8 +220,8 @@ def test_old_damage_is_left_to_the_whole_pass_and_then_looked_at_until_it_is_men
 def test_a_pass_over_everything_takes_no_finding_back(ledger: Database) -> None:
     execute_as(ledger.admin_url, "UPDATE accounts SET balance_cents = 7 WHERE org_id = 3")
     found = audit(ledger).violations
-    finish_pass(ledger.engine, Claim(CHANGES, NOW, None), NOW, found)
-    finish_pass(ledger.engine, Claim(WHOLE, NOW, None), NOW, [])
+    finish(ledger, CHANGES, found)
+    finish(ledger, WHOLE, [])
     assert read_standing(ledger.engine).violations["balance_is_sum"] == 1
 
 
@@ -293,6 +299,40 @@ def test_one_at_a_time_makes_a_pass(database: Database) -> None:
     third = claim(database, late + timedelta(seconds=90), rest=30)
     assert third is not None
     assert third.seen_to == late
+
+
+def test_whoever_lost_a_pass_to_another_process_notes_nothing(database: Database) -> None:
+    def claim(at: datetime) -> Claim | None:
+        return claim_pass(
+            database.engine, CHANGES, at, every=timedelta(0), rest=0, lease=timedelta(minutes=1)
+        )
+
+    frozen = claim(NOW)
+    other = claim(NOW + timedelta(minutes=2))
+    assert frozen is not None
+    assert other is not None
+    at = NOW + timedelta(minutes=3)
+    found = [Violation("balance_is_sum", 7, "wrong")]
+    assert finish_pass(database.engine, other, at, found)
+    assert not finish_pass(database.engine, frozen, at, [], cleared=[7])
+    assert read_standing(database.engine).violations["balance_is_sum"] == 1
+    with transaction(database.engine) as connection:
+        assert list(connection.scalars(text("SELECT org_id FROM audit_suspects"))) == [7]
+
+
+def test_where_more_is_wrong_than_is_listed_nobody_is_vouched_for_or_cleared(ledger: Database) -> None:
+    execute_as(ledger.admin_url, "UPDATE accounts SET balance_cents = balance_cents + 1")
+
+    def audited() -> Changes:
+        return audit_changes.audit_changes(
+            ledger.engine, since=None, clock=lambda: NOW, limit_per_invariant=1
+        )
+
+    wrong = audit(ledger)
+    assert len({each.org_id for each in wrong.violations}) > 1
+    changes = audited()
+    assert changes.violations
+    assert (vouched(ledger), changes.cleared) == (set(), set())
 
 
 def test_passes_of_two_kinds_do_not_wait_for_each_other(database: Database) -> None:

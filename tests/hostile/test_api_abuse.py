@@ -176,7 +176,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: py
 
 
 def test_headers_that_do_not_come_end_the_connection(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADERS_LIMIT_S", 0.3)
+    monkeypatch.setattr(server, "HEADERS_LIMIT_S", 1.0)
     for begun in (b"", b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "):
         with connect(site) as client:
             client.sendall(begun)
@@ -186,7 +186,7 @@ def test_headers_that_do_not_come_end_the_connection(site: Site, monkeypatch: py
     with connect(site) as client:
         client.sendall(b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer_of(client).startswith(b"HTTP/1.1 200 ")
-        client.settimeout(0.8)
+        client.settimeout(1.5)
         with pytest.raises(TimeoutError):
             client.recv(4_096)
         client.settimeout(LIMIT_S)
@@ -208,7 +208,7 @@ def test_two_hundred_that_stall_keep_nobody_waiting(site: Site) -> None:
             began_s = time.monotonic()
             assert site.get("/v1/billing").status_code == 200
             slowest_s = max(slowest_s, time.monotonic() - began_s)
-        assert slowest_s < 2
+        assert slowest_s < 8  # whoever had to wait for one of them would wait for ten
     finally:
         for client in stalled:
             client.close()

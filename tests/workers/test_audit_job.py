@@ -94,6 +94,8 @@ def test_every_process_tells_what_one_has_found(billed: Database) -> None:
         assert connection.scalar(text("SELECT started_at FROM audit_passes WHERE name = 'changes'")) == began
     assert known("balance_is_sum") == known("balance_is_last") == 1
     assert age_s(CHANGES) == 30
+    clock.move(hours=1)  # and nobody looks any more
+    assert age_s(CHANGES) == 3_630
 
 
 def test_a_pass_that_fails_or_is_stopped_holds_up_no_later_one(billed: Database) -> None:

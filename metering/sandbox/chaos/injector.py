@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import psycopg
 import redis
 
 from metering.sandbox.chaos.calendar import Calendar
@@ -96,8 +95,8 @@ class Injector(threading.Thread):
             Fault.VALKEY_EMPTIED: self._empty_valkey,
             Fault.POSTGRES_KILLED: self._kill_postgres,
             Fault.POSTGRES_RESTORED: self._restore_postgres,
-            Fault.DEADLOCK: lambda strike: self._to.strangers.deadlock(strike.lasts_s, strike.seed),
-            Fault.LOCKED: lambda strike: self._to.strangers.hold(strike.lasts_s, strike.seed),
+            Fault.DEADLOCK: self._deadlock,
+            Fault.LOCKED: self._hold_locked,
             Fault.SERIALIZATION: self._fail_to_serialize,
             Fault.STRIPE_SLOW: self._slow_stripe,
             Fault.STRIPE_ERRORS: self._let_stripe_err,
@@ -147,8 +146,6 @@ class Injector(threading.Thread):
         self.struck.append(struck)
         try:
             self._ways[strike.fault](strike)
-        except psycopg.OperationalError:
-            pass  # Postgres was killed under a stranger's session: that ends what it did, and is a fault of its own
         except Exception as error:  # noqa: BLE001 - told at the end
             struck.failed = True
             self._fail(f"{strike.fault.name.lower()} {strike.target}".strip(), error)
@@ -226,6 +223,12 @@ class Injector(threading.Thread):
         for producer in self._to.producers:
             producer.send_again()
 
+    def _deadlock(self, strike: Strike) -> None:
+        _insist(lambda: self._to.strangers.deadlock(strike.lasts_s, strike.seed))
+
+    def _hold_locked(self, strike: Strike) -> None:
+        _insist(lambda: self._to.strangers.hold(strike.lasts_s, strike.seed))
+
     def _fail_to_serialize(self, strike: Strike) -> None:
         _insist(self._to.strangers.begin_failing)
         time.sleep(strike.lasts_s)
@@ -247,12 +250,15 @@ class Injector(threading.Thread):
         self._to.stripe.lose_webhooks(strike.seed, on=False)
 
     def _jump(self) -> None:
-        for name in self._to.links.names:
-            if name.endswith(
-                TO_STRIPE
-            ):  # no request is under way for days: Stripe would have forgotten its key
-                self._to.links.drop_connections(name)
+        """No request is under way for days, so whatever is being said to Stripe is lost: its key would be forgotten."""
+        self._drop_what_is_said_to_stripe()
         self._to.calendar.jump()
+        self._drop_what_is_said_to_stripe()
+
+    def _drop_what_is_said_to_stripe(self) -> None:
+        for name in self._to.links.names:
+            if name.endswith(TO_STRIPE):
+                self._to.links.drop_connections(name)
 
 
 def _insist(work: Callable[[], object]) -> None:

@@ -1,6 +1,7 @@
 """Somebody else's sessions in our database, who lock what we need, and a server that can't serialize."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,10 @@ _STOP_FAILING: Final = "DROP TRIGGER IF EXISTS chaos_fail ON accounts; DROP FUNC
 
 
 class Strangers:
-    """Sessions of a superuser; `admin_url` is libpq's, for the product's database. Methods raise psycopg.Error."""
+    """Sessions of a superuser; `admin_url` is libpq's, for the product's database. Methods raise psycopg.Error.
+
+    Those that hold locks raise only if they never came to hold one: after that, Postgres may be killed under them.
+    """
 
     def __init__(self, admin_url: str, org_ids: Sequence[int]) -> None:
         self._admin_url = admin_url
@@ -39,12 +43,14 @@ class Strangers:
         """Lock pairs of accounts, the higher id first, again and again: whoever locks in order dies of it, not we."""
         randomness = random.Random(seed)  # noqa: S311 - to be repeatable, not secret
         ends_s = time.monotonic() + lasts_s
-        with self._session("SET deadlock_timeout = '1min'; SET lock_timeout = '10s'") as connection:
+        settings = "SET deadlock_timeout = '1min'; SET lock_timeout = '10s'"
+        with _unless_locked() as locked, self._session(settings) as connection:
             before = _found(connection)
             while time.monotonic() < ends_s:
                 low, high = sorted(randomness.sample(self._org_ids, 2))
                 with connection.transaction(force_rollback=True):
                     connection.execute(_LOCK, (high,))
+                    locked.set()
                     time.sleep(BETWEEN_LOCKS_S)
                     connection.execute(_LOCK, (low,))
             time.sleep(STATISTICS_S)
@@ -55,12 +61,14 @@ class Strangers:
         randomness = random.Random(seed)  # noqa: S311 - to be repeatable, not secret
         held = sorted(randomness.sample(self._org_ids, max(len(self._org_ids) // 3, 1)))
         with (
+            _unless_locked() as locked,
             self._session("SET lock_timeout = '10s'") as connection,
             connection.transaction(force_rollback=True),
         ):
             connection.execute(
                 "SELECT FROM accounts WHERE org_id = ANY(%s) ORDER BY org_id FOR UPDATE", (held,)
             )
+            locked.set()
             time.sleep(lasts_s)
 
     def begin_failing(self) -> None:
@@ -79,6 +87,17 @@ class Strangers:
             if settings:
                 connection.execute(settings)
             yield connection
+
+
+@contextmanager
+def _unless_locked() -> Iterator[threading.Event]:
+    """Take an error for the end of what was done, if a lock was held by then."""
+    locked = threading.Event()
+    try:
+        yield locked
+    except psycopg.OperationalError:
+        if not locked.is_set():
+            raise
 
 
 def _found(connection: psycopg.Connection) -> int:
