@@ -8,6 +8,7 @@ from dramatiq import Broker
 
 from metering.payments.charges import work_on
 from metering.payments.payments import Payments
+from metering.runtime.crashpoints import CrashPoint, reach
 from workers.broker import MONEY_QUEUE, TIME_LIMIT_MS
 from workers.nudges import AUTO_RELOAD_ACTOR
 
@@ -31,3 +32,4 @@ def declare_auto_reload(broker: Broker, payments: Payments) -> None:
     )
     def charge(org_id: int, attempt_id: str) -> None:
         work_on(payments, org_id, UUID(attempt_id))
+        reach(CrashPoint.NUDGE_BEFORE_ACK)

@@ -7,6 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.reloads import Reloads
 from metering.payments.metrics import count_reloads
+from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.reload_signals import ReloadSignals, say_pending
 from workers.failures import sentence
 from workers.nudges import Nudges
@@ -26,6 +27,8 @@ class ReloadFollower:
         """Do what follows. Never fails for want of Redis or Postgres."""
         count_reloads(reloads)
         self._nudges.nudge_all(reloads.attempts)
+        if reloads.attempts:
+            reach(CrashPoint.RELOADS_AFTER_NUDGE)
         try:
             say_pending(self._engine, self._signals, reloads.signals)
         except (redis.RedisError, SQLAlchemyError) as error:

@@ -12,6 +12,7 @@ from metering.api.context import context_of
 from metering.api.problems import UnavailableError
 from metering.payments.errors import ProviderUnavailableError
 from metering.payments.webhooks import receive
+from metering.runtime.crashpoints import CrashPoint, reach
 
 router = APIRouter(prefix="/v1/stripe", tags=["Stripe"])
 
@@ -60,4 +61,5 @@ async def post_webhook(
         )
     except ProviderUnavailableError as error:
         raise UnavailableError from error
+    reach(CrashPoint.WEBHOOK_BEFORE_ANSWER)
     return ReceivedAnswer()

@@ -72,10 +72,13 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
     Never fails: what can't be done now is found by the sweep.
     """
     count_reloads(reloads)
+    if change is not None or reloads.signals or reloads.attempts:
+        reach(CrashPoint.FOLLOW_AFTER_COMMIT)
     try:
         if change is not None:
             balance = Balance(change.org_id, change.balance_cents, change.version)
             payments.gates.follow([balance], payments.clock())
+            reach(CrashPoint.FOLLOW_AFTER_GATE)
         if reloads.signals:
             say_pending(payments.engine, payments.signals, reloads.signals)
     except redis.RedisError as error:
@@ -86,5 +89,7 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
         log.warning(
             "signals are left to the sweep", error=str(error), exc_info=diagnose(error) is Failure.POISON
         )
+    if reloads.attempts:
+        reach(CrashPoint.FOLLOW_BEFORE_NUDGE)
     for org_id, attempt_id in reloads.attempts:
         payments.nudge(org_id, attempt_id)

@@ -321,6 +321,7 @@ def _answer(payments: Payments, attempt: Attempt, key: str | None, outcome: TopU
         outcome = _decode(
             keep_answer(payments.engine, attempt.org_id, key, msgspec.json.encode(outcome).decode())
         )
+        reach(CrashPoint.TOP_UP_AFTER_KEEP)
     return ToppedUp(outcome, attempt.id)
 
 

@@ -1,23 +1,26 @@
 """Killed at each place between two effects of the API and the jobs, by name: what comes after makes it exact.
 
-The meter's places are in tests/workers/test_crashes.py.
+The meter's places are in tests/workers/test_crashes.py; here are those after which only others can go on.
 """
 
+import json
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 import redis
 
 from db.api_keys import create_key
 from db.engine import transaction
+from db.prices import set_price
 from metering.payments.outcomes import TopUpMade
 from metering.rules.payments import AttemptStatus
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, system_clock
@@ -25,12 +28,16 @@ from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.chaos.calendar import Calendar
 from metering.sandbox.chaos.customer_api import CustomerApi
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
+from metering.sandbox.stripe.signatures import signature_header
 from tests.conftest import Database
 from tests.gates.listening import gate, signals_log
 from tests.gates.test_jobs import role
 from tests.payments.world import World, make_world
+from tests.spine.billing import event, price, push
 from tests.waiting import wait_until
 from tests.workers.reloading import ready_to_reload
+from workers.nudges import Nudges
+from workers.stream import Backlog, backlog
 
 LIMIT_S: Final = 60.0
 LEASES_OVER: Final = timedelta(seconds=65)
@@ -44,6 +51,7 @@ class Stage:
     world: World
     calendar: Calendar
     api: CustomerApi
+    port: int
     start: Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
     method: str = ""
 
@@ -69,7 +77,15 @@ def stage(database: Database, redis_client: redis.Redis, redis_url: str, tmp_pat
                 database, redis_url, tmp_path / "log", name, crash_point=crash_point, settings=settings
             )
 
-        yield Stage(world, calendar, CustomerApi(port, api_key), start)
+        yield Stage(world, calendar, CustomerApi(port, api_key), port, start)
+
+
+def _nothing(_: Stage) -> None:
+    """Nobody asks for anything: the sweep comes upon it by itself."""
+
+
+def _yes(_: Stage) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -82,10 +98,10 @@ class Scene:
     """What a customer asks for, again and again until it is done; None where no answer came."""
     ended: Callable[[Stage], bool]
     check: Callable[[Stage], object]
-
-
-def _nothing(_: Stage) -> None:
-    """Nobody asks for anything: the sweep comes upon it by itself."""
+    left: Callable[[Stage], object] = _yes
+    """What the dead process must have done, and left undone."""
+    then: tuple[str, ...] = ()
+    """The roles that make it good, unless it is the same one, started again."""
 
 
 def _crossed(stage: Stage) -> None:
@@ -119,6 +135,108 @@ def _cancelled_and_paused(stage: Stage) -> None:
     assert stage.world.rows("SELECT pause_code FROM reload_states")[0].pause_code == "generic_decline"
 
 
+def _gate_told_and_signal_not(stage: Stage) -> bool:
+    return gate(stage.world.client, 1).get("balance_cents") == "5999" and _signals_wait(stage)
+
+
+def _crossed_with_too_small_an_amount(stage: Stage) -> None:
+    """Two reloads are needed: the first one's settlement makes the second."""
+    ready_to_reload(stage.world, amount_cents=500)
+    stage.world.adjust(-600)
+
+
+def _reloaded_twice_by_little(stage: Stage) -> bool:
+    return stage.world.balance() == 400 + 2 * 500 and not _signals_wait(stage)
+
+
+def _charged_twice(stage: Stage) -> None:
+    assert stage.world.charged() == 2
+    assert [each.status for each in stage.world.attempts()] == [AttemptStatus.SUCCEEDED] * 2
+
+
+def _attempt_not_nudged(stage: Stage) -> bool:
+    return any(each.open for each in stage.world.attempts()) and not _nudges(stage)
+
+
+def _nudges(stage: Stage) -> object:
+    return stage.world.client.llen("metering:jobs:money")
+
+
+def _crossed_and_nudged(stage: Stage) -> None:
+    _crossed(stage)
+    Nudges(stage.world.client).nudge_all(stage.world.nudged)
+
+
+def _nudge_in_hand(stage: Stage) -> bool:
+    return not _nudges(stage) and stage.world.client.hlen("metering:jobs:money.msgs") == 1
+
+
+def _reloaded_and_nudge_done(stage: Stage) -> bool:
+    """Whoever takes the dead worker's message finds nothing to do."""
+    return _reloaded(stage) and stage.world.client.hlen("metering:jobs:money.msgs") == 0
+
+
+def _month_over_after_its_limit(stage: Stage) -> None:
+    """The rule is asked by nobody but the sweep."""
+    ready_to_reload(stage.world)
+    stage.world.settings(monthly_limit_cents=5_000)
+    stage.world.adjust(-1)
+    stage.world.work()
+    stage.world.adjust(-5_000)
+    stage.world.clock.at = stage.calendar.advance(timedelta(days=32))
+
+
+def _with_little_money_and_no_reloads(stage: Stage) -> None:
+    stage.world.adjust(500)
+    _with_card(stage)
+
+
+def _enable(stage: Stage) -> bool | None:
+    body = {
+        "auto_reload_enabled": True,
+        "auto_reload_minimum_cents": 1_000,
+        "auto_reload_amount_cents": 5_000,
+    }
+    answer = stage.api.ask("PATCH", "/v1/billing", body)
+    return None if answer is None else answer.status == 200 and answer.body["auto_reload_enabled"] is True
+
+
+def _reloaded_once_enabled(stage: Stage) -> bool:
+    return stage.world.balance() == 500 + 5_000 and not _signals_wait(stage)
+
+
+def _paused_by_a_dead_card(stage: Stage) -> None:
+    _crossed_with_a_dead_card(stage)
+    stage.world.work()
+    stage.method = stage.world.sandbox.save_card(
+        stage.world.account().stripe_customer_id or "", card="pm_card_mastercard"
+    )
+
+
+def _paused_and_its_card_gone(stage: Stage) -> None:
+    _crossed_with_a_dead_card(stage)
+    stage.world.work()
+    stage.world.sandbox.detach(stage.world.account().default_payment_method_id or "")
+
+
+def _all_left_are_said(stage: Stage) -> bool:
+    return not _signals_wait(stage)
+
+
+def _told_of_the_card_once(stage: Stage) -> None:
+    assert (stage.world.charged(), stage.world.account().default_payment_method_id) == (0, None)
+    reasons = [each.get("reason") for each in signals_log(stage.world.client)]
+    assert reasons.count("no_payment_method") == 1
+
+
+def _charged_with_the_new_card(stage: Stage) -> None:
+    assert stage.world.charged() == 1
+    assert [(each.status, each.payment_method_id == stage.method) for each in stage.world.attempts()] == [
+        (AttemptStatus.FAILED, False),
+        (AttemptStatus.SUCCEEDED, True),
+    ]
+
+
 def _with_card(stage: Stage) -> None:
     stage.method = stage.world.save_card()
 
@@ -126,6 +244,18 @@ def _with_card(stage: Stage) -> None:
 def _top_up(stage: Stage) -> bool | None:
     answer = stage.api.ask("POST", "/v1/billing/top-up", {"amount_cents": 700})
     return None if answer is None else (answer.status, answer.body.get("status")) == (201, "succeeded")
+
+
+def _top_up_with_key(stage: Stage) -> bool | None:
+    """Asked twice with the same key, the second time by somebody who was answered."""
+    first, second = (
+        stage.api.ask("POST", "/v1/billing/top-up", {"amount_cents": 700}, key="key-1") for _ in "12"
+    )
+    return None if first is None else first.status == 201 and first == second
+
+
+def _answer_kept(stage: Stage) -> bool:
+    return bool(stage.world.rows("SELECT FROM idempotency_keys WHERE answer IS NOT NULL"))
 
 
 def _topped_up(stage: Stage) -> bool:
@@ -166,6 +296,41 @@ def _authenticated_and_no_webhook(stage: Stage) -> None:
     stage.world.sandbox.authenticate(made.payment_intent_id)
 
 
+def _tell_of_success(stage: Stage) -> bool | None:
+    return _tell_by_webhook(stage, "payment_intent.succeeded")
+
+
+def _tell_of_detaching(stage: Stage) -> bool | None:
+    return _tell_by_webhook(stage, "payment_method.detached")
+
+
+def _tell_by_webhook(stage: Stage, wanted: str) -> bool | None:
+    """Stripe tells of it, again and again until it is heard."""
+    (told,) = stage.world.events(wanted)
+    body = json.dumps(told).encode()
+    signature = signature_header(body, [WEBHOOK_SECRET], int(stage.calendar.clock().timestamp()))
+    try:
+        response = httpx.post(
+            f"http://127.0.0.1:{stage.port}/v1/stripe/webhook",
+            content=body,
+            headers={"Stripe-Signature": signature, "Content-Type": "application/json"},
+            timeout=LIMIT_S,
+        )
+    except httpx.HTTPError:
+        return None
+    return response.status_code == 200
+
+
+def _event_kept_once(stage: Stage) -> None:
+    _charged_once(stage)
+    kept = stage.world.rows("SELECT outcome FROM stripe_events WHERE type = 'payment_intent.succeeded'")
+    assert [each.outcome for each in kept] == ["credited"]
+
+
+def _nothing_booked(stage: Stage) -> bool:
+    return stage.world.balance() == 0 and not stage.world.rows("SELECT FROM stripe_events")
+
+
 def _signals_wait(stage: Stage) -> bool:
     return bool(stage.world.rows("SELECT FROM pending_signals"))
 
@@ -195,52 +360,150 @@ def _gate_follows(stage: Stage) -> bool:
     return held.get("state") == "open" and held.get("balance_cents") == "500"
 
 
-def _yes(_: Stage) -> bool:
-    return True
+def _calls_that_cross(stage: Stage) -> None:
+    """Of org 1, which is to be charged, and of org 2, of which is to be said that it isn't; in one batch."""
+    with transaction(stage.world.engine) as connection:
+        set_price(connection, price("bolt", "0.08"), system_clock)
+    ready_to_reload(stage.world, (1, 2))
+    stage.world.settings(org_id=2, monthly_limit_cents=0)
+    push(stage.world.client, [event(call_id=org_id, org_id=org_id) for org_id in (1, 2)])
+
+
+def _acked_and_nothing_else(stage: Stage) -> bool:
+    return _acked(stage) and _attempt_not_nudged(stage) and _signals_wait(stage)
+
+
+def _acked_and_nudged(stage: Stage) -> bool:
+    return _acked(stage) and _nudges(stage) == 1 and _signals_wait(stage)
+
+
+def _acked(stage: Stage) -> bool:
+    return backlog(stage.world.client) == Backlog(length=0, pending=0)
+
+
+def _called_and_reloaded(stage: Stage) -> bool:
+    return stage.world.balance() == 984 + 5_000 and not _signals_wait(stage)
+
+
+def _one_charged_and_both_told(stage: Stage) -> None:
+    _charged_once(stage)
+    assert (stage.world.balance(2), stage.world.attempts(2)) == (984, [])
+    said = signals_log(stage.world.client)
+    told = {(each["type"], each["org_id"], each["id"]) for each in said if each["type"].startswith("auto_")}
+    assert sorted(each[:2] for each in told) == [("auto_reload.skipped", 2), ("auto_reload.succeeded", 1)]
 
 
 RELOAD: Final = Scene("jobs", _crossed, _nothing, _reloaded, _charged_once)
 DECLINE: Final = Scene("jobs", _crossed_with_a_dead_card, _nothing, _declined, _cancelled_and_paused)
 TOP_UP: Final = Scene("api", _with_card, _top_up, _topped_up, _charged_once)
 
-SCENES: Final = {
-    CrashPoint.CHARGE_BEFORE_SEND: RELOAD,
-    CrashPoint.CHARGE_AFTER_SEND: RELOAD,
-    CrashPoint.SETTLE_AFTER_WRITE: RELOAD,
-    CrashPoint.SETTLE_AFTER_COMMIT: RELOAD,
-    CrashPoint.SIGNALS_AFTER_SAY: Scene("jobs", _crossed, _nothing, _all_said, _said_with_one_id),
-    CrashPoint.CHARGE_BEFORE_CANCEL: DECLINE,
-    CrashPoint.CHARGE_AFTER_CANCEL: DECLINE,
-    CrashPoint.TOP_UP_AFTER_ATTEMPT: TOP_UP,
-    CrashPoint.TOP_UP_BEFORE_ANSWER: TOP_UP,
-    CrashPoint.CUSTOMER_AFTER_CREATE: Scene("api", _nothing, _setup_intent, _yes, _one_customer),
-    CrashPoint.CARD_AFTER_DEFAULT: Scene("api", _with_another_card, _choose_card, _chosen, _nothing),
-    CrashPoint.EVENTS_BEFORE_ADVANCE: Scene(
-        "jobs", _authenticated_and_no_webhook, _nothing, _topped_up, _charged_once
+WEBHOOK: Final = Scene("api", _authenticated_and_no_webhook, _tell_of_success, _topped_up, _event_kept_once)
+SMALL_RELOADS: Final = Scene(
+    "jobs", _crossed_with_too_small_an_amount, _nothing, _reloaded_twice_by_little, _charged_twice
+)
+ENABLING: Final = Scene(
+    "api",
+    _with_little_money_and_no_reloads,
+    _enable,
+    _reloaded_once_enabled,
+    _charged_once,
+    _attempt_not_nudged,
+    then=("api", "jobs"),
+)
+CALLS: Final = Scene(
+    "meter", _calls_that_cross, _nothing, _called_and_reloaded, _one_charged_and_both_told, then=("jobs",)
+)
+
+SCENES: Final = [
+    (CrashPoint.CHARGE_BEFORE_SEND, RELOAD),
+    (CrashPoint.CHARGE_BEFORE_SEND, TOP_UP),
+    (CrashPoint.CHARGE_AFTER_SEND, RELOAD),
+    (CrashPoint.CHARGE_AFTER_SEND, TOP_UP),
+    (CrashPoint.SETTLE_AFTER_WRITE, RELOAD),
+    (CrashPoint.SETTLE_AFTER_WRITE, replace(WEBHOOK, left=_nothing_booked)),
+    (CrashPoint.SETTLE_AFTER_COMMIT, RELOAD),
+    (CrashPoint.SETTLE_AFTER_COMMIT, TOP_UP),
+    (CrashPoint.SETTLE_AFTER_COMMIT, replace(WEBHOOK, left=_topped_up)),
+    (
+        CrashPoint.FOLLOW_AFTER_COMMIT,
+        Scene("jobs", _month_over_after_its_limit, _nothing, _reloaded, _charged_twice, _attempt_not_nudged),
     ),
-    CrashPoint.SWEEP_BEFORE_WRITE: Scene("jobs", _gate_missing, _nothing, _gate_follows, _nothing),
-    CrashPoint.SWEEP_AFTER_RAISE: Scene("jobs", _gate_ahead, _nothing, _gate_follows, _nothing),
-}
+    (CrashPoint.FOLLOW_AFTER_COMMIT, ENABLING),
+    (
+        CrashPoint.FOLLOW_AFTER_COMMIT,
+        Scene(
+            "api",
+            _paused_by_a_dead_card,
+            _choose_card,
+            _reloaded,
+            _charged_with_the_new_card,
+            _attempt_not_nudged,
+            then=("api", "jobs"),
+        ),
+    ),
+    (
+        CrashPoint.FOLLOW_AFTER_COMMIT,
+        Scene(
+            "api",
+            _paused_and_its_card_gone,
+            _tell_of_detaching,
+            _all_left_are_said,
+            _told_of_the_card_once,
+            _signals_wait,
+            then=("api", "jobs"),
+        ),
+    ),
+    (CrashPoint.FOLLOW_AFTER_GATE, replace(RELOAD, left=_gate_told_and_signal_not)),
+    (CrashPoint.FOLLOW_AFTER_GATE, TOP_UP),
+    (CrashPoint.FOLLOW_BEFORE_NUDGE, replace(SMALL_RELOADS, left=_attempt_not_nudged)),
+    (CrashPoint.FOLLOW_BEFORE_NUDGE, ENABLING),
+    (CrashPoint.SIGNALS_AFTER_SAY, Scene("jobs", _crossed, _nothing, _all_said, _said_with_one_id)),
+    (CrashPoint.SIGNALS_AFTER_SAY, CALLS),
+    (
+        CrashPoint.NUDGE_BEFORE_ACK,
+        Scene("jobs", _crossed_and_nudged, _nothing, _reloaded_and_nudge_done, _charged_once, _nudge_in_hand),
+    ),
+    (CrashPoint.METER_AFTER_ACK, replace(CALLS, left=_acked_and_nothing_else)),
+    (CrashPoint.RELOADS_AFTER_NUDGE, replace(CALLS, left=_acked_and_nudged)),
+    (CrashPoint.CHARGE_BEFORE_CANCEL, DECLINE),
+    (CrashPoint.CHARGE_AFTER_CANCEL, DECLINE),
+    (CrashPoint.TOP_UP_AFTER_ATTEMPT, TOP_UP),
+    (CrashPoint.TOP_UP_BEFORE_ANSWER, TOP_UP),
+    (
+        CrashPoint.TOP_UP_AFTER_KEEP,
+        Scene("api", _with_card, _top_up_with_key, _topped_up, _charged_once, _answer_kept),
+    ),
+    (CrashPoint.CUSTOMER_AFTER_CREATE, Scene("api", _nothing, _setup_intent, _yes, _one_customer)),
+    (CrashPoint.CARD_AFTER_DEFAULT, Scene("api", _with_another_card, _choose_card, _chosen, _nothing)),
+    (CrashPoint.WEBHOOK_BEFORE_ANSWER, replace(WEBHOOK, left=_topped_up)),
+    (
+        CrashPoint.EVENTS_BEFORE_ADVANCE,
+        Scene("jobs", _authenticated_and_no_webhook, _nothing, _topped_up, _charged_once),
+    ),
+    (CrashPoint.SWEEP_BEFORE_WRITE, Scene("jobs", _gate_missing, _nothing, _gate_follows, _nothing)),
+    (CrashPoint.SWEEP_AFTER_RAISE, Scene("jobs", _gate_ahead, _nothing, _gate_follows, _nothing)),
+]
 
 
 def test_every_crash_point_has_its_scene() -> None:
     meters = {point for point in CrashPoint if point.startswith(("meter.", "ledger."))}
-    assert set(CrashPoint) - meters - set(SCENES) == {
-        CrashPoint.TOP_UP_BEFORE_MARK
-    }  # it has a test of its own
+    others = {CrashPoint.TOP_UP_BEFORE_MARK}  # it has a test of its own
+    assert set(CrashPoint) - meters - others == {point for point, _ in SCENES} - meters
 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("point", SCENES)
-def test_killed_at_a_crash_point(stage: Stage, point: CrashPoint) -> None:
-    scene = SCENES[point]
+@pytest.mark.parametrize(("point", "scene"), SCENES, ids=[f"{point}-{scene.role}" for point, scene in SCENES])
+def test_killed_at_a_crash_point(stage: Stage, point: CrashPoint, scene: Scene) -> None:
     scene.prepare(stage)
     with stage.start(scene.role, point) as process:
         wait_until(lambda: scene.ask(stage) is None and process.poll() is not None, limit_s=LIMIT_S)
         assert process.wait() == -signal.SIGKILL
+    assert scene.left(stage)
     stage.calendar.advance(LEASES_OVER)
-    with stage.start(scene.role):
+    with ExitStack() as roles:
+        for name in scene.then or (scene.role,):
+            roles.enter_context(stage.start(name))
         if scene.ask is not _nothing:
             wait_until(lambda: scene.ask(stage), limit_s=LIMIT_S)
         wait_until(lambda: scene.ended(stage), limit_s=LIMIT_S)
