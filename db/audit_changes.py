@@ -14,6 +14,7 @@ from db.engine import transaction
 from db.invariants import INVARIANTS
 from db.models import AuditSuspect
 from metering.runtime.clock import Clock
+from metering.runtime.crashpoints import CrashPoint, reach
 
 ORGS_AT_ONCE: Final = 5_000
 TRANSACTIONS_AT_ONCE: Final = 500_000
@@ -64,6 +65,7 @@ def audit_changes(
             return changes
         with transaction(snapshots) as connection:
             changes.transactions += look.at_window(connection, page, changes)
+        reach(CrashPoint.AUDIT_AFTER_PAGE)
         changes.orgs += len(page)
     with transaction(snapshots) as connection:
         touched = text(windows.ORGS_WITH_TOUCHED_ATTEMPTS)

@@ -15,6 +15,7 @@ from db.audit import Violation, find_violations_apart
 from db.audit_changes import audit_changes
 from db.audit_passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing, release_pass
 from metering.runtime.clock import Clock
+from metering.runtime.crashpoints import CrashPoint, reach
 from workers.rounds import Round
 
 LOOK_EVERY_S: Final = 5.0
@@ -118,6 +119,7 @@ class AuditJob:
 
     def _finish(self, claim: Claim, violations: list[Violation], *, cleared: set[int] | None = None) -> None:
         now = self._clock()
+        reach(CrashPoint.AUDIT_BEFORE_FINISH)
         if not finish_pass(self._engine, claim, now, violations, cleared=cleared or ()):
             log.warning(
                 "an audit took longer than its lease, and another process took it over", scope=claim.name

@@ -47,6 +47,8 @@ class CrashPoint(StrEnum):
     SIGNALS_AFTER_SAY = "signals.after_say"
     SWEEP_BEFORE_WRITE = "sweep.before_write"
     SWEEP_AFTER_RAISE = "sweep.after_raise"
+    AUDIT_AFTER_PAGE = "audit.after_page"
+    AUDIT_BEFORE_FINISH = "audit.before_finish"
 
 
 def _pass(_point: CrashPoint) -> None:

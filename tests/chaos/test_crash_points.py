@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from db.api_keys import create_key
+from db.audit_passes import CHANGES, WHOLE, claim_pass, read_standing, release_pass
 from db.engine import transaction
 from db.prices import set_price
 from metering.payments.outcomes import TopUpMade
@@ -30,12 +31,14 @@ from metering.sandbox.chaos.customer_api import CustomerApi
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from metering.sandbox.stripe.signatures import signature_header
 from tests.conftest import Database
+from tests.db import execute_as
 from tests.gates.listening import gate, signals_log
 from tests.gates.test_jobs import role
 from tests.payments.world import World, make_world
 from tests.spine.billing import event, price, push
 from tests.waiting import wait_until
 from tests.workers.reloading import ready_to_reload
+from workers.audit_job import CHANGES_EVERY, CHANGES_LEASE, WHOLE_LEASE
 from workers.nudges import Nudges
 from workers.stream import Backlog, backlog
 
@@ -484,10 +487,16 @@ SCENES: Final = [
     (CrashPoint.SWEEP_AFTER_RAISE, Scene("jobs", _gate_ahead, _nothing, _gate_follows, _nothing)),
 ]
 
+AUDITS: Final = [
+    (CrashPoint.AUDIT_AFTER_PAGE, CHANGES),
+    (CrashPoint.AUDIT_BEFORE_FINISH, CHANGES),
+    (CrashPoint.AUDIT_BEFORE_FINISH, WHOLE),
+]
+
 
 def test_every_crash_point_has_its_scene() -> None:
     meters = {point for point in CrashPoint if point.startswith(("meter.", "ledger."))}
-    others = {CrashPoint.TOP_UP_BEFORE_MARK}  # it has a test of its own
+    others = {CrashPoint.TOP_UP_BEFORE_MARK} | {point for point, _ in AUDITS}  # they have tests of their own
     assert set(CrashPoint) - meters - others == {point for point, _ in SCENES} - meters
 
 
@@ -526,5 +535,44 @@ def test_killed_before_it_is_noted_that_a_client_was_told(stage: Stage) -> None:
         assert (stage.world.charged(), stage.world.balance()) == (1, 700)
         wait_until(lambda: _top_up(stage) and stage.world.charged() == 2, limit_s=LIMIT_S)
     assert stage.world.balance() == 1_400
+    stage.world.mend_gates()
+    stage.world.assert_sound()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("point", "name"), AUDITS, ids=[f"{point}-{name}" for point, name in AUDITS])
+def test_an_audit_that_was_killed_is_made_again(
+    stage: Stage, database: Database, point: CrashPoint, name: str
+) -> None:
+    """Once its lease is over; what it saw broken, and told nobody, is seen again, and is told until it is mended."""
+    engine = database.engine
+    stage.world.adjust(500)
+    stage.world.make_org(2, 300)
+    execute_as(database.admin_url, "UPDATE accounts SET transaction_count = 9 WHERE org_id = 2")
+    # Somebody else has the other pass in hand, and finds nothing.
+    other = claim_pass(
+        engine,
+        CHANGES if name == WHOLE else WHOLE,
+        stage.world.clock(),
+        every=timedelta(),
+        rest=0,
+        lease=timedelta(days=1),
+    )
+    assert other is not None
+    with stage.start("jobs", point) as process:
+        assert process.wait(LIMIT_S) == -signal.SIGKILL
+    standing = read_standing(engine)
+    assert (set(standing.violations.values()), standing.finished_at[name]) == ({0}, None)
+    vouched = [each.org_id for each in stage.world.rows("SELECT org_id FROM audited_accounts")]
+    assert vouched == ([1] if name == CHANGES else [])
+    stage.calendar.advance(CHANGES_LEASE if name == CHANGES else WHOLE_LEASE)
+    with stage.start("jobs"):
+        wait_until(lambda: read_standing(engine).violations["transactions_counted"] == 1, limit_s=LIMIT_S)
+        assert read_standing(engine).finished_at[name] is not None
+        execute_as(database.admin_url, "UPDATE accounts SET transaction_count = 1 WHERE org_id = 2")
+        release_pass(engine, other, stage.world.clock())
+        stage.calendar.advance(CHANGES_EVERY)
+        wait_until(lambda: set(read_standing(engine).violations.values()) == {0}, limit_s=LIMIT_S)
     stage.world.mend_gates()
     stage.world.assert_sound()
