@@ -86,8 +86,8 @@ def test_two_hundred_duplicates_that_race_the_answer_are_one_credit(
     charged, racing = threading.Event(), threading.Event()
     charge = StripeApi.charge
 
-    def charge_and_race(api: StripeApi, attempt: Attempt) -> Intent:
-        intent = charge(api, attempt)
+    def charge_and_race(api: StripeApi, attempt: Attempt, **options: Any) -> Intent:
+        intent = charge(api, attempt, **options)
         charged.set()
         assert racing.wait(30)
         return intent
