@@ -124,9 +124,9 @@ def test_prices_are_read_again_without_anybody_asking(site: Site, monkeypatch: p
     monkeypatch.setattr(prices, "READ_EVERY_S", 0.02)
     database = Database("", database_url(site), "", site.world.engine)
     with api_context(database, "redis://127.0.0.1:1/0", site.world) as context, served(make_app(context)):
-        wait_until(lambda: context.prices.held("bolt", site.world.clock()) is None, limit_s=5)
+        wait_until(lambda: context.prices.held("bolt", site.world.clock()) is None, limit_s=30)
         prepare(site.world.engine, org_ids=[], prices=[price("bolt", "0.08")])
-        wait_until(lambda: context.prices.held("bolt", site.world.clock()), limit_s=5)
+        wait_until(lambda: context.prices.held("bolt", site.world.clock()), limit_s=30)
         assert (
             context.prices.held("bolt", site.world.clock() + LEAD_TIME) is None
         )  # another may be in force by then

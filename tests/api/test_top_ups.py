@@ -143,12 +143,12 @@ def test_a_client_that_left_before_its_answer_gets_it_with_an_identical_request(
 ) -> None:
     site.world.save_card()
     connection = send(site, 5_000)
-    wait_until(lambda: slow_stripe.waiting, limit_s=10)
+    wait_until(lambda: slow_stripe.waiting, limit_s=30)
     leave(connection)
     slow_stripe.go_on.set()
-    wait_until(lambda: site.balance_cents() == 5_000, limit_s=10)
+    wait_until(lambda: site.balance_cents() == 5_000, limit_s=30)
     (charged,) = site.world.attempts()
-    wait_until(lambda: site.world.attempts()[0].in_hand_until is None, limit_s=10)
+    wait_until(lambda: site.world.attempts()[0].in_hand_until is None, limit_s=30)
     assert site.world.attempts()[0].answered_at is None
     again = site.top_up(5_000)
     assert again.json()["payment_intent_id"] == charged.payment_intent_id

@@ -116,7 +116,7 @@ def test_a_detached_card_is_no_longer_there(site: Site) -> None:
     method = site.world.save_card()
     site.take_webhooks()
     site.world.sandbox.detach(method)
-    wait_until(lambda: site.get("/v1/billing").json()["has_payment_method"] is False, limit_s=10)
+    wait_until(lambda: site.get("/v1/billing").json()["has_payment_method"] is False, limit_s=30)
     assert_problem(site.top_up(500), 422, "payment_method_required")
     with site.world.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM stripe_events")).scalar_one() >= 1

@@ -124,7 +124,7 @@ def test_a_meter_tells_what_it_did(
     with role(database, redis_url, tmp_path / "log", "meter") as meter:
         url = metrics_url(tmp_path / "log")
         wait_until(lambda: redis_client.xlen("calls:completed") == 0, limit_s=30)
-        wait_until(lambda: metrics(url).get("metering_billed_seconds_total[bolt]") == 480, limit_s=5)
+        wait_until(lambda: metrics(url).get("metering_billed_seconds_total[bolt]") == 480, limit_s=30)
         told = metrics(url)
         meter.terminate()
         assert meter.wait(timeout=30) == 0
