@@ -64,6 +64,7 @@ _ONE_OPEN_RELOAD: Final = Invariant(
 )
 
 # Those that ended unsent could take nothing. Of two made in the same millisecond the later one is that which saw more held.
+# Of two of the same moment, with as much held before each, the one that failed came first: else the other would have held more.
 # Earlier ones that ended without success before this one was made held nothing any more. Recovered ones were not made by the
 # rule here: the rule that made them saw rows which this database has lost. Nor did it see them before they were recovered.
 _MONTH_WITHIN_LIMIT: Final = Invariant(
@@ -78,8 +79,10 @@ _MONTH_WITHIN_LIMIT: Final = Invariant(
         AND earlier.created_at >= date_trunc('month', attempt.created_at, 'UTC') AND earlier.created_at <= attempt.created_at
         AND (earlier.status IN ('open', 'succeeded') OR earlier.finished_at > attempt.created_at)
         AND (NOT earlier.recovered OR earlier.finished_at <= attempt.created_at)
-        AND (earlier.created_at, earlier.month_committed_cents, earlier.id)
-            < (attempt.created_at, attempt.month_committed_cents, attempt.id)
+        AND ((earlier.created_at, earlier.month_committed_cents) < (attempt.created_at, attempt.month_committed_cents)
+            OR ((earlier.created_at, earlier.month_committed_cents) = (attempt.created_at, attempt.month_committed_cents)
+                AND earlier.id < attempt.id
+                AND earlier.status IN ('open', 'succeeded') AND attempt.status IN ('open', 'succeeded')))
     WHERE attempt.kind = 'auto_reload' AND attempt.monthly_limit_cents IS NOT NULL AND NOT attempt.recovered
         AND (attempt.first_sent_at IS NOT NULL OR attempt.status = 'open')
     GROUP BY attempt.org_id, attempt.id, attempt.amount_cents, attempt.monthly_limit_cents

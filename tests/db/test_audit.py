@@ -506,6 +506,19 @@ DAMAGES = [
 ]
 
 
+def test_a_reload_that_failed_in_the_millisecond_of_the_next_one_took_nothing_from_it(
+    ledger: Database,
+) -> None:
+    """Whichever of the two has the lower id."""
+    moved = (
+        "UPDATE payment_attempts SET created_at = '2026-04-05', finished_at = '2026-04-05', month_committed_cents = 2500,"
+        " id = '00000000-0000-4000-8000-00000000000?' WHERE org_id = 5 AND status = 'failed'"
+    )
+    for number in "06":
+        execute_as(ledger.admin_url, moved.replace("?", number))
+        assert run_audit(ledger.engine).passed
+
+
 def test_each_damage_breaks_what_it_should_in_its_org_and_nothing_else(ledger: Database) -> None:
     execute_as(ledger.admin_url, UNPROTECT)
     found = {}
