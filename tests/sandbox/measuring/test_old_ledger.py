@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-import pytest
 import redis
 from sqlalchemy import text
 
@@ -11,7 +10,6 @@ from db.engine import make_engine, transaction
 from db.prices import set_price
 from metering.runtime.clock import system_clock
 from metering.sandbox.load import events, fill
-from metering.sandbox.measuring import old_ledger
 from metering.sandbox.measuring.bed import give_a_cent, make_orgs
 from metering.sandbox.measuring.old_ledger import fill_ledger
 from metering.signals.gates import Gates
@@ -19,10 +17,7 @@ from tests.conftest import Database
 from tests.spine.billing import price, run_meters
 
 
-def test_a_filled_ledger_passes_its_audit_and_goes_on(
-    database: Database, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(old_ledger, "CHUNK", 1_000)
+def test_a_filled_ledger_passes_its_audit_and_goes_on(database: Database, redis_client: redis.Redis) -> None:
     told: list[int] = []
     owner = make_engine(database.owner_url, application_name="tests")
     with transaction(owner) as connection:
@@ -30,8 +25,8 @@ def test_a_filled_ledger_passes_its_audit_and_goes_on(
     make_orgs(owner, range(1, 8))
     at = system_clock() - timedelta(hours=1)
     give_a_cent(owner, [3, 5], at)
-    assert fill_ledger(owner, 1_500, orgs=7, at=at, report=told.append) == sum(told) == 2 * 994
-    fill_ledger(owner, 500, orgs=7, at=at, report=told.append, numbered_from=2 * 994)
+    assert fill_ledger(owner, 1_500, orgs=7, at=at, report=told.append, chunk=1_000) == sum(told) == 2 * 994
+    fill_ledger(owner, 500, orgs=7, at=at, report=told.append, numbered_from=2 * 994, chunk=1_000)
     fill(redis_client, events(300, orgs=7, first_call_id=1, seed=1), told.append)
     run_meters(database.engine, redis_client)
     owner.dispose()
