@@ -94,22 +94,6 @@ def test_a_cut_link_ends_connections_old_and_new_until_it_is_healed(link: tuple[
             assert _said(after, b"again") == b"AGAIN"
 
 
-def test_dropped_connections_end_with_what_a_stalled_link_held_up_and_the_link_stays_as_it_is(
-    link: tuple[Links, int],
-) -> None:
-    links, port = link
-    with _connected(port) as before:
-        assert _said(before, b"x") == b"X"
-        links.stall("a > b")
-        before.sendall(b"lost")
-        links.drop_connections("a > b")
-        assert _is_ended(before)
-        with _connected(port) as meanwhile:
-            meanwhile.sendall(b"held up")
-            links.heal("a > b")
-            assert meanwhile.recv(1_000) == b"HELD UP"
-
-
 def test_a_link_to_nobody_ends_connections(tmp_path: Path) -> None:
     with Links() as links, _connected(links.add("a > nobody", tmp_path / "missing")) as connection:
         assert _is_ended(connection)

@@ -23,6 +23,8 @@ from metering.sandbox.chaos.stripe_faults import StripeFaults
 
 TO_STRIPE: Final = "> stripe"
 """How the links end on which Stripe is asked."""
+UNDER_WAY_S: Final = 1.0
+"""So long what has reached Stripe may take to come to its end before the clock is set."""
 THREADS: Final = 16
 TRIES_S: Final = 30.0
 """How long what can't be done to a server, because it is away for another fault, is tried again."""
@@ -250,15 +252,14 @@ class Injector(threading.Thread):
         self._to.stripe.lose_webhooks(strike.seed, on=False)
 
     def _jump(self) -> None:
-        """No request is under way for days, so whatever is being said to Stripe is lost: its key would be forgotten."""
-        self._drop_what_is_said_to_stripe()
+        """No request is under way for days, so none to Stripe is while the clock is set: its key would be forgotten."""
+        to_stripe = [name for name in self._to.links.names if name.endswith(TO_STRIPE)]
+        for name in to_stripe:
+            self._to.links.cut(name)
+        time.sleep(UNDER_WAY_S)
         self._to.calendar.jump()
-        self._drop_what_is_said_to_stripe()
-
-    def _drop_what_is_said_to_stripe(self) -> None:
-        for name in self._to.links.names:
-            if name.endswith(TO_STRIPE):
-                self._to.links.drop_connections(name)
+        for name in to_stripe:
+            self._to.links.heal(name)
 
 
 def _insist(work: Callable[[], object]) -> None:

@@ -34,7 +34,6 @@ class _Link:
     state: State = State.PASSING
     passing: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
-    carrying: set[asyncio.Task[None]] = field(default_factory=set)
     port: int = 0
 
 
@@ -83,10 +82,6 @@ class Links:
         """End all connections, and each new one, for now."""
         self._set(name, State.CUT)
 
-    def drop_connections(self, name: str) -> None:
-        """End the connections that there are, with whatever is said on them or held up; new ones fare as before."""
-        self._do(self._drop(self._links[name]))
-
     def heal(self, name: str) -> None:
         """Let everything through again, what was held up first."""
         self._set(name, State.PASSING)
@@ -108,10 +103,6 @@ class Links:
         if state is State.CUT:
             for writer in list(link.connections):
                 writer.transport.abort()
-
-    async def _drop(self, link: _Link) -> None:
-        for task in list(link.carrying):
-            task.cancel()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(START_LIMIT_S)
@@ -136,8 +127,6 @@ class Links:
             task = self._loop.create_task(_carry(link, reader, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            link.carrying.add(task)
-            task.add_done_callback(link.carrying.discard)
 
         return accept
 

@@ -74,6 +74,9 @@ class _Asked:
         return self.fault is not None and self.fault.kind in kinds
 
 
+LOST_AFTER_S: Final = 3_600
+
+
 class Answering:
     """Answers requests to the API."""
 
@@ -98,9 +101,12 @@ class Answering:
     def answer(self, request: Request) -> Answer | None:
         """The answer; None to end the connection without one, as also when the sandbox is stopped meanwhile."""
         request_id = new_id("req", 14)
+        came_at = self._store.now()
         try:
             if self.latency_s:
                 self._wait(self.latency_s)
+            if self._store.now() - came_at >= LOST_AFTER_S:
+                return None  # the clock was set forward meanwhile: no request is under way for so long
             answer = self._answer(request, request_id)
         except StoreClosedError:
             return None
