@@ -148,7 +148,7 @@ class CallStream:
             raise
         return any(group["name"] == GROUP.encode() for group in groups)
 
-    def read_new(self, *, limit: int, block_ms: int) -> list[Entry]:
+    def read_new(self, *, limit: int, block_ms: int | None) -> list[Entry]:
         """What nobody has read yet: as much as is there, at most `limit` entries. Waits up to `block_ms` only where nothing is.
 
         It is read a part at a time, and no more once there are MAX_BATCH_BYTES: how large entries are is known only when they

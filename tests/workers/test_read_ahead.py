@@ -1,6 +1,7 @@
 """One batch is read ahead of the one that is billed, and nothing of it is lost or billed as new twice."""
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ import workers.meter
 from metering.runtime.clock import system_clock
 from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
+from workers import read_ahead
 from workers.meter import Meter
 from workers.read_ahead import ReadAhead
 from workers.stream import GROUP, MAX_BATCH_BYTES, PART, STREAM, CallStream, Entry
@@ -25,9 +27,9 @@ def ahead(redis_client: redis.Redis) -> Iterator[ReadAhead]:
     made.close()
 
 
-def push(client: redis.Redis, count: int, raw: bytes = b"{}") -> None:
+def push(client: redis.Redis, entries: int, raw: bytes = b"{}") -> None:
     with client.pipeline() as pipeline:
-        for _ in range(count):
+        for _ in range(entries):
             pipeline.xadd(STREAM, {"event": raw})
         pipeline.execute()
 
@@ -46,6 +48,57 @@ def test_one_batch_is_read_ahead_and_no_more(redis_client: redis.Redis, ahead: R
     assert ahead.settle().parsed == []
     assert in_hand(redis_client) == 20, "after settling nothing is read before it is asked for"
     assert [len(ahead.take().parsed) for _ in range(4)] == [10, 10, 5, 0]
+
+
+def test_what_comes_while_a_batch_waits_is_in_it(redis_client: redis.Redis, ahead: ReadAhead) -> None:
+    push(redis_client, 1)
+    assert len(ahead.take().parsed) == 1
+    push(redis_client, 2)
+    wait_until(lambda: in_hand(redis_client) == 3, "reading ahead")
+    push(redis_client, 3)  # nobody has to read it before: it is looked for when the batch is taken
+    assert len(ahead.take().parsed) == 5
+
+
+def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs as much as many events: so what comes one by one is gathered, but for what comes alone."""
+    monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 3_600.0)
+    waits_s: list[float] = []
+    monkeypatch.setattr("workers.read_ahead.time.sleep", waits_s.append)
+    stream = CallStream(redis_client, "m")
+    stream.join()
+    ahead = ReadAhead(stream, clock=system_clock, batch_limit=10, block_ms=5, monotonic=lambda: 7_200.0)
+    push(redis_client, 1)
+    assert len(ahead.take().parsed) == 1
+    assert not any(waits_s), "it came alone"
+    push(redis_client, 1)
+    assert len(ahead.take().parsed) == 1
+    assert [wait_s for wait_s in waits_s if wait_s] == [3_600.0]
+    push(redis_client, 10)
+    assert len(ahead.take().parsed) == 10
+    assert len([wait_s for wait_s in waits_s if wait_s]) == 1, "it is full"
+    ahead.close()
+
+
+def test_what_was_read_before_redis_went_away_is_given_and_the_error_comes_next(
+    redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsaid, what that read may have taken would be found late."""
+    read, reads = CallStream.read_new, count(1)
+
+    def read_or_fail(stream: CallStream, *, limit: int, block_ms: int | None) -> list[Entry]:
+        if next(reads) == 2:
+            raise redis.ConnectionError("away for a moment")
+        return read(stream, limit=limit, block_ms=block_ms)
+
+    monkeypatch.setattr(CallStream, "read_new", read_or_fail)
+    push(redis_client, 1)
+    assert len(ahead.take().parsed) == 1
+    with pytest.raises(redis.ConnectionError, match="away"):
+        ahead.take()
+    push(redis_client, 1)
+    assert len(ahead.take().parsed) == 1
 
 
 def test_what_keeps_it_from_reading_is_raised_and_the_next_call_tries_again(
