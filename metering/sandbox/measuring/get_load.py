@@ -1,21 +1,23 @@
 """GET requests that are sent when their time has come: `python -m metering.sandbox.measuring.get_load` is their sender.
 
-A process of its own, with a thread for each of its connections, which it keeps. Latency counts from a request's scheduled time.
+A process of its own, which keeps its connections. Latency counts from a request's scheduled time.
 """
 
 import json
+import re
+import selectors
+import socket
 import sys
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
 CONNECTIONS: Final = 16
 LEAD_S: Final = 0.2
 TIMEOUT_S: Final = 10.0
+
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +42,61 @@ class Got:
 
 
 def get_all(order: GetOrder) -> Got:
-    """Send every request as soon as it is due, and a connection of those that take turns is free."""
-    started_s = time.monotonic() + LEAD_S
+    """Send every request as soon as it is due and a connection is free; answers are expected with their length."""
+    request = (
+        f"GET {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nAuthorization: Bearer {order.api_key}\r\n\r\n"
+    ).encode()
+    free = [_Connection(order.host, order.port) for _ in range(CONNECTIONS)]
+    got = Got([], {})
+    sent = 0
+    with selectors.DefaultSelector() as waiting:
+        started_s = time.monotonic() + LEAD_S
+        while len(got.latencies_s) < order.count:
+            now_s = time.monotonic()
+            while free and sent < order.count and (due_s := started_s + sent / order.per_second) <= now_s:
+                connection = free.pop()
+                connection.send(request, due_s)
+                waiting.register(connection.socket, selectors.EVENT_READ, connection)
+                sent += 1
+            until_due_s = started_s + sent / order.per_second - now_s
+            may_send = free and sent < order.count
+            ready = waiting.select(max(until_due_s, 0.0) if may_send else TIMEOUT_S)
+            if not ready and not may_send:
+                raise TimeoutError(f"no answer within {TIMEOUT_S} s")
+            for key, _ in ready:
+                status = key.data.receive()
+                if status is not None:
+                    waiting.unregister(key.fileobj)
+                    free.append(key.data)
+                    got.latencies_s.append(time.monotonic() - key.data.due_s)
+                    got.statuses[status] = got.statuses.get(status, 0) + 1
+    return got
 
-    def work(first: int) -> list[tuple[float, int]]:
-        connection = HTTPConnection(order.host, order.port, timeout=TIMEOUT_S)
-        answers: list[tuple[float, int]] = []
-        for number in range(first, order.count, CONNECTIONS):
-            due_s = started_s + number / order.per_second
-            time.sleep(max(due_s - time.monotonic(), 0.0))
-            connection.request("GET", order.path, headers={"Authorization": f"Bearer {order.api_key}"})
-            answer = connection.getresponse()
-            answer.read()
-            answers.append((time.monotonic() - due_s, answer.status))
-        connection.close()
-        return answers
 
-    with ThreadPoolExecutor(CONNECTIONS) as threads:
-        answers = [each for some in threads.map(work, range(CONNECTIONS)) for each in some]
-    statuses = Counter(str(status) for _, status in answers)
-    return Got([latency_s for latency_s, _ in answers], dict(statuses))
+class _Connection:
+    """One request at a time; no library, which would take longer over it than what is measured."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), timeout=TIMEOUT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.due_s = 0.0
+        self._received = b""
+
+    def send(self, request: bytes, due_s: float) -> None:
+        self.due_s, self._received = due_s, b""
+        self.socket.sendall(request)
+
+    def receive(self) -> str | None:
+        """Take what has come; the status once the answer is whole."""
+        came = self.socket.recv(65_536)
+        if not came:
+            raise ConnectionError("the server has hung up")
+        self._received += came
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if not found or length is None or len(body) < int(length[1]):
+            return None
+        return head[9:12].decode()
 
 
 def get_words(order: GetOrder, answer_path: Path) -> list[str]:
