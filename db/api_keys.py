@@ -35,7 +35,7 @@ def create_key(connection: Connection, org_id: int, now: datetime) -> MadeKey:
     api_key = PREFIX + secrets.token_hex(_RANDOM_BYTES)
     key_id = connection.execute(
         insert(ApiKey)
-        .values(org_id=org_id, key_sha256=_sha256(api_key), hint=api_key[-_HINT_CHARS:], created_at=now)
+        .values(org_id=org_id, key_sha256=key_hash(api_key), hint=api_key[-_HINT_CHARS:], created_at=now)
         .returning(ApiKey.id)
     ).scalar_one()
     return MadeKey(key_id, api_key)
@@ -70,7 +70,7 @@ def find_org(connection: Connection, api_key: str) -> int | None:
     By its hash, under the unique index: how long that takes tells nothing of a key that is there.
     """
     return connection.scalar(
-        select(ApiKey.org_id).where(ApiKey.key_sha256 == _sha256(api_key), ApiKey.revoked_at.is_(None))
+        select(ApiKey.org_id).where(ApiKey.key_sha256 == key_hash(api_key), ApiKey.revoked_at.is_(None))
     )
 
 
@@ -79,6 +79,6 @@ def _require_org(connection: Connection, org_id: int) -> None:
         raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
 
 
-def _sha256(api_key: str) -> bytes:
-    """Of 256 random bits a plain hash is enough: nobody can try them all."""
+def key_hash(api_key: str) -> bytes:
+    """What is kept of a key. Of 256 random bits a plain hash is enough: nobody can try them all."""
     return hashlib.sha256(api_key.encode()).digest()

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.attempts import finish_attempt, open_reload
@@ -53,15 +53,16 @@ class BillingAccount:
 
 
 _COMPUTED: Final = {
-    "auto_reload_minimum_cents": func.coalesce(Account.auto_reload_minimum_cents, 0),
-    "auto_reload_amount_cents": func.coalesce(Account.auto_reload_amount_cents, 0),
-    "minimum_set": Account.auto_reload_minimum_cents.is_not(None),
-    "amount_set": Account.auto_reload_amount_cents.is_not(None),
+    "auto_reload_minimum_cents": "coalesce(accounts.auto_reload_minimum_cents, 0)",
+    "auto_reload_amount_cents": "coalesce(accounts.auto_reload_amount_cents, 0)",
+    "minimum_set": "accounts.auto_reload_minimum_cents IS NOT NULL",
+    "amount_set": "accounts.auto_reload_amount_cents IS NOT NULL",
 }
-_COLUMNS: Final[list[Any]] = [
-    _COMPUTED[name] if name in _COMPUTED else getattr(Account, name)
-    for name in BillingAccount.__dataclass_fields__
-]
+ACCOUNT_COLUMNS: Final = ", ".join(
+    _COMPUTED.get(name, f"accounts.{name}") for name in BillingAccount.__dataclass_fields__
+)
+"""What to select from `accounts` for a BillingAccount."""
+_OF_ORG: Final = f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE org_id = %s"  # noqa: S608 - our own names
 
 SETTINGS: Final = frozenset(
     {
@@ -75,7 +76,7 @@ SETTINGS: Final = frozenset(
 
 def read_billing(connection: Connection, org_id: int) -> BillingAccount | None:
     """An org's billing account; None for an org that isn't there."""
-    row = connection.execute(select(*_COLUMNS).where(Account.org_id == org_id)).one_or_none()
+    row = driver_connection(connection).execute(_OF_ORG, [org_id], binary=True).fetchone()
     return None if row is None else BillingAccount(*row)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine
 
 from metering.runtime.crashpoints import CrashPoint, reach
 
@@ -42,6 +42,11 @@ def make_engine(
             "tcp_user_timeout": 30_000,
         },
     )
+
+
+def psycopg_url(url: URL) -> str:
+    """The same place as psycopg alone has it; with the password."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from metering.api.docs_page import serve_docs
 from metering.api.openapi import describe
 from metering.api.prices import keep_reading
 from metering.api.problems import tell_problems
+from metering.api.quick_answers import QuickAnswers
 from metering.api.watch import Watch
 
 READING_LIMIT_S: Final = 5.0
@@ -22,7 +23,7 @@ READING_LIMIT_S: Final = 5.0
 
 
 def make_app(context: ApiContext) -> FastAPI:
-    """The API on `context`, whose gate reader is closed when the server ends."""
+    """The API on `context`, whose connections for quick answers are closed when the server ends."""
 
     async def read_prices() -> None:
         now = context.payments.clock()
@@ -31,6 +32,7 @@ def make_app(context: ApiContext) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop = asyncio.Event()
+        await context.reads.open()
         reading = asyncio.create_task(keep_reading(read_prices, stop))
         yield
         stop.set()
@@ -38,6 +40,7 @@ def make_app(context: ApiContext) -> FastAPI:
         await asyncio.wait([reading], timeout=READING_LIMIT_S)
         reading.cancel()
         await context.gate_reader.close()
+        await context.reads.close()
 
     app = FastAPI(
         title="Metering API",
@@ -53,7 +56,8 @@ def make_app(context: ApiContext) -> FastAPI:
     for router in routers:
         app.include_router(router)
     app.openapi = describe(app, routers)  # type: ignore[method-assign]  # the framework's own way to do it
-    app.add_middleware(Watch)
+    app.add_middleware(QuickAnswers, context=context)
+    app.add_middleware(Watch)  # the outermost: it counts those too
     tell_problems(app)
     serve_docs(app)
     return app

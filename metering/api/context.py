@@ -7,6 +7,7 @@ from fastapi import Request
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from db.quick_reads import QuickReads
 from metering.api.lanes import Lanes
 from metering.api.prices import Prices
 from metering.api.strangers import Strangers
@@ -20,6 +21,8 @@ class ApiContext:
 
     engine: Engine
     """For what is quick; `payments` has one of its own. It wants `QUICK_CONNECTIONS` of metering/api/lanes.py."""
+    reads: QuickReads
+    """Opened and closed with the server, as the gate reader is closed."""
     gate_reader: GateReader
     payments: Payments
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)

@@ -89,7 +89,11 @@ async def get_gate(
     if caller is not None and caller != org_id:
         raise NotFoundError("there is no such org")
     price = None if tier is None else await _price(context, tier)
-    is_open, balance_cents = await _gate(context, org_id)
+    return gate_answer(*await _gate(context, org_id), price)
+
+
+def gate_answer(is_open: bool, balance_cents: int, price: Price | None) -> JSONResponse:
+    """What is said of a gate to whoever may know; `price` is that of the tier that was asked for."""
     if not is_open:
         return told(HTTPStatus.PAYMENT_REQUIRED, EXHAUSTED, "balance_exhausted", allowed=False)
     return JSONResponse(
@@ -113,10 +117,18 @@ async def _price(context: ApiContext, tier: str) -> Price:
 
 async def _gate(context: ApiContext, org_id: int) -> tuple[bool, int]:
     """Whether the gate is open, and the balance that says so."""
-    held = await context.gate_reader.read(org_id)
-    if held is not None and held.balance_cents is not None:
-        return held.state == GateState.OPEN, held.balance_cents
+    held = await gate_in_redis(context, org_id)
+    if held is not None:
+        return held
     found = await context.lanes.gate.run(partial(read_balances, context.engine, [org_id]))
     if not found:
         raise NotFoundError("there is no such org")
     return gate_state(found[0].balance_cents) is GateState.OPEN, found[0].balance_cents
+
+
+async def gate_in_redis(context: ApiContext, org_id: int) -> tuple[bool, int] | None:
+    """The same, as far as Redis can tell."""
+    held = await context.gate_reader.read(org_id)
+    if held is None or held.balance_cents is None:
+        return None
+    return held.state == GateState.OPEN, held.balance_cents

@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from db.api_keys import create_key
-from db.engine import make_engine, transaction
+from db.engine import make_engine, psycopg_url, transaction
 from db.models import Base
+from db.quick_reads import QuickReads
 from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.lanes import QUICK_CONNECTIONS
@@ -57,6 +58,7 @@ def api_context(
     quick = make_engine(database.url, application_name="tests", pool_size=QUICK_CONNECTIONS)
     yield ApiContext(
         engine=quick,
+        reads=QuickReads(psycopg_url(quick.url), application_name="tests"),
         gate_reader=GateReader(connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)),
         payments=world.payments,
         webhook_secrets=(WEBHOOK_SECRET,),

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from db.engine import make_engine, transaction
+from db.quick_reads import QuickReads
 from metering.api import accounts, transactions
 from metering.api.app import make_app
 from metering.api.watch import UNMATCHED
@@ -73,13 +74,20 @@ def test_an_account_that_somebody_holds_is_answered_503_and_not_changed(site: Si
     assert site.world.account().auto_reload_minimum_cents == 0
 
 
-def test_what_nobody_foresaw_is_answered_500_and_noted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("where", "what", "path"),
+    [(QuickReads, "billing_of_key", "/v1/billing"), (accounts, "read_account", "/v1/billing?x=1")],
+    ids=["quick", "framework"],
+)
+def test_what_nobody_foresaw_is_answered_500_and_noted(
+    site: Site, monkeypatch: pytest.MonkeyPatch, where: object, what: str, path: str
+) -> None:
     def fail(*_: object) -> None:
         raise LookupError("of our own making")
 
-    monkeypatch.setattr(accounts, "read_account", fail)
+    monkeypatch.setattr(where, what, fail)
     with capture_logs() as logs:
-        response = site.get("/v1/billing")
+        response = site.get(path)
     body = assert_problem(response, 500, "internal_error")
     assert set(body) == {"detail", "code"}
     assert "making" not in response.text

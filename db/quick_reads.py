@@ -1,0 +1,67 @@
+"""What is asked for all the time, for an event loop: each one statement, in autocommit, without a thread."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from db.api_keys import key_hash
+from db.billing import ACCOUNT_COLUMNS, BillingAccount
+
+CONNECTIONS: Final = 8
+WAIT_S: Final = 0.1
+"""How long to wait for a connection: whoever asks has a slower way, which also finds out what is wrong."""
+TIMEOUT_MS: Final = 1_000
+"""How long Postgres may take over a statement."""
+IDLE_S: Final = 600.0
+
+_ORG: Final = "SELECT org_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL"
+_BILLING: Final = f"""
+    SELECT {ACCOUNT_COLUMNS} FROM accounts JOIN api_keys USING (org_id)
+    WHERE key_sha256 = %s AND revoked_at IS NULL
+"""  # noqa: S608 - our own names
+
+
+class QuickReads:
+    """Of one event loop. Each method raises psycopg.Error where Postgres can't tell at once."""
+
+    def __init__(self, url: str, *, application_name: str) -> None:
+        """Connections to `url`, as psycopg has it. Nothing connects before `open`."""
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Sequence[Any]]] = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=CONNECTIONS,
+            timeout=WAIT_S,
+            max_idle=IDLE_S,
+            open=False,
+            kwargs={
+                "autocommit": True,
+                "application_name": application_name,
+                "connect_timeout": 5,
+                "options": f"-c statement_timeout={TIMEOUT_MS} -c timezone=UTC",
+            },
+        )
+
+    async def open(self) -> None:
+        """Begin to connect; doesn't wait until somebody answers."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close()
+
+    async def org_of_key(self, api_key: str) -> int | None:
+        """The org that an API key names; None for a key that isn't there or was revoked."""
+        row = await self._row(_ORG, api_key)
+        return None if row is None else row[0]
+
+    async def billing_of_key(self, api_key: str) -> BillingAccount | None:
+        """That org's billing account."""
+        row = await self._row(_BILLING, api_key)
+        return None if row is None else BillingAccount(*row)
+
+    async def _row(self, statement: str, api_key: str) -> Sequence[Any] | None:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(statement, [key_hash(api_key)], binary=True)
+            return await cursor.fetchone()
