@@ -3,11 +3,13 @@
 import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from http.client import HTTPConnection
 
 import pytest
 import stripe
 
+from metering.sandbox.stripe.answering import Answering
 from metering.sandbox.stripe.faults import RequestFault
 from metering.sandbox.stripe.sandbox import StripeSandbox
 from tests.payments.world import MovableClock
@@ -106,6 +108,24 @@ def test_a_stop_does_not_wait_for_what_hangs(clock: MovableClock) -> None:
         assert time.monotonic() - began_s < 5
         with pytest.raises(stripe.APIConnectionError):
             hanging.result()
+
+
+@pytest.mark.parametrize(("hours", "lost"), [(0.99, False), (1, True)])
+def test_a_request_over_which_the_clock_was_set_forward_is_lost(
+    shop: Shop,
+    sandbox: StripeSandbox,
+    clock: MovableClock,
+    monkeypatch: pytest.MonkeyPatch,
+    hours: float,
+    lost: bool,
+) -> None:
+    """Days can't pass while a request is under way: a key that was good when it was sent would be forgotten when it arrives."""
+    monkeypatch.setattr(Answering, "_wait", lambda *_: clock.move(hours=hours))
+    sandbox.set_latency(0.001)
+    with pytest.raises(stripe.APIConnectionError) if lost else nullcontext():
+        shop.pay()
+    sandbox.set_latency(0.0)
+    assert len(shop.charges()) == (0 if lost else 1)
 
 
 def test_faults_are_for_some_operations_in_the_order_they_were_set(
