@@ -67,7 +67,7 @@ def bench(
     from metering.runtime.logs import configure_logs
     from metering.runtime.settings import read_settings
     from metering.sandbox.measuring.bed import making_bed
-    from metering.sandbox.measuring.course import run_course
+    from metering.sandbox.measuring.course import Result, run_course
     from metering.sandbox.measuring.plan import Part, make_plan
     from metering.sandbox.measuring.rate import MeasuringError
 
@@ -80,15 +80,20 @@ def bench(
         full=full, parts=parts, events=events, orgs=orgs, meters=meters, repetitions=repeat, jobs=jobs
     )
     data_dir = read_settings().data_dir / f"bench-{os.getpid()}"
+    result = Result()
+    failure: MeasuringError | None = None
     try:
         with making_bed(data_dir) as bed, progress_bar() as bar:
-            result = run_course(bed, plan, _teller(bar, plan.expected_events()))
+            run_course(bed, plan, result, _teller(bar, plan.expected_events()))
     except MeasuringError as error:
-        raise CommandError(str(error)) from error
-    if as_json:
-        show_json(result.as_json())
-    else:
-        show_result(result)
+        failure = error  # told once what was measured before it, perhaps for an hour, is told
+    if result.machine:
+        if as_json:
+            show_json(result.as_json())
+        else:
+            show_result(result)
+    if failure is not None:
+        raise CommandError(str(failure)) from failure
 
 
 def _teller(bar: "Progress", expected: "Mapping[Part, int]") -> "Callable[[Part, int], None]":

@@ -1,7 +1,7 @@
 """A whole run, part by part."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from metering.sandbox.measuring.bed import Bed, make_orgs
@@ -40,7 +40,7 @@ class Reads:
 class Result:
     """What was measured; a part that wasn't asked for is None."""
 
-    machine: dict[str, Any]
+    machine: dict[str, Any] = field(default_factory=dict)
     throughput: Throughput | None = None
     latency: Latency | None = None
     reads: Reads | None = None
@@ -53,9 +53,9 @@ class Result:
         return {"ratios": ratios(self), **asdict(self)}
 
 
-def run_course(bed: Bed, plan: Plan, report: Callable[[Part, int], None]) -> Result:
-    """Measure what the plan asks for, telling `report` the part and how many more events are done."""
-    result = Result(machine_facts(bed.engine))
+def run_course(bed: Bed, plan: Plan, result: Result, report: Callable[[Part, int], None]) -> None:
+    """Measure what the plan asks for into `result`, telling `report` the part and how many more events are done."""
+    result.machine = machine_facts(bed.engine)
     parts = plan.parts
 
     def telling(part: Part) -> Callable[[int], None]:
@@ -75,7 +75,6 @@ def run_course(bed: Bed, plan: Plan, report: Callable[[Part, int], None]) -> Res
         result.long = measure_long_run(bed, plan, telling(Part.LONG))
     if Part.LEDGER in parts:
         result.ledger = measure_growth(bed, plan, telling(Part.LEDGER))
-    return result
 
 
 def _latency(bed: Bed, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]) -> Latency:

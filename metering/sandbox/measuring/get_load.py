@@ -9,6 +9,7 @@ import selectors
 import socket
 import sys
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +47,8 @@ def get_all(order: GetOrder) -> Got:
     request = (
         f"GET {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nAuthorization: Bearer {order.api_key}\r\n\r\n"
     ).encode()
-    free = [_Connection(order.host, order.port) for _ in range(CONNECTIONS)]
+    # In turns: one that isn't used for long is hung up by the server.
+    free = deque(_Connection(order.host, order.port) for _ in range(CONNECTIONS))
     got = Got([], {})
     sent = 0
     with selectors.DefaultSelector() as waiting:
@@ -54,7 +56,7 @@ def get_all(order: GetOrder) -> Got:
         while len(got.latencies_s) < order.count:
             now_s = time.monotonic()
             while free and sent < order.count and (due_s := started_s + sent / order.per_second) <= now_s:
-                connection = free.pop()
+                connection = free.popleft()
                 connection.send(request, due_s)
                 waiting.register(connection.socket, selectors.EVENT_READ, connection)
                 sent += 1
