@@ -148,8 +148,17 @@ def lock_accounts(
     clocks differ (CONTRACT.md section 2, rule 7).
     """
     with connection.cursor(binary=True) as cursor:
-        statement = LOCK_ACCOUNTS + (SKIP_LOCKED if skip_locked else "")
-        rows = cursor.execute(statement, [array(list(set(org_ids)))]).fetchall()
+        cursor.execute(_lock_statement(skip_locked), [array(list(set(org_ids)))])
+        return _locked(cursor, clock)
+
+
+def _lock_statement(skip_locked: bool) -> str:
+    return LOCK_ACCOUNTS + (SKIP_LOCKED if skip_locked else "")
+
+
+def _locked(cursor: psycopg.Cursor, clock: Clock) -> dict[int, BalanceChange]:
+    """The accounts that a lock statement found. Waits until they are locked; only then is the clock read."""
+    rows = cursor.fetchall()
     now = to_milliseconds(clock())
     return {
         org_id: BalanceChange(
@@ -198,11 +207,11 @@ def post_calls(
         # An org's calls lie side by side in each index: a quarter less work for Postgres than in the order in which they came.
         calls = sorted(calls, key=_ORG_ID)
         org_ids = {call.event.org_id for call in calls}
-        accounts = lock_accounts(driver, org_ids, clock, skip_locked=skip_locked)
+        accounts, newest_price, known = _lock_and_look(driver, org_ids, calls, clock, skip_locked=skip_locked)
         held = _held_by_others(driver, org_ids - accounts.keys()) if skip_locked else set()
         reach(CrashPoint.LEDGER_AFTER_LOCK)
-        _require_price_book(driver, price_book_version)
-        known = _find_billed(driver, calls)
+        if newest_price != price_book_version:
+            raise StalePriceBookError
         if held:
             posted.deferred = [call for call in calls if call.event.org_id in held]
             calls = [call for call in calls if call.event.org_id not in held]
@@ -225,17 +234,36 @@ def _held_by_others(driver: psycopg.Connection, org_ids: set[int]) -> set[int]:
     return {row[0] for row in driver.execute(EXISTING_ACCOUNTS, [array(org_ids)])}
 
 
-def _require_price_book(driver: psycopg.Connection, version: int) -> None:
-    row = driver.execute(PRICE_BOOK_VERSION).fetchone()
-    if row is None or row[0] != version:
-        raise StalePriceBookError
+def _lock_and_look(
+    driver: psycopg.Connection,
+    org_ids: set[int],
+    calls: Sequence[PricedCall],
+    clock: Clock,
+    *,
+    skip_locked: bool,
+) -> tuple[dict[int, BalanceChange], int, dict[tuple[int, int], CallEvent]]:
+    """Lock the orgs; then the price book's version; then those of `calls` that were billed before.
 
-
-def _find_billed(driver: psycopg.Connection, calls: Sequence[PricedCall]) -> dict[tuple[int, int], CallEvent]:
-    with driver.cursor(binary=True) as cursor:
-        keys = [array([call.event.org_id for call in calls]), array([call.event.call_id for call in calls])]
-        cursor.execute(FIND_BILLED_CALLS, keys)
-        return {(row[0], row[1]): _billed_event(*row) for row in cursor}
+    Sent together, because each round trip costs a small batch as much as its statement; Postgres takes them one after the other,
+    each on a snapshot of its own, so that what is looked for is looked for under the locks.
+    """
+    with (
+        driver.cursor(binary=True) as locks,
+        driver.cursor() as version,
+        driver.cursor(binary=True) as billed,
+    ):
+        with driver.pipeline():
+            locks.execute(_lock_statement(skip_locked), [array(list(org_ids))])
+            version.execute(PRICE_BOOK_VERSION)
+            keys = [
+                array([call.event.org_id for call in calls]),
+                array([call.event.call_id for call in calls]),
+            ]
+            billed.execute(FIND_BILLED_CALLS, keys)
+        accounts = _locked(locks, clock)
+        newest = version.fetchone()
+        known = {(row[0], row[1]): _billed_event(*row) for row in billed}
+    return accounts, 0 if newest is None else newest[0], known
 
 
 def _billed_event(
