@@ -24,7 +24,7 @@ BATCH_SECONDS: Final = Histogram(
 BATCH_EVENTS: Final = Histogram(
     "metering_batch_events",
     "Stream entries per batch.",
-    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000),
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000),
 )
 EVENT_TO_COMMIT_SECONDS: Final = Histogram(
     "metering_event_to_commit_seconds",
