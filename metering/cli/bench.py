@@ -34,7 +34,7 @@ def bench(
     events: Annotated[
         int | None,
         typer.Option(
-            min=1_000, help="Events per repetition; 40,000, or 200,000 with --full.", show_default=False
+            min=10_000, help="Events per repetition; 40,000, or 200,000 with --full.", show_default=False
         ),
     ] = None,
     orgs: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many orgs make calls.")] = 1_000,

@@ -23,7 +23,7 @@ def test_bench_measures_and_leaves_nothing_behind(data_dir: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-P", "-m", "metering", "bench", "--json", "--jobs"),
-            *("--events", "3000", "--orgs", "20", "--repeat", "1"),
+            *("--events", "12000", "--orgs", "20", "--repeat", "1"),
         ],
         env=os.environ | {"METERING_DATA_DIR": str(data_dir)},
         capture_output=True,

@@ -92,6 +92,8 @@ def _wait_for_the_first(bed: Bed, roles: Sequence[Role], filled: int, report: Ca
     while (left := int(bed.client.xlen(STREAM))) == filled:
         time.sleep(LOOK_EVERY_S)
         _require_progress(roles, left, since_s)
+    if not left:
+        raise MeasuringError(f"All {filled:,} events were billed in one go: ask for more, with --events.")
     report(filled - left)
     return left
 
