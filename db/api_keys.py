@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from db.engine import driver_connection
 from db.models import Account, ApiKey
 from db.orgs import OrgError
 
@@ -64,14 +65,17 @@ def revoke_key(connection: Connection, key_id: int, now: datetime) -> ApiKey:
     return key
 
 
+ORG_OF_KEY: Final = "SELECT org_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL"
+"""By a key's hash: at most one."""
+
+
 def find_org(connection: Connection, api_key: str) -> int | None:
     """The org that a key names; None for a key that isn't there or was revoked.
 
     By its hash, under the unique index: how long that takes tells nothing of a key that is there.
     """
-    return connection.scalar(
-        select(ApiKey.org_id).where(ApiKey.key_sha256 == key_hash(api_key), ApiKey.revoked_at.is_(None))
-    )
+    row = driver_connection(connection).execute(ORG_OF_KEY, [key_hash(api_key)]).fetchone()
+    return None if row is None else row[0]
 
 
 def _require_org(connection: Connection, org_id: int) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine
@@ -32,16 +33,25 @@ def make_engine(
         max_overflow=0,
         hide_parameters=True,  # errors get into logs, and what is written may be a client's secret
         pool_timeout=30,
-        connect_args={
-            "application_name": application_name,
-            "connect_timeout": 5,
-            "options": f"-c lock_timeout={lock_timeout_ms} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 30_000,
-        },
+        connect_args=connect_args(
+            application_name, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms
+        ),
     )
+
+
+def connect_args(
+    application_name: str, *, lock_timeout_ms: int = 0, statement_timeout_ms: int = 0
+) -> dict[str, Any]:
+    """What every connection of ours is opened with: in UTC, and it notices where the other end is gone without a word."""
+    return {
+        "application_name": application_name,
+        "connect_timeout": 5,
+        "options": f"-c lock_timeout={lock_timeout_ms} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
 
 
 def psycopg_url(url: URL) -> str:

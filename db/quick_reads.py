@@ -5,9 +5,11 @@ from typing import Any, Final
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import URL
 
-from db.api_keys import key_hash
+from db.api_keys import ORG_OF_KEY, key_hash
 from db.billing import ACCOUNT_COLUMNS, BillingAccount
+from db.engine import connect_args, psycopg_url
 
 CONNECTIONS: Final = 8
 WAIT_S: Final = 0.1
@@ -16,31 +18,22 @@ TIMEOUT_MS: Final = 1_000
 """How long Postgres may take over a statement."""
 IDLE_S: Final = 600.0
 
-_ORG: Final = "SELECT org_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL"
-_BILLING: Final = f"""
-    SELECT {ACCOUNT_COLUMNS} FROM accounts JOIN api_keys USING (org_id)
-    WHERE key_sha256 = %s AND revoked_at IS NULL
-"""  # noqa: S608 - our own names
+_BILLING: Final = f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE org_id = ({ORG_OF_KEY})"  # noqa: S608 - our own words
 
 
 class QuickReads:
     """Of one event loop. Each method raises psycopg.Error where Postgres can't tell at once."""
 
-    def __init__(self, url: str, *, application_name: str) -> None:
-        """Connections to `url`, as psycopg has it. Nothing connects before `open`."""
+    def __init__(self, url: URL, *, application_name: str) -> None:
+        """Connections to `url`. Nothing connects before `open`."""
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Sequence[Any]]] = AsyncConnectionPool(
-            url,
+            psycopg_url(url),
             min_size=1,
             max_size=CONNECTIONS,
             timeout=WAIT_S,
             max_idle=IDLE_S,
             open=False,
-            kwargs={
-                "autocommit": True,
-                "application_name": application_name,
-                "connect_timeout": 5,
-                "options": f"-c statement_timeout={TIMEOUT_MS} -c timezone=UTC",
-            },
+            kwargs={"autocommit": True, **connect_args(application_name, statement_timeout_ms=TIMEOUT_MS)},
         )
 
     async def open(self) -> None:
@@ -53,7 +46,7 @@ class QuickReads:
 
     async def org_of_key(self, api_key: str) -> int | None:
         """The org that an API key names; None for a key that isn't there or was revoked."""
-        row = await self._row(_ORG, api_key)
+        row = await self._row(ORG_OF_KEY, api_key)
         return None if row is None else row[0]
 
     async def billing_of_key(self, api_key: str) -> BillingAccount | None:

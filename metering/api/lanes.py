@@ -2,7 +2,7 @@
 
 | lane | threads | who |
 | --- | --- | --- |
-| gate | 4 | whose key it is, of every request; the gate's prices and balances |
+| gate | 4 | whose key it is; the gate's prices and balances |
 | account | 8 | billing accounts, settings, transactions; noting that a client was told |
 | provider | 48, at most 8 for one org | top-ups and cards: as long as Stripe takes |
 | webhook | 8 | Stripe's webhooks, which may ask Stripe |
@@ -11,6 +11,8 @@
 Gate, account and health never wait for Stripe, and have connections to Postgres of their own, one for each thread
 (`QUICK_CONNECTIONS`). The others share theirs with changes of settings (`PAYMENTS_CONNECTIONS`): fewer than there are threads,
 because none is held while Stripe is asked.
+
+What is asked for all the time needs no thread (metering/api/quick_answers.py), unless something is out of the ordinary.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What telephony and customers ask all the time, answered without the framework and without a thread, in a third of the time.
+"""What telephony and customers ask all the time, answered without the framework and without a thread.
 
 Only what is asked in the plainest way, by somebody who may ask, and can be answered well: everything else, and whatever goes
 wrong, is the framework's, which begins anew. So an answer from here is the same as one from there, or there is none.

@@ -59,7 +59,7 @@ def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = F
 @contextmanager
 def _context(role: RunningRole) -> "Iterator[ApiContext | None]":
     """What the API works with; None if the role was told to stop before Stripe was there."""
-    from db.engine import make_engine, psycopg_url
+    from db.engine import make_engine
     from db.quick_reads import QuickReads
     from metering.api.context import ApiContext
     from metering.api.lanes import QUICK_CONNECTIONS
@@ -87,7 +87,7 @@ def _context(role: RunningRole) -> "Iterator[ApiContext | None]":
             )
             yield ApiContext(
                 engine=quick,
-                reads=QuickReads(psycopg_url(quick.url), application_name="metering api"),
+                reads=QuickReads(quick.url, application_name="metering api, quick"),
                 gate_reader=gate_reader.GateReader(client),
                 payments=opened.payments,
                 webhook_secrets=opened.webhook_secrets,

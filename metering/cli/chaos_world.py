@@ -11,7 +11,7 @@ from sqlalchemy import Engine, make_url
 
 from db.adjustments import adjust
 from db.api_keys import create_key
-from db.engine import transaction
+from db.engine import psycopg_url, transaction
 from db.orgs import create_org
 from db.prices import set_price
 from db.schema import migrate
@@ -167,8 +167,7 @@ def _valkey_socket(servers: Servers) -> Path:
 
 
 def _admin_url(servers: Servers) -> str:
-    url = make_url(servers.admin_database_url).set(drivername="postgresql", database=DATABASE)
-    return url.render_as_string(hide_password=False)
+    return psycopg_url(make_url(servers.admin_database_url).set(database=DATABASE))
 
 
 def _await_stand_in(data_dir: Path) -> StandIn:

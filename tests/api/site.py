@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from db.api_keys import create_key
-from db.engine import make_engine, psycopg_url, transaction
+from db.engine import make_engine, transaction
 from db.models import Base
 from db.quick_reads import QuickReads
 from metering.api.app import make_app
@@ -28,6 +28,8 @@ from tests.conftest import Database
 from tests.payments.world import START, World
 
 TELEPHONY_TOKEN: Final = "telephony-token"  # noqa: S105 - it protects nothing
+QUICK: Final = "tests, quick"
+"""The name of the connections that quick answers use."""
 LIMIT_S: Final = 30.0
 EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in Base.metadata.tables).encode()  # noqa: S608 - our own names
 
@@ -58,7 +60,7 @@ def api_context(
     quick = make_engine(database.url, application_name="tests", pool_size=QUICK_CONNECTIONS)
     yield ApiContext(
         engine=quick,
-        reads=QuickReads(psycopg_url(quick.url), application_name="tests"),
+        reads=QuickReads(quick.url, application_name=QUICK),
         gate_reader=GateReader(connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)),
         payments=world.payments,
         webhook_secrets=(WEBHOOK_SECRET,),

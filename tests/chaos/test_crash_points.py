@@ -393,6 +393,7 @@ def _one_charged_and_both_told(stage: Stage) -> None:
     assert (stage.world.balance(2), stage.world.attempts(2)) == (984, [])
     said = signals_log(stage.world.client)
     told = {(each["type"], each["org_id"], each["id"]) for each in said if each["type"].startswith("auto_")}
+    # By ids: what was said just before the crash may be said again. No more than one each, however often.
     assert sorted(each[:2] for each in told) == [("auto_reload.skipped", 2), ("auto_reload.succeeded", 1)]
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 
 import psycopg
@@ -11,10 +13,14 @@ import pytest
 from sqlalchemy import make_url
 
 from db.engine import make_engine
+from metering.cli.meter import meter
+from metering.sandbox.measuring import bed, course
 from metering.sandbox.measuring.bed import require_durability
+from metering.sandbox.measuring.course import Result
 from metering.sandbox.measuring.rate import MeasuringError
 from tests.cli.conftest import Cli
 from tests.conftest import Database
+from workers.meter import BATCH_LIMIT
 
 
 @pytest.mark.long
@@ -60,6 +66,23 @@ def test_a_part_that_is_not_there_is_refused(offline: Cli) -> None:
     assert offline.fail("bench", "--part", "speed") == (
         "--part: must be one of throughput, latency, reads, batches, long, ledger."
     )
+
+
+def test_what_was_measured_is_told_before_what_failed(offline: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(_bed: object, _plan: object, result: Result, _report: object) -> None:
+        result.machine = {"cpus": 2}
+        raise MeasuringError("The second part broke.")
+
+    monkeypatch.setattr(bed, "making_bed", lambda _: nullcontext())
+    monkeypatch.setattr(course, "run_course", measure)
+    failed = offline.run("bench", "--json", status=1)
+    assert json.loads(failed.stdout)["machine"] == {"cpus": 2}
+    assert "The second part broke." in failed.stderr
+
+
+def test_a_limit_that_is_shown_is_the_meter_s_own() -> None:
+    """Written again, so that --help needs nothing of a meter."""
+    assert signature(meter).parameters["batch_limit"].default == BATCH_LIMIT
 
 
 def test_a_postgres_that_may_lose_commits_is_not_measured(database: Database) -> None:

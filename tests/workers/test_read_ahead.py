@@ -65,7 +65,9 @@ def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
     """Each costs as much as many events: so what comes one by one is gathered, but for what comes alone."""
     monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 3_600.0)
     waits_s: list[float] = []
-    monkeypatch.setattr("workers.read_ahead.time.sleep", waits_s.append)
+    monkeypatch.setattr(
+        "workers.read_ahead.time.sleep", waits_s.append
+    )  # how long it would wait is what is looked at
     stream = CallStream(redis_client, "m")
     stream.join()
     ahead = ReadAhead(stream, clock=system_clock, batch_limit=10, block_ms=5, monotonic=lambda: 7_200.0)

@@ -6,6 +6,7 @@ from typing import Final
 import psycopg
 from sqlalchemy import make_url
 
+from db.engine import psycopg_url
 from metering.sandbox.measuring.rate import Rate
 
 _ROWS_OUT: Final = (
@@ -18,8 +19,7 @@ def measure_raw_copy(owner_url: str) -> Rate:
 
     What it leaves out of a debit's work: the lock, the look for duplicates, the balance, small commits, reading, pricing.
     """
-    url = make_url(owner_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(psycopg_url(make_url(owner_url))) as connection:
         connection.execute("CREATE TABLE bench_copy (LIKE transactions INCLUDING ALL)")
         with connection.cursor().copy(_ROWS_OUT) as out:
             data = [bytes(block) for block in out]

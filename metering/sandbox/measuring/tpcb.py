@@ -7,6 +7,7 @@ from typing import Final
 import psycopg
 from sqlalchemy import make_url
 
+from db.engine import psycopg_url
 from metering.sandbox.measuring.rate import MeasuringError, Rate
 from metering.sandbox.postgres import PORT, Postgres
 from metering.sandbox.servers import Servers
@@ -20,12 +21,7 @@ THREADS: Final = 2
 
 def prepare_tpcb(servers: Servers) -> None:
     """Make pgbench's tables, in a database of their own."""
-    url = (
-        make_url(servers.admin_database_url)
-        .set(drivername="postgresql")
-        .render_as_string(hide_password=False)
-    )
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(psycopg_url(make_url(servers.admin_database_url)), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)".encode())
         connection.execute(f"CREATE DATABASE {DATABASE}".encode())
     _pgbench(servers, "--initialize", "--quiet", "--scale", str(SCALE))
