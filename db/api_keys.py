@@ -9,7 +9,6 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.engine import driver_connection
 from db.models import Account, ApiKey
 from db.orgs import OrgError
 
@@ -74,8 +73,7 @@ def find_org(connection: Connection, api_key: str) -> int | None:
 
     By its hash, under the unique index: how long that takes tells nothing of a key that is there.
     """
-    row = driver_connection(connection).execute(ORG_OF_KEY, [key_hash(api_key)]).fetchone()
-    return None if row is None else row[0]
+    return connection.exec_driver_sql(ORG_OF_KEY, (key_hash(api_key),)).scalar()
 
 
 def _require_org(connection: Connection, org_id: int) -> None:

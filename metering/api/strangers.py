@@ -47,9 +47,13 @@ class Strangers:
     def wait_s(self, address: str, key: str) -> int | None:
         """How many seconds whoever sends `key` from `address` has to wait; None if it may be looked up."""
         failures = self._failures.get(_site(address))
-        if failures is None or failures.count < MAX_FAILURES or _digest(key) in self._good:
+        if failures is None or failures.count < MAX_FAILURES or self.was_good(key):
             return None
         return max(ceil(failures.since_s + WINDOW_S - self._monotonic()), 1)
+
+    def was_good(self, key: str) -> bool:
+        """Whether a key was good lately."""
+        return _digest(key) in self._good
 
     def note_good(self, key: str) -> None:
         """Note that a key is one."""

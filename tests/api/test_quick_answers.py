@@ -76,7 +76,7 @@ def test_settings_and_balances_are_those_of_the_moment(site: Site, path: str) ->
 @pytest.mark.parametrize("path", ["/v1/billing", GATE])
 def test_a_key_that_is_revoked_stops_with_the_next_request(site: Site, path: str) -> None:
     site.world.adjust(1)
-    assert site.get(path).status_code == 200
+    assert [site.get(path).status_code for _ in range(2)] == [200, 200]  # by the framework, then quickly
     with transaction(site.world.engine) as connection:
         (key,) = list_keys(connection, 1)
         revoke_key(connection, key.id, site.world.clock())
@@ -134,6 +134,7 @@ def test_another_org_s_gate_is_no_one_s(site: Site) -> None:
     site.world.client.hset("gate:2", mapping={"state": "open", "balance_cents": 5, "version": 1})
     prepare(site.world.engine, org_ids=[2], prices=[])
     assert site.http.get("/v1/gate/2", headers=TELEPHONY).status_code == 200
+    assert site.get(GATE).status_code == 200  # so its key was good lately
     assert site.get("/v1/gate/2").status_code == 404
 
 
@@ -146,7 +147,7 @@ def test_the_telephony_token_opens_gates_alone(site: Site) -> None:
 @pytest.mark.parametrize("path", ["/v1/billing", GATE])
 def test_connections_that_were_cut_are_nothing_a_client_sees(site: Site, path: str) -> None:
     site.world.adjust(1)
-    assert site.get(path).status_code == 200
+    assert [site.get(path).status_code for _ in range(2)] == [200, 200]  # by the framework, then quickly
     with psycopg.connect(site.admin_url, autocommit=True) as connection:
         ended = connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", [QUICK]

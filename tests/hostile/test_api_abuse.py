@@ -2,9 +2,11 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from sqlalchemy import event
 
 from db.api_keys import revoke_key
 from db.engine import transaction
+from db.quick_reads import QuickReads
 from metering.api import bodies, server
 from metering.api.app import make_app
 from metering.api.strangers import MAX_ADDRESSES, MAX_FAILURES, MAX_KEYS, WINDOW_S, Strangers
@@ -40,8 +43,14 @@ def statements(site: Site) -> Iterator[list[str]]:
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         asked.append(statement)
 
+    async def note_quick(reads: QuickReads, statement: str, api_key: str) -> Sequence[Any] | None:
+        asked.append(statement)
+        return await row(reads, statement, api_key)
+
+    row = QuickReads._row
     event.listen(site.context.engine, "before_cursor_execute", note)
-    yield asked
+    with patch.object(QuickReads, "_row", note_quick):
+        yield asked
     event.remove(site.context.engine, "before_cursor_execute", note)
 
 
