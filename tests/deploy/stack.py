@@ -78,9 +78,14 @@ class Running:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def stop(self, limit_s: float) -> int:
-        """What `docker compose stop` does; gives the exit status. Fails where Docker would kill it."""
+        """What `docker compose stop` does; gives the exit status. Fails where Docker would kill it, and tells what hangs."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=limit_s)
+        try:
+            return self.process.wait(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # Python says where each of its threads is
+            self.process.wait()
+            raise AssertionError(f"did not stop within {limit_s} s:\n{self.log()}") from None
 
 
 @dataclass
@@ -151,7 +156,7 @@ class Stack:
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "metering", *self.services[service]["command"]],
-                env=self.environment(service, metrics_port, http_port),
+                env={**self.environment(service, metrics_port, http_port), "PYTHONFAULTHANDLER": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
