@@ -1,9 +1,9 @@
 """Connections to Postgres, and the one place that commits."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine
@@ -11,6 +11,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine
 from metering.runtime.crashpoints import CrashPoint, reach
 
 _state = threading.local()
+_LAST: Final = "metering: last statement"
+"""In a connection's `info`: what goes with the COMMIT."""
 
 
 def make_engine(
@@ -67,12 +69,13 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     be said to Redis or Stripe (`in_transaction` lets the tests see to that).
     """
     with engine.connect() as connection:
+        connection.info.pop(_LAST, None)
         connection.begin()  # by hand: SQLAlchemy doesn't see what is done on the driver's connection, and would commit nothing
         _state.open = True
         try:
             yield connection
             reach(CrashPoint.METER_BEFORE_COMMIT)
-            connection.commit()
+            _commit(connection)
         except BaseException:
             # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would hide this error.
             if not connection.invalidated and driver_connection(connection).closed:
@@ -80,6 +83,31 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             raise
         finally:
             _state.open = False
+
+
+def execute_last(connection: Connection, statement: str, values: Sequence[object]) -> None:
+    """Have a statement sent with the COMMIT of this transaction, as the last before it: so it has no round trip of its own.
+
+    The transaction itself doesn't see what it does. What it fails with is raised by the commit, which then doesn't happen.
+    """
+    connection.info[_LAST] = (statement, values)
+
+
+def _commit(connection: Connection) -> None:
+    last = connection.info.pop(_LAST, None)
+    if last is None:
+        connection.commit()
+        return
+    driver = driver_connection(connection)
+    try:
+        with driver.pipeline():
+            driver.execute(*last)
+            connection.commit()
+    except BaseException:
+        # SQLAlchemy takes a transaction whose COMMIT failed for ended, and would hand this one on, which may be open.
+        if not connection.invalidated:
+            connection.invalidate()
+        raise
 
 
 def in_transaction() -> bool:

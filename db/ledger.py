@@ -1,23 +1,23 @@
 """The transaction that turns calls into debits: lock the orgs, sort out what is known, write, bring the balances up to date."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import psycopg
 from sqlalchemy import Connection
 
 from db.arrays import array
-from db.engine import driver_connection
-from db.models import Kind
+from db.debit_rows import COPY_DEBITS, END, START, microseconds, pack_debit, pack_posting
+from db.engine import driver_connection, execute_last
 from db.rejections import RejectedEntry, keep_rejected
 from db.reloads import Reloads, ask_reload_rule
 from metering.rules.events import CallEvent, same_call
-from metering.rules.pricing import Charge, Price
+from metering.rules.pricing import Charge, Price, charge_call
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.clock import Clock, to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -28,16 +28,28 @@ class StalePriceBookError(Exception):
 
 
 class PricedCall(msgspec.Struct, frozen=True, gc=False):
-    """A call event, ready to be posted. `price` is None where the price book doesn't know the tier, `charge` for 0 seconds."""
+    """A call event, ready to be posted (`price_call` makes them).
+
+    `price` is None where the price book doesn't know the tier, `charge` for 0 seconds; without a charge `row` is empty.
+    """
 
     stream_id: str
     raw: bytes
     event: CallEvent
     price: Price | None
     charge: Charge | None
+    row: bytes
+    """The debit as it goes to Postgres, but for what is known only under the org's lock."""
 
     def reject(self, reason: Reason, detail: str) -> RejectedEntry:
         return RejectedEntry(self.stream_id, self.raw, Rejection(reason, detail))
+
+
+def price_call(stream_id: str, raw: bytes, event: CallEvent, price: Price | None) -> PricedCall:
+    """A call with the price that was in force when it started, if there is one; whatever can be done before its org is locked."""
+    charge = None if price is None else charge_call(event.duration_us, price)
+    row = b"" if price is None or charge is None else pack_debit(stream_id, event, price, charge)
+    return PricedCall(stream_id, raw, event, price, charge, row)
 
 
 @dataclass(slots=True)
@@ -87,6 +99,9 @@ class Posted:
         return dict(Counter(entry.rejection.reason.value for entry in self.rejected))
 
 
+ROWS_AT_ONCE: Final = 1_000
+"""How many are packed before they are sent: their bytes are held twice meanwhile."""
+
 _ORG_ID: Final = attrgetter("event.org_id")
 
 # Sorted, so that two batches can't wait for each other. NO KEY: nothing points at an account with a foreign key.
@@ -113,20 +128,6 @@ FIND_BILLED_CALLS: Final = """
 """
 
 PRICE_BOOK_VERSION: Final = "SELECT coalesce(max(id), 0) FROM tier_prices"
-
-COPY_DEBITS: Final = """
-    COPY transactions (
-        org_id, kind, amount_cents, balance_after_cents, created_at, description,
-        call_id, stream_id, tier, direction, duration_us, ended_at, phone_number_id, phone_number_value, metadata,
-        billable_seconds, rate_microusd_per_minute, increment_first_s, increment_next_s, minimum_s, connect_fee_microusd
-    ) FROM STDIN (FORMAT BINARY)
-"""
-_COPY_TYPES: Final = [
-    *("int8", "text", "int8", "int8", "timestamptz", "text"),
-    *("int8", "text", "text", "text", "int8", "timestamptz", "int8", "text"),
-    "text",  # metadata: on the wire `json` is its text, which psycopg's own type would wrap into one more JSON string
-    *("int8", "int8", "int8", "int8", "int8", "int8"),
-]
 
 UPDATE_ACCOUNTS: Final = """
     UPDATE accounts
@@ -170,17 +171,20 @@ def _locked(cursor: psycopg.Cursor, clock: Clock) -> dict[int, BalanceChange]:
 
 def write_accounts(connection: psycopg.Connection, changes: Iterable[BalanceChange]) -> None:
     """Bring accounts that this transaction has locked to what `changes` say."""
+    connection.execute(UPDATE_ACCOUNTS, _account_columns(changes))
+
+
+def _account_columns(changes: Iterable[BalanceChange]) -> tuple[str, ...]:
     listed = list(changes)
     # Nearly all were posted at the same time, which needs to be spelt only once.
     spelt = {posted_at: posted_at.isoformat() for posted_at in {change.posted_at for change in listed}}
-    columns = (
+    return (
         array([change.org_id for change in listed]),
         array([change.balance_cents for change in listed]),
         array([change.version for change in listed]),
         array([change.transaction_count for change in listed]),
         array([spelt[change.posted_at] for change in listed]),
     )
-    connection.execute(UPDATE_ACCOUNTS, columns)
 
 
 def post_calls(
@@ -218,9 +222,12 @@ def post_calls(
         _sort_out(calls, accounts, known, posted)
         if posted.debits:
             posted.changes = _write_debits(driver, posted.debits, accounts)
-            write_accounts(driver, posted.changes.values())
             wanting = {org_id: each.posted_at for org_id, each in posted.changes.items() if each.wants_reload}
-            posted.reloads = ask_reload_rule(connection, wanting)
+            if wanting:
+                write_accounts(driver, posted.changes.values())
+                posted.reloads = ask_reload_rule(connection, wanting)
+            else:
+                execute_last(connection, UPDATE_ACCOUNTS, _account_columns(posted.changes.values()))
     if posted.rejected:
         keep_rejected(driver, posted.rejected, clock())
     reach(CrashPoint.LEDGER_AFTER_WRITE)
@@ -322,34 +329,20 @@ def _write_debits(
 ) -> dict[int, BalanceChange]:
     """Write one row per debit, with the balance after it; give the accounts that changed, as they must be written."""
     changed: dict[int, BalanceChange] = {}
+    # Nearly all were posted at the same time, which needs to be reckoned only once.
+    created_us = {at: microseconds(at) for at in {account.posted_at for account in accounts.values()}}
+    rows = [START]
     with driver.cursor() as cursor, cursor.copy(COPY_DEBITS) as copy:
-        copy.set_types(_COPY_TYPES)
-        for row in _debit_rows(debits, accounts, changed):
-            copy.write_row(row)
+        for first in range(0, len(debits), ROWS_AT_ONCE):
+            for call in debits[first : first + ROWS_AT_ONCE]:
+                if call.charge is None:
+                    raise ValueError(f"call {call.event.call_id} of org {call.event.org_id} was not priced")
+                account = changed[call.event.org_id] = accounts[call.event.org_id]
+                account.balance_cents -= call.charge.amount_cents
+                account.transaction_count += 1
+                rows += (pack_posting(account.balance_cents, created_us[account.posted_at]), call.row)
+            if first + ROWS_AT_ONCE >= len(debits):
+                rows.append(END)
+            copy.write(b"".join(rows))  # seldom: each write is a turn of the thread's
+            rows.clear()
     return changed
-
-
-def _debit_rows(
-    debits: Sequence[PricedCall], accounts: dict[int, BalanceChange], changed: dict[int, BalanceChange]
-) -> Iterator[tuple[Any, ...]]:
-    for call in debits:
-        event, price, charge = call.event, call.price, call.charge
-        if price is None or charge is None:
-            raise ValueError(f"call {event.call_id} of org {event.org_id} was not priced")
-        account = changed[event.org_id] = accounts[event.org_id]
-        account.balance_cents -= charge.amount_cents
-        account.transaction_count += 1
-        yield (
-            *(event.org_id, Kind.DEBIT.value, -charge.amount_cents, account.balance_cents),
-            *(account.posted_at, charge.description),
-            *(event.call_id, call.stream_id, event.tier, event.direction, event.duration_us, event.ended_at),
-            *(event.phone_number_id, event.phone_number_value),
-            None if event.metadata == "{}" else event.metadata,
-            *(
-                charge.billable_seconds,
-                price.rate_microusd_per_minute,
-                price.increment_first_s,
-                price.increment_next_s,
-            ),
-            *(price.minimum_s, price.connect_fee_microusd),
-        )

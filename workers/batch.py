@@ -5,10 +5,10 @@ from datetime import datetime
 
 import msgspec
 
-from db.ledger import PricedCall
+from db.ledger import PricedCall, price_call
 from db.rejections import RejectedEntry
 from metering.rules.events import MAX_EVENT_BYTES, CallEvent, parse_event
-from metering.rules.pricing import PriceBook, charge_call
+from metering.rules.pricing import PriceBook
 from metering.rules.rejections import Reason, Rejection
 from workers.stream import Entry
 
@@ -23,6 +23,22 @@ class ParsedEntry(msgspec.Struct, frozen=True, gc=False):
     def unprocessable(self, why: str) -> "ParsedEntry":
         """The same entry, given up."""
         return ParsedEntry(self.stream_id, self.raw, Rejection(Reason.UNPROCESSABLE, why))
+
+
+class PricedBatch(msgspec.Struct, frozen=True):
+    """Calls ready to be posted, and what isn't a call, as one version of the price book has it."""
+
+    calls: list[PricedCall]
+    rejected: list[RejectedEntry]
+    book_version: int
+
+    def followed_by(self, later: "PricedBatch") -> "PricedBatch | None":
+        """Both as one, None if of different price books. Takes in `later`: this one must not be used any more."""
+        if self.book_version != later.book_version:
+            return None
+        self.calls.extend(later.calls)
+        self.rejected.extend(later.rejected)
+        return self
 
 
 def parse_entries(entries: Sequence[Entry], now: datetime) -> list[ParsedEntry]:
@@ -50,9 +66,7 @@ def _not_one_event(entry: Entry) -> Rejection:
     )
 
 
-def price_entries(
-    parsed: Sequence[ParsedEntry], book: PriceBook
-) -> tuple[list[PricedCall], list[RejectedEntry]]:
+def price_entries(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch:
     """Price each call with the price in force when it started (CONTRACT.md section 2, rule 4); set aside what isn't a call."""
     calls: list[PricedCall] = []
     rejected: list[RejectedEntry] = []
@@ -62,6 +76,5 @@ def price_entries(
             rejected.append(RejectedEntry(entry.stream_id, entry.raw, event))
             continue
         price = book.price_of(event.tier, event.ended_at, event.duration_us)
-        charge = charge_call(event.duration_us, price) if price is not None else None
-        calls.append(PricedCall(entry.stream_id, entry.raw, event, price, charge))
-    return calls, rejected
+        calls.append(price_call(entry.stream_id, entry.raw, event, price))
+    return PricedBatch(calls, rejected, book.version)

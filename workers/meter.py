@@ -22,7 +22,7 @@ from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import Gates
-from workers.batch import ParsedEntry, parse_entries, price_entries
+from workers.batch import ParsedEntry, PricedBatch, parse_entries, price_entries
 from workers.failures import StoppedError, sentence
 from workers.finisher import CommittedBatch, Finisher
 from workers.read_ahead import ReadAhead, ReadBatch, limit_after
@@ -106,6 +106,7 @@ class Meter:
         )
         self._ahead = ReadAhead(
             self._stream,
+            book=lambda: self._book,
             clock=self._clock,
             batch_limit=self._batch_limit,
             block_ms=self._block_ms,
@@ -164,7 +165,7 @@ class Meter:
 
     def _bill_read(self, batch: ReadBatch) -> None:
         if batch.parsed:
-            self._bill_parsed(batch.parsed, batch.read_s, recovered=False)
+            self._bill_parsed(batch.parsed, batch.read_s, recovered=False, priced=batch.priced)
 
     def _bill_last(self) -> None:
         """Bill what was read ahead when the meter was told to stop; what Redis still may have said before it went away waits."""
@@ -228,9 +229,17 @@ class Meter:
         reach(CrashPoint.METER_AFTER_PARSE)
         self._bill_parsed(parsed, started_s, recovered=True)
 
-    def _bill_parsed(self, parsed: Sequence[ParsedEntry], started_s: float, *, recovered: bool) -> None:
-        """Price a batch and post it, and after the commit have it finished."""
-        posted = self._post(parsed, patience=PATIENCE_ROUNDS_RECOVERED if recovered else PATIENCE_ROUNDS)
+    def _bill_parsed(
+        self,
+        parsed: Sequence[ParsedEntry],
+        started_s: float,
+        *,
+        recovered: bool,
+        priced: PricedBatch | None = None,
+    ) -> None:
+        """Post a batch, priced before if it is `priced`, and after the commit have it finished."""
+        patience = PATIENCE_ROUNDS_RECOVERED if recovered else PATIENCE_ROUNDS
+        posted = self._post(parsed, patience=patience, priced=priced)
         if posted.deferred:
             self._log.warning(
                 "orgs' accounts are held by somebody; their calls wait", calls=len(posted.deferred)
@@ -238,7 +247,14 @@ class Meter:
             self._forgive([call.stream_id for call in posted.deferred])
         self._finisher.finish(CommittedBatch(parsed, posted, started_s, self._monotonic(), recovered))
 
-    def _post(self, parsed: Sequence[ParsedEntry], *, patience: int, last_chance: bool = False) -> Posted:
+    def _post(
+        self,
+        parsed: Sequence[ParsedEntry],
+        *,
+        patience: int,
+        priced: PricedBatch | None = None,
+        last_chance: bool = False,
+    ) -> Posted:
         """Post a batch, whatever it takes: wait out outages, end who blocks it, and part it around an event that can't be posted.
 
         After `patience` rounds of waiting for locks, calls of orgs that somebody else holds are deferred. Raises StoppedError if
@@ -251,7 +267,9 @@ class Meter:
             try:
                 if stale:
                     self._load_prices()
-                return self._transact(parsed, locked=locked_rounds > 0, skip_locked=locked_rounds >= patience)
+                if priced is None or priced.book_version != self._book.version:
+                    priced = price_entries(parsed, self._book)
+                return self._transact(priced, locked=locked_rounds > 0, skip_locked=locked_rounds >= patience)
             except StalePriceBookError:
                 stale = True
                 continue  # even if told to stop: nothing keeps this batch from being finished
@@ -280,18 +298,17 @@ class Meter:
             return False
         return True
 
-    def _transact(self, parsed: Sequence[ParsedEntry], *, locked: bool, skip_locked: bool) -> Posted:
-        """Price the batch and post it in one transaction; `locked` if somebody was in its way before."""
-        calls, rejected = price_entries(parsed, self._book)
+    def _transact(self, priced: PricedBatch, *, locked: bool, skip_locked: bool) -> Posted:
+        """Post the batch in one transaction; `locked` if somebody was in its way before."""
         with (
             transaction(self._engine) as connection,
             self._ending_blockers(driver_connection(connection)) if locked else nullcontext(),
         ):
             posted = post_calls(
                 connection,
-                calls,
-                rejected,
-                price_book_version=self._book.version,
+                priced.calls,
+                priced.rejected,
+                price_book_version=priced.book_version,
                 clock=self._clock,
                 skip_locked=skip_locked,
             )

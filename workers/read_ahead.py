@@ -1,17 +1,16 @@
-"""Reading the next batch while one is billed: so Redis and the parser work while Postgres does."""
+"""Reading the next batch while one is billed: so Redis, the parser and the prices have their turn while Postgres works."""
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import msgspec
-import redis
 
+from metering.rules.pricing import PriceBook
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
-from workers.batch import ParsedEntry, parse_entries
+from workers.batch import ParsedEntry, PricedBatch, parse_entries, price_entries
 from workers.stream import MAX_BATCH_BYTES, CallStream, Entry
 
 LOOK_EVERY_S: Final = 0.005
@@ -26,95 +25,184 @@ half of the work is saved. What comes alone is billed at once."""
 class ReadBatch(msgspec.Struct, frozen=True):
     """A batch as it was read; pending to this consumer, like every entry that was delivered and isn't acked."""
 
-    parsed: Sequence[ParsedEntry]
+    parsed: list[ParsedEntry]
     read_s: float
+    """When its first part came."""
+    priced: PricedBatch | None
+    """None where it couldn't be priced: whoever bills it finds out what is wrong."""
+    size_bytes: int
+
+    def followed_by(self, later: "ReadBatch") -> "ReadBatch":
+        """Both as one. Takes in `later`: this one must not be used any more."""
+        self.parsed.extend(later.parsed)
+        priced = (
+            None if self.priced is None or later.priced is None else self.priced.followed_by(later.priced)
+        )
+        return ReadBatch(self.parsed, self.read_s, priced, self.size_bytes + later.size_bytes)
+
+
+NOTHING: Final = ReadBatch([], 0.0, None, 0)
 
 
 class ReadAhead:
-    """Reads new entries and parses them, one batch ahead of the one that was taken, in a thread of its own."""
+    """Reads new entries, parses and prices them, one batch ahead of the one that was taken, in a thread of its own.
+
+    It prices with what `book` gives then. Whoever bills the batch must see whether that is still the newest.
+    """
 
     def __init__(
         self,
         stream: CallStream,
         *,
+        book: Callable[[], PriceBook],
         clock: Clock,
         batch_limit: int,
         block_ms: int,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
+        self._book = book
         self._clock = clock
         self._batch_limit = batch_limit
         self._block_ms = block_ms
         self._monotonic = monotonic
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        self._reading: Future[ReadBatch] | None = None
-        self._wanted = threading.Event()
+        self._changed = threading.Condition()
+        # All that follows is changed under that condition's lock, and said by it.
+        self._read = NOTHING
+        self._error: BaseException | None = None
+        self._wanted = False
+        """Whether to read at all."""
+        self._reading = False
+        """Whether Redis has been asked, and what it said isn't in `_read` yet."""
+        self._looks = 0
+        """How often Redis has been asked."""
+        self._looked = 0
+        """How often it has answered."""
+        self._empty_looks = 0
+        """How often it had nothing, for a batch that was empty."""
+        self._look_s = 0.0
+        """How long to wait before Redis is asked again, for a batch that isn't empty."""
+        self._closed = False
         self._next_batch_s = 0.0
-        self._error: redis.RedisError | None = None
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._thread.start()
 
     def take(self) -> ReadBatch:
-        """The next batch; an empty one if nothing came for a while. Raises redis.RedisError where it couldn't be read.
+        """The next batch; an empty one if nothing came for a while. Raises what kept it from being read.
 
-        While the caller works on it, the batch after it is read, up to the moment at which that is taken; after an error only at
-        the next call.
+        While the caller works on it, the batch after it is read. What was read before an error is given first; the next call
+        raises it, and the one after that has reading go on.
         """
-        if self._reading is None:
-            self._reading = self._threads.submit(self._read)
-        batch = self.settle()
-        self._reading = self._threads.submit(self._read)
-        return batch
+        with self._changed:
+            self._wanted = True
+            self._changed.notify_all()
+            empty_looks = self._empty_looks
+            self._changed.wait_for(lambda: self._has_something() or self._empty_looks > empty_looks)
+            gathers = bool(self._read.parsed) and not self._is_full()
+        wait_s = self._next_batch_s - self._monotonic()
+        if gathers and wait_s > 0:
+            time.sleep(wait_s)
+            self._look()
+        with self._changed:
+            self._next_batch_s = self._monotonic() + BATCH_EVERY_S
+            return self._taken()
 
     def settle(self) -> ReadBatch:
-        """Stop reading ahead; give what was read and not taken. From then on all that is pending to this consumer was taken."""
-        reading, self._reading = self._reading, None
-        if reading is None:
-            return ReadBatch([], 0.0)
-        self._wanted.set()
-        try:
-            return reading.result()
-        finally:
-            self._wanted.clear()
+        """Stop reading ahead; give what was read and not taken. From then on all that is pending to this consumer was taken.
+
+        Raises what kept it from being read, unless something was read before; then the next call does.
+        """
+        with self._changed:
+            self._wanted = False
+            self._changed.wait_for(lambda: not self._reading)
+            return self._taken()
 
     def close(self) -> None:
         """End the thread. What it still reads stays pending."""
-        self._threads.shutdown()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
 
-    def _read(self) -> ReadBatch:
-        """What is there; and, while nobody wants the batch, what comes meanwhile."""
-        if self._error is not None:
+    def _taken(self) -> ReadBatch:
+        if not self._read.parsed and self._error is not None:
             error, self._error = self._error, None
+            self._changed.notify_all()
             raise error
-        parsed = self._read_part(self._batch_limit, self._block_ms)
-        read_s = self._monotonic()
-        size_bytes, wanted, look_s = _size_bytes(parsed), False, LOOK_EVERY_S
-        while parsed and not wanted and len(parsed) < self._batch_limit and size_bytes < MAX_BATCH_BYTES:
-            wanted = self._wanted.wait(look_s)
-            if wanted:
-                time.sleep(max(self._next_batch_s - self._monotonic(), 0.0))
-            try:
-                part = self._read_part(self._batch_limit - len(parsed), None)
-            except redis.RedisError as error:
-                self._error = error  # for the next call: what was read before is as good as ever
-                break
-            parsed += part
-            size_bytes += _size_bytes(part)
-            look_s = LOOK_EVERY_S if part else min(2 * look_s, LOOK_AT_LEAST_EVERY_S)
-        self._next_batch_s = self._monotonic() + BATCH_EVERY_S
-        return ReadBatch(parsed, read_s)
+        batch, self._read = self._read, NOTHING
+        self._look_s = 0.0
+        self._changed.notify_all()
+        return batch
 
-    def _read_part(self, limit: int, block_ms: int | None) -> list[ParsedEntry]:
+    def _look(self) -> None:
+        """Have Redis asked once more, and wait for what it says; not if it can't be asked now."""
+        with self._changed:
+            before = self._looks
+            self._look_s = 0.0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._looked > before or not self._may_read())
+
+    def _has_something(self) -> bool:
+        return bool(self._read.parsed) or self._error is not None
+
+    def _is_full(self) -> bool:
+        return len(self._read.parsed) >= self._batch_limit or self._read.size_bytes >= MAX_BATCH_BYTES
+
+    def _may_read(self) -> bool:
+        return self._wanted and not self._is_full() and self._error is None
+
+    def _run(self) -> None:
+        """What is there; and, while nobody takes the batch, what comes meanwhile."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._may_read())
+                if self._read.parsed and self._look_s:
+                    self._changed.wait_for(lambda: self._closed or not self._look_s, timeout=self._look_s)
+                if self._closed:
+                    return
+                if not self._may_read():
+                    continue
+                limit = self._batch_limit - len(self._read.parsed)
+                block_ms = None if self._read.parsed else self._block_ms
+                self._reading = True
+                self._looks += 1
+            part, error = NOTHING, None
+            try:
+                part = self._read_part(limit, block_ms)
+            except BaseException as raised:  # noqa: BLE001 - raised to whoever takes the next batch; this thread must not end
+                error = raised
+            with self._changed:
+                self._reading = False
+                self._looked = self._looks
+                self._error = error
+                if part.parsed:
+                    self._read = self._read.followed_by(part) if self._read.parsed else part
+                elif not self._read.parsed:
+                    self._empty_looks += 1
+                self._look_s = (
+                    LOOK_EVERY_S
+                    if part.parsed or not self._look_s
+                    else min(2 * self._look_s, LOOK_AT_LEAST_EVERY_S)
+                )
+                self._changed.notify_all()
+
+    def _read_part(self, limit: int, block_ms: int | None) -> ReadBatch:
         entries = self._stream.read_new(limit=limit, block_ms=block_ms)
         if not entries:
-            return []
+            return NOTHING
+        read_s = self._monotonic()
         reach(CrashPoint.METER_AFTER_READ)
         parsed = parse_entries(entries, self._clock())
         reach(CrashPoint.METER_AFTER_PARSE)
-        return parsed
+        size_bytes = sum(len(entry.raw) for entry in entries)
+        return ReadBatch(parsed, read_s, _priced(parsed, self._book()), size_bytes)
 
 
-def _size_bytes(parsed: Sequence[ParsedEntry]) -> int:
-    return sum(len(entry.raw) for entry in parsed)
+def _priced(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch | None:
+    try:
+        return price_entries(parsed, book)
+    except Exception:  # noqa: BLE001 - the batch is priced again where it is billed, and there the guilty event is found
+        return None
 
 
 def limit_after(entries: Sequence[Entry], batch_limit: int) -> int:

@@ -71,7 +71,7 @@ def wal_of_a_batch(engine: Engine) -> None:
     with transaction(engine) as connection:
         book = load_price_book(connection)
     parsed = parse_entries([Entry(f"1-{number}", each) for number, each in enumerate(raw)], system_clock())
-    priced, _ = price_entries(parsed, book)
+    priced = price_entries(parsed, book).calls
     with transaction(engine) as connection:
         driver = driver_connection(connection)
         before = driver.execute("SELECT pg_current_wal_insert_lsn()").fetchone()

@@ -9,12 +9,12 @@ from sqlalchemy import Engine, text
 
 from db.adjustments import adjust
 from db.engine import transaction
-from db.ledger import PricedCall, post_calls
+from db.ledger import post_calls, price_call
 from db.orgs import create_org
 from db.prices import load_price_book, set_price
 from db.rejections import RejectedEntry, list_rejected, mark_replayed
 from metering.rules.events import CallEvent
-from metering.rules.pricing import Price, charge_call
+from metering.rules.pricing import Price
 from metering.rules.rejections import Reason, Rejection
 from tests.conftest import Database
 from tests.db import execute_as
@@ -34,7 +34,7 @@ def written(database: Database) -> Database:
         set_price(connection, Price("bolt", NOW + timedelta(days=1), 90_000, 60, 60, 0, 0), lambda: NOW)
         adjust(connection, 1, amount_cents=10_000, reason="paid in", key="first", clock=lambda: NOW)
         book = load_price_book(connection)
-        priced = PricedCall("1-1", b"{}", call, BOLT, charge_call(call.duration_us, BOLT))
+        priced = price_call("1-1", b"{}", call, BOLT)
         post_calls(connection, [priced], [rejected], price_book_version=book.version, clock=lambda: NOW)
         mark_replayed(connection, {list_rejected(connection, limit=1)[0][0].id: "1-3"}, NOW)
     return database

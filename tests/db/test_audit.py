@@ -15,12 +15,12 @@ from db.adjustments import adjust
 from db.audit import AuditReport, run_audit
 from db.engine import make_engine, transaction
 from db.invariants import INVARIANTS
-from db.ledger import PricedCall, post_calls
+from db.ledger import post_calls, price_call
 from db.orgs import create_org
 from db.prices import load_price_book, set_price
 from metering.rules.events import MAX_DURATION_US, CallEvent
 from metering.rules.money import MAX_USD, MICROUSD_PER_USD
-from metering.rules.pricing import MAX_INCREMENT_S, MAX_MINIMUM_S, Price, charge_call
+from metering.rules.pricing import MAX_INCREMENT_S, MAX_MINIMUM_S, Price
 from tests.conftest import Database
 from tests.db import execute_as
 
@@ -44,9 +44,7 @@ def post(engine: Engine, calls: Sequence[CallEvent], at: datetime = NOW) -> None
         for call in calls:
             price = book.in_force(call.tier, call.ended_at - timedelta(microseconds=call.duration_us))
             assert price is not None
-            priced.append(
-                PricedCall(f"1-{call.call_id}", b"", call, price, charge_call(call.duration_us, price))
-            )
+            priced.append(price_call(f"1-{call.call_id}", b"", call, price))
         posted = post_calls(connection, priced, [], price_book_version=book.version, clock=lambda: at)
     assert len(posted.debits) == len(calls)
 

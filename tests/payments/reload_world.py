@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from db.attempts import Attempt
 from db.engine import in_transaction, transaction
-from db.ledger import Posted, PricedCall, post_calls
+from db.ledger import Posted, post_calls, price_call
 from db.prices import load_price_book, set_price
 from db.reloads import ask_worth_asking, read_state
 from metering.payments.payments import Payments
@@ -21,7 +21,6 @@ from metering.payments.settling import follow
 from metering.payments.stripe_api import StripeApi, StripeFailure, connect_stripe
 from metering.rules.events import CallEvent
 from metering.rules.payments import AttemptKind
-from metering.rules.pricing import charge_call
 from metering.rules.reloads import Pause
 from metering.sandbox.stripe.sandbox import StripeSandbox
 from metering.signals.gates import Gates
@@ -108,8 +107,7 @@ class ReloadWorld(World):
             event = CallEvent(
                 call_id, org_id, TIER.tier, "outbound", duration_us, self.clock(), None, None, "{}"
             )
-            charge = charge_call(duration_us, TIER)
-            priced.append(PricedCall(f"1-{call_id}", b"{}", event, TIER, charge))
+            priced.append(price_call(f"1-{call_id}", b"{}", event, TIER))
         with transaction(self.engine) as connection:
             return post_calls(
                 connection, priced, [], price_book_version=self.price_book_version, clock=self.clock

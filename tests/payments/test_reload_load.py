@@ -14,11 +14,10 @@ from sqlalchemy import Engine, text
 
 from db.adjustments import adjust
 from db.engine import transaction
-from db.ledger import Posted, PricedCall, post_calls
+from db.ledger import Posted, post_calls, price_call
 from db.prices import load_price_book
 from metering.rules.events import CallEvent
 from metering.rules.gates import Balance, GateState
-from metering.rules.pricing import charge_call
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe import customers
 from metering.sandbox.stripe.sandbox import StripeSandbox
@@ -87,7 +86,7 @@ def exhaust_all(engine: Engine) -> list[Posted]:
         for org_id in range(first, first + BATCH):
             duration_us = MINIMUM * 1_000_000
             event = CallEvent(1, org_id, TIER.tier, "outbound", duration_us, system_clock(), None, None, "{}")
-            calls.append(PricedCall(f"1-{org_id}", b"{}", event, TIER, charge_call(duration_us, TIER)))
+            calls.append(price_call(f"1-{org_id}", b"{}", event, TIER))
         with transaction(engine) as connection:
             version = load_price_book(connection).version
             batches.append(post_calls(connection, calls, [], price_book_version=version, clock=system_clock))

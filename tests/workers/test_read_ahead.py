@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from threading import Event
 
 import psycopg
 import pytest
@@ -9,6 +10,7 @@ import redis
 from sqlalchemy import text
 
 import workers.meter
+from metering.rules.pricing import PriceBook
 from metering.runtime.clock import system_clock
 from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
@@ -17,12 +19,14 @@ from workers.meter import Meter
 from workers.read_ahead import ReadAhead
 from workers.stream import GROUP, MAX_BATCH_BYTES, PART, STREAM, CallStream, Entry
 
+BOOK = PriceBook(1, [])
+
 
 @pytest.fixture
 def ahead(redis_client: redis.Redis) -> Iterator[ReadAhead]:
     stream = CallStream(redis_client, "m")
     stream.join()
-    made = ReadAhead(stream, clock=system_clock, batch_limit=10, block_ms=5)
+    made = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=10, block_ms=5)
     yield made
     made.close()
 
@@ -55,8 +59,53 @@ def test_what_comes_while_a_batch_waits_is_in_it(redis_client: redis.Redis, ahea
     assert len(ahead.take().parsed) == 1
     push(redis_client, 2)
     wait_until(lambda: in_hand(redis_client) == 3, "reading ahead")
-    push(redis_client, 3)  # nobody has to read it before: it is looked for when the batch is taken
+    push(redis_client, 3)
+    wait_until(lambda: in_hand(redis_client) == 6, "looking again")
     assert len(ahead.take().parsed) == 5
+
+
+def test_a_batch_that_comes_too_soon_waits_and_is_looked_for_again(
+    redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came while it waited is in it, whenever the reader looked last."""
+    monkeypatch.setattr(read_ahead, "LOOK_EVERY_S", 3_600.0)
+    monkeypatch.setattr(read_ahead, "LOOK_AT_LEAST_EVERY_S", 3_600.0)
+    monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 0.2)
+    push(redis_client, 1)
+    assert len(ahead.take().parsed) == 1
+    push(redis_client, 2)
+    wait_until(lambda: in_hand(redis_client) == 3, "reading ahead")
+    push(redis_client, 3)
+    assert len(ahead.take().parsed) == 5
+
+
+def test_parts_of_different_price_books_are_left_to_be_priced_at_once(redis_client: redis.Redis) -> None:
+    stream, versions = CallStream(redis_client, "m"), count(1)
+    stream.join()
+    ahead = ReadAhead(
+        stream,
+        book=lambda: PriceBook(next(versions), []),
+        clock=system_clock,
+        batch_limit=10,
+        block_ms=5,
+    )
+    push(redis_client, 1)
+    first = ahead.take()
+    push(redis_client, 1)
+    wait_until(lambda: in_hand(redis_client) == 2, "reading ahead")
+    push(redis_client, 1)
+    wait_until(lambda: in_hand(redis_client) == 3, "looking again")
+    second = ahead.settle()
+    ahead.close()
+    assert first.priced is not None
+    assert first.priced.book_version == 1
+    assert len(second.parsed) == 2
+    assert second.priced is None
+
+
+def test_where_nothing_comes_it_says_so_and_can_be_settled(ahead: ReadAhead) -> None:
+    assert [len(ahead.take().parsed) for _ in range(3)] == [0, 0, 0]
+    assert ahead.settle().parsed == []
 
 
 def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
@@ -70,7 +119,9 @@ def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
     )  # how long it would wait is what is looked at
     stream = CallStream(redis_client, "m")
     stream.join()
-    ahead = ReadAhead(stream, clock=system_clock, batch_limit=10, block_ms=5, monotonic=lambda: 7_200.0)
+    ahead = ReadAhead(
+        stream, book=lambda: BOOK, clock=system_clock, batch_limit=10, block_ms=5, monotonic=lambda: 7_200.0
+    )
     push(redis_client, 1)
     assert len(ahead.take().parsed) == 1
     assert not any(waits_s), "it came alone"
@@ -87,15 +138,21 @@ def test_what_was_read_before_redis_went_away_is_given_and_the_error_comes_next(
     redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unsaid, what that read may have taken would be found late."""
-    read, reads = CallStream.read_new, count(1)
+    read, away, failed = CallStream.read_new, Event(), Event()
 
     def read_or_fail(stream: CallStream, *, limit: int, block_ms: int | None) -> list[Entry]:
-        if next(reads) == 2:
+        if away.is_set():
+            failed.set()
             raise redis.ConnectionError("away for a moment")
         return read(stream, limit=limit, block_ms=block_ms)
 
     monkeypatch.setattr(CallStream, "read_new", read_or_fail)
+    assert ahead.take().parsed == []
     push(redis_client, 1)
+    wait_until(lambda: in_hand(redis_client) == 1, "reading ahead")
+    away.set()
+    assert failed.wait(timeout=10)
+    away.clear()
     assert len(ahead.take().parsed) == 1
     with pytest.raises(redis.ConnectionError, match="away"):
         ahead.take()
@@ -121,7 +178,7 @@ def test_batches_of_large_events_are_small(redis_client: redis.Redis) -> None:
     push(redis_client, 2_000)
     stream = CallStream(redis_client, "m")
     stream.join()
-    ahead = ReadAhead(stream, clock=system_clock, batch_limit=1_000, block_ms=5)
+    ahead = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
     sizes = []
     while batch := ahead.take().parsed:
         sizes.append(len(batch))

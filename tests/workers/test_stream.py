@@ -95,7 +95,7 @@ def test_an_ack_takes_out_what_is_pending_and_leaves_the_rest(redis_client: redi
     assert backlog(redis_client) == Backlog(length=4, pending=0)
 
 
-def test_an_ack_takes_out_thousands_at_once(redis_client: redis.Redis) -> None:
+def test_an_ack_takes_out_thousands(redis_client: redis.Redis) -> None:
     with redis_client.pipeline() as pipeline:
         for number in range(2_600):
             pipeline.xadd(STREAM, {"event": b"%d" % number})
