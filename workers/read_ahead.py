@@ -126,8 +126,7 @@ class ReadAhead:
 
     def _taken(self) -> ReadBatch:
         if not self._read.parsed and self._error is not None:
-            error, self._error = self._error, None
-            self._changed.notify_all()
+            error, self._error, self._wanted = self._error, None, False
             raise error
         batch, self._read = self._read, NOTHING
         self._look_s = 0.0
@@ -152,6 +151,14 @@ class ReadAhead:
         return self._wanted and not self._is_full() and self._error is None
 
     def _run(self) -> None:
+        try:
+            self._read_on()
+        except BaseException as error:  # noqa: BLE001 - nobody must wait for a thread that has ended
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _read_on(self) -> None:
         """What is there; and, while nobody takes the batch, what comes meanwhile."""
         while True:
             with self._changed:

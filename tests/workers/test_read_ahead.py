@@ -16,7 +16,7 @@ from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
 from workers import read_ahead
 from workers.meter import Meter
-from workers.read_ahead import ReadAhead
+from workers.read_ahead import ReadAhead, ReadBatch
 from workers.stream import GROUP, MAX_BATCH_BYTES, PART, STREAM, CallStream, Entry
 
 BOOK = PriceBook(1, [])
@@ -60,7 +60,7 @@ def test_what_comes_while_a_batch_waits_is_in_it(redis_client: redis.Redis, ahea
     push(redis_client, 2)
     wait_until(lambda: in_hand(redis_client) == 3, "reading ahead")
     push(redis_client, 3)
-    wait_until(lambda: in_hand(redis_client) == 6, "looking again")
+    wait_until(lambda: len(ahead._read.parsed) == 5, "looking again")
     assert len(ahead.take().parsed) == 5
 
 
@@ -70,13 +70,14 @@ def test_a_batch_that_comes_too_soon_waits_and_is_looked_for_again(
     """What came while it waited is in it, whenever the reader looked last."""
     monkeypatch.setattr(read_ahead, "LOOK_EVERY_S", 3_600.0)
     monkeypatch.setattr(read_ahead, "LOOK_AT_LEAST_EVERY_S", 3_600.0)
-    monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 0.2)
+    monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 3_600.0)
     push(redis_client, 1)
     assert len(ahead.take().parsed) == 1
-    push(redis_client, 2)
-    wait_until(lambda: in_hand(redis_client) == 3, "reading ahead")
+    push(redis_client, 1)
+    wait_until(lambda: len(ahead._read.parsed) == 1, "reading ahead")
     push(redis_client, 3)
-    assert len(ahead.take().parsed) == 5
+    monkeypatch.setattr("workers.read_ahead.time.sleep", lambda _: None)
+    assert len(ahead.take().parsed) == 4
 
 
 def test_parts_of_different_price_books_are_left_to_be_priced_at_once(redis_client: redis.Redis) -> None:
@@ -169,6 +170,23 @@ def test_what_keeps_it_from_reading_is_raised_and_the_next_call_tries_again(
         ahead.take()
     CallStream(redis_client, "m").join()
     assert len(ahead.take().parsed) == 3
+
+
+def test_a_reader_that_fails_unforeseen_keeps_nobody_waiting(
+    redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(batch: ReadBatch, later: ReadBatch) -> ReadBatch:
+        raise MemoryError
+
+    monkeypatch.setattr(ReadBatch, "followed_by", fail)
+    assert ahead.take().parsed == []
+    push(redis_client, 1)
+    wait_until(lambda: in_hand(redis_client) == 1, "reading ahead")
+    push(redis_client, 1)
+    wait_until(lambda: not ahead._thread.is_alive(), "looking again")
+    assert len(ahead.take().parsed) == 1
+    with pytest.raises(MemoryError):
+        ahead.take()
 
 
 def test_batches_of_large_events_are_small(redis_client: redis.Redis) -> None:
