@@ -1,54 +1,93 @@
 # ruff: noqa: T201 - a table on the terminal is the point
 """Latency at loads of your choice: `python -m tests.benchmarks.hold_load 8000 16000`, in events per second.
 
-Unlike `metering bench`, whose loads follow from what is sustained, it puts the same load on whatever program it is given: with
-the checkout of another revision first in PYTHONPATH, on that one's roles. Run both in turns, often: these machines are noisy.
+Unlike `metering bench`, whose loads follow from what is sustained, it puts the same load on whatever program it is given:
+`--beside CHECKOUT` has another revision take turns with this one, on the same servers, because these machines are noisy.
 """
 
+import argparse
+import os
 import shutil
 import statistics
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from metering.sandbox.listener import Listener
-from metering.sandbox.measuring.bed import checkpoint, make_orgs, making_bed
+from metering.sandbox.measuring.bed import Bed, checkpoint, make_orgs, making_bed
 from metering.sandbox.measuring.open_loop import observe
 from metering.sandbox.measuring.process import usage
 from metering.sandbox.measuring.roles import meter_command, running_roles
 
 RATES = (4_000, 8_000, 16_000, 24_000)
 ORGS = 1_000
-SECONDS = 5.0
 WARM_UP_PER_SECOND = 2_000.0
+WARM_UP_S = 1.5
+
+Numbers = tuple[float, ...]
+"""p50 and p99 to the commit and to the gate, events in a batch, processor time per event."""
+
+
+def hold(bed: Bed, checkout: Path, rates: Sequence[float], seconds: float) -> list[Numbers]:
+    """Measure each load once, on a new meter of that checkout."""
+    os.environ["PYTHONPATH"] = str(checkout)
+    measured: list[Numbers] = []
+    with (
+        running_roles(bed.servers.data_dir, [meter_command(0)]) as roles,
+        Listener(bed.client) as listener,
+    ):
+        observe(bed, roles, listener, per_second=WARM_UP_PER_SECOND, seconds=WARM_UP_S, orgs=ORGS)
+        for rate in rates:
+            checkpoint(bed)
+            before = usage(roles[0].process.pid)
+            earlier = len(roles[0].said("batch"))
+            seen = observe(bed, roles, listener, per_second=rate, seconds=seconds, orgs=ORGS)
+            after = usage(roles[0].process.pid)
+            used_s = after.cpu_s - before.cpu_s if before is not None and after is not None else 0.0
+            batch = statistics.median(each["events"] for each in roles[0].said("batch")[earlier:])
+            latencies = (seen.commit.p50_ms, seen.commit.p99_ms, seen.gate.p50_ms, seen.gate.p99_ms)
+            measured.append((*latencies, batch, used_s * 1e6 / seen.count))
+    return measured
+
+
+def show(rate: float, name: str, runs: Sequence[Numbers]) -> None:
+    """A row of medians, with the lowest and the highest of the first."""
+    commit_p50, commit_p99, gate_p50, gate_p99, batch, cpu_us = (
+        statistics.median(each) for each in zip(*runs, strict=True)
+    )
+    p50s = [run[0] for run in runs]
+    print(
+        f"| {rate:,.0f} | {name} | {commit_p50:.1f} ({min(p50s):.1f} to {max(p50s):.1f}) | {commit_p99:.1f} | {gate_p50:.1f}"
+        f" | {gate_p99:.1f} | {batch:.0f} | {cpu_us:.0f} |"
+    )
 
 
 def main() -> None:
-    """Measure each load once, on one meter, and print a table."""
-    rates = [float(rate) for rate in sys.argv[1:]] or RATES
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description="Latency at given loads, in events per second.")
+    parser.add_argument("rates", nargs="*", type=float, default=RATES)
+    parser.add_argument("--beside", type=Path, help="the checkout of another revision, to take turns with")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each load is held")
+    asked = parser.parse_args()
+    programs = {"this": Path.cwd()} | ({"other": asked.beside.absolute()} if asked.beside else {})
     data_dir = Path(tempfile.mkdtemp(prefix="metering-load-"))
     try:
         with making_bed(data_dir) as bed:
             make_orgs(bed.owner, range(1, ORGS + 1))
-            with running_roles(data_dir, [meter_command(0)]) as roles, Listener(bed.client) as listener:
-                observe(bed, roles, listener, per_second=WARM_UP_PER_SECOND, seconds=SECONDS / 2, orgs=ORGS)
-                print(
-                    "| events/s | commit p50 ms | p99 | gate p50 | p99 | events in a batch | CPU us/event |"
-                )
-                print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-                for rate in rates:
-                    checkpoint(bed)
-                    before = usage(roles[0].process.pid)
-                    earlier = len(roles[0].said("batch"))
-                    seen = observe(bed, roles, listener, per_second=rate, seconds=SECONDS, orgs=ORGS)
-                    after = usage(roles[0].process.pid)
-                    used_s = after.cpu_s - before.cpu_s if before is not None and after is not None else 0.0
-                    batch = statistics.median(each["events"] for each in roles[0].said("batch")[earlier:])
-                    print(
-                        f"| {rate:,.0f} | {seen.commit.p50_ms:.1f} | {seen.commit.p99_ms:.1f} | {seen.gate.p50_ms:.1f}"
-                        f" | {seen.gate.p99_ms:.1f} | {batch:.0f} | {used_s * 1e6 / seen.count:.0f} |",
-                        flush=True,
-                    )
+            runs: dict[tuple[float, str], list[Numbers]] = {}
+            for number in range(asked.rounds):
+                for name in list(programs)[:: -1 if number % 2 else 1]:
+                    for rate, numbers in zip(
+                        asked.rates, hold(bed, programs[name], asked.rates, asked.seconds), strict=True
+                    ):
+                        runs.setdefault((rate, name), []).append(numbers)
+            print(
+                "| events/s | program | commit p50 ms | p99 | gate p50 | p99 | events in a batch | CPU us/event |"
+            )
+            print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+            for (rate, name), measured in sorted(runs.items(), reverse=True):
+                show(rate, name, measured)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 
