@@ -14,19 +14,17 @@ from typing import Any, cast
 
 from sqlalchemy import make_url
 
-from db.api_keys import create_key
-from db.engine import make_engine, transaction
+from db.engine import make_engine
 from db.quick_reads import QuickReads
 from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.lanes import QUICK_CONNECTIONS
 from metering.payments.payments import Payments
-from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis_async
-from metering.sandbox.measuring.bed import TIER, Bed, give_a_cent, make_orgs, making_bed
+from metering.sandbox.measuring.bed import TIER, Bed, making_bed
+from metering.sandbox.measuring.http_reads import make_asking_org
 from metering.signals.gate_reader import MAX_CONNECTIONS, TIMEOUT_S, GateReader
-from metering.signals.gates import Gates
 
 ORG_ID = 9
 TIMES = 2_000
@@ -107,14 +105,8 @@ def main() -> None:
     data_dir = Path(tempfile.mkdtemp(prefix="metering-answers-"))
     try:
         with making_bed(data_dir) as bed:
-            make_orgs(bed.owner, [ORG_ID])
-            now = system_clock()
-            give_a_cent(bed.owner, [ORG_ID], now)
-            Gates(bed.client).follow([Balance(ORG_ID, 1, 1)], now)
-            with transaction(bed.engine) as connection:
-                api_key = create_key(connection, ORG_ID, now).api_key
             context = context_on(bed)
-            asyncio.run(measure(context, api_key))
+            asyncio.run(measure(context, make_asking_org(bed, ORG_ID)))
             context.engine.dispose()
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)

@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load is held")
     asked = parser.parse_args()
-    programs = {"this": Path.cwd()} | ({"other": asked.beside.absolute()} if asked.beside else {})
+    programs = {"this": Path(__file__).parents[2]} | (
+        {"other": asked.beside.absolute()} if asked.beside else {}
+    )
     data_dir = Path(tempfile.mkdtemp(prefix="metering-load-"))
     try:
         with making_bed(data_dir) as bed:

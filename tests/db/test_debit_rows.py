@@ -7,12 +7,15 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
+from db import ledger
 from db.debit_rows import COLUMNS, COPY_DEBITS, END, START, microseconds, pack_debit, pack_posting
 from db.engine import driver_connection
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
 from tests.conftest import Database
+from tests.db.test_audit import BOLT, a_call, make_orgs, make_prices, post
 
 INT8 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -52,7 +55,7 @@ def test_a_row_is_what_went_into_it(connection: psycopg.Connection) -> None:
         with connection.cursor().copy(COPY_DEBITS.replace("transactions", "copied").encode()) as copy:
             copy.write(START + row + row + END)
         columns = ", ".join("metadata::text" if name == "metadata" else name for name in COLUMNS)
-        rows = connection.execute(f"SELECT {columns} FROM copied".encode(), binary=True).fetchall()  # noqa: S608
+        rows = connection.execute(f"SELECT {columns} FROM copied".encode(), binary=True).fetchall()  # noqa: S608 - our own words
         expected = {
             "balance_after_cents": balance_cents,
             "created_at": at,
@@ -85,3 +88,20 @@ def test_a_row_is_what_went_into_it(connection: psycopg.Connection) -> None:
 def test_microseconds_are_exact_far_from_the_epoch(off_us: int) -> None:
     at = datetime(9999, 12, 31, 23, 59, 59, 999_998, tzinfo=UTC) + timedelta(microseconds=off_us)
     assert timedelta(microseconds=microseconds(at)) == at - datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_debits_are_written_whole_however_they_are_parted(
+    database: Database, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(ledger, "ROWS_AT_ONCE", 2)
+    make_orgs(database.engine, 1)
+    make_prices(database.engine, BOLT)
+    post(database.engine, [a_call(1, call_id, "bolt", 60_000_000) for call_id in range(1, count + 1)])
+    with database.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT call_id, balance_after_cents FROM transactions ORDER BY id")
+        ).fetchall()
+        balance_cents = connection.scalar(text("SELECT balance_cents FROM accounts"))
+    assert [tuple(row) for row in rows] == [(number, -8 * number) for number in range(1, count + 1)]
+    assert balance_cents == -8 * count

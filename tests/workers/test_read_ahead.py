@@ -76,7 +76,7 @@ def test_a_batch_that_comes_too_soon_waits_and_is_looked_for_again(
     push(redis_client, 1)
     wait_until(lambda: len(ahead._read.parsed) == 1, "reading ahead")
     push(redis_client, 3)
-    monkeypatch.setattr("workers.read_ahead.time.sleep", lambda _: None)
+    monkeypatch.setattr("workers.read_ahead.time.sleep", lambda _: None)  # the distance is over at once
     assert len(ahead.take().parsed) == 4
 
 

@@ -44,16 +44,21 @@ class HttpRead:
     """From a request's scheduled time to the end of its answer."""
 
 
+def make_asking_org(bed: Bed, org_id: int) -> str:
+    """An org with a cent and an open gate, that may ask; gives its API key."""
+    make_orgs(bed.owner, [org_id])
+    now = system_clock()
+    give_a_cent(bed.owner, [org_id], now)
+    Gates(bed.client).follow([Balance(org_id, 1, 1)], now)
+    with transaction(bed.engine) as connection:
+        return create_key(connection, org_id, now).api_key
+
+
 def measure_http_reads(
     bed: Bed, plan: Plan, *, events_per_second: float, report: Callable[[int], None]
 ) -> list[HttpRead]:
     """Each path alone, beside one meter under that load. Raises MeasuringError if anything is answered but 200."""
-    make_orgs(bed.owner, [ORG_ID])
-    now = system_clock()
-    give_a_cent(bed.owner, [ORG_ID], now)
-    Gates(bed.client).follow([Balance(ORG_ID, 1, 1)], now)
-    with transaction(bed.engine) as connection:
-        api_key = create_key(connection, ORG_ID, now).api_key
+    api_key = make_asking_org(bed, ORG_ID)
     reads: list[HttpRead] = []
     with (
         running_roles(bed.servers.data_dir, [meter_command(0), *api_commands()]) as roles,
