@@ -1,7 +1,8 @@
 """When an org's gate is closed, and what is said when that changes (CONTRACT.md section 4)."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 
 class GateState(StrEnum):
@@ -23,8 +24,7 @@ def gate_state(balance_cents: int) -> GateState:
     return GateState.OPEN if balance_cents > 0 else GateState.EXHAUSTED
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(msgspec.Struct, frozen=True, gc=False):
     """An org's balance at a version: what its gate follows."""
 
     org_id: int

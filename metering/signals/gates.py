@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import redis
 
-from metering.rules.gates import Balance, SignalType, gate_state
+from metering.rules.gates import Balance, GateState, SignalType, gate_state
 from metering.rules.times import format_time
 
 # Every Redis key that this file owns.
@@ -35,24 +35,25 @@ MAX_VERSION: Final = 2**53 - 2
 # What is said goes into the log before the gate changes: if one of the two fails, it is said twice rather than never. Nobody may
 # hear the channel, so a failure there is none. A gate that fails is passed over: the others have a right to be followed.
 # Versions are compared as numbers. Balances are only passed on, so that no double rounds them; whether they close a gate is
-# decided in Python.
+# decided in Python. Redis answers nobody while a script runs: a state that stays isn't written again, which saves a tenth.
 _WRITING: Final = """
 local log, channel, at, log_length = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local written, failed, first_error, said = 0, 0, '', {}
+local pcall, match, tonumber, type = redis.pcall, string.match, tonumber, type
 
 local function failure(answer)
     return type(answer) == 'table' and answer.err or nil
 end
 
 local function version_of(text)
-    local number = text and string.match(text, '^[0-9]+$') and tonumber(text)
+    local number = text and match(text, '^[0-9]+$') and tonumber(text)
     return number and number <= MAX_VERSION and number or nil
 end
 
 local function read(key)
-    local held = redis.pcall('HMGET', key, 'state', 'version')
-    if failure(held) then -- not a hash: somebody else's doing
-        redis.pcall('DEL', key)
+    local held = pcall('HMGET', key, 'state', 'version')
+    if held.err then -- not a hash: somebody else's doing
+        pcall('DEL', key)
         return false, nil
     end
     return held[1], version_of(held[2])
@@ -62,20 +63,27 @@ local function say(org_id, balance_cents, version, state)
     local message = string.format(
         '{"type":"%s","org_id":%s,"balance_cents":%s,"version":%s,"at":"%s"}',
         state == 'open' and 'balance.restored' or 'balance.exhausted', org_id, balance_cents, version, at)
-    local problem = failure(redis.pcall('XADD', log, 'MAXLEN', '~', log_length, '*', 'signal', message))
+    local problem = failure(pcall('XADD', log, 'MAXLEN', '~', log_length, '*', 'signal', message))
     if not problem then
-        redis.pcall('PUBLISH', channel, message)
+        pcall('PUBLISH', channel, message)
         said[#said + 1] = org_id
         said[#said + 1] = state
     end
     return problem
 end
 
-local function write(key, held_state, org_id, balance_cents, version, state)
+local function write(key, held_state, balance_cents, version, state)
     local problem = nil
-    if state ~= (held_state or 'exhausted') then problem = say(org_id, balance_cents, version, state) end
-    problem = problem or failure(
-        redis.pcall('HSET', key, 'state', state, 'balance_cents', balance_cents, 'version', version))
+    if state ~= (held_state or 'exhausted') then
+        problem = say(string.sub(key, #'GATE_PREFIX' + 1), balance_cents, version, state)
+    end
+    if not problem then
+        if state == held_state then
+            problem = failure(pcall('HSET', key, 'balance_cents', balance_cents, 'version', version))
+        else
+            problem = failure(pcall('HSET', key, 'state', state, 'balance_cents', balance_cents, 'version', version))
+        end
+    end
     if not problem then
         written = written + 1
     else
@@ -83,18 +91,20 @@ local function write(key, held_state, org_id, balance_cents, version, state)
         if first_error == '' then first_error = problem end
     end
 end
-""".replace("MAX_VERSION", str(MAX_VERSION))
+""".replace("MAX_VERSION", str(MAX_VERSION)).replace("GATE_PREFIX", GATE_PREFIX)
 
-# One call for a whole batch.
+# One call for a whole batch. Its gates come in the order of their states, so that nothing needs to be said of each; and all their
+# balances and versions as one argument, because thousands cost the client more than the gates do Redis.
 _FOLLOW: Final = (
     _WRITING
     + """
+local last_open = 1 + tonumber(ARGV[4])
+local each = string.gmatch(ARGV[5], '(%S+) (%S+)')
 for i = 2, #KEYS do
-    local a = 4 + (i - 2) * 4
-    local org_id, balance_cents, version, state = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
-    local held_state, held_version = read(KEYS[i])
+    local key, balance_cents, version = KEYS[i], each()
+    local held_state, held_version = read(key)
     if not held_version or tonumber(version) > held_version then
-        write(KEYS[i], held_state, org_id, balance_cents, version, state)
+        write(key, held_state, balance_cents, version, i <= last_open and 'open' or 'exhausted')
     end
 end
 return {written, failed, first_error, said}
@@ -105,12 +115,12 @@ return {written, failed, first_error, said}
 _CLOSE_STRAY: Final = (
     _WRITING
     + """
-local org_id, seen = ARGV[4], version_of(ARGV[5])
+local seen = version_of(ARGV[4])
 if redis.call('EXISTS', KEYS[2]) == 1 then
     local held_state, held_version = read(KEYS[2])
     if held_version == seen and held_state ~= 'exhausted' then
         local version = string.format('%.0f', (held_version or 0) + 1)
-        write(KEYS[2], held_state, org_id, '0', version, 'exhausted')
+        write(KEYS[2], held_state, '0', version, 'exhausted')
     end
 end
 return {written, failed, first_error, said}
@@ -189,13 +199,16 @@ class Gates:
 
     def try_to_follow(self, balances: Iterable[Balance], at: datetime) -> Followed:
         """As `follow`, but tells how many gates failed, and how many were written, instead of raising."""
-        wanted = list(balances)
+        by_state: dict[GateState, list[Balance]] = {GateState.OPEN: [], GateState.EXHAUSTED: []}
+        for balance in balances:
+            by_state[gate_state(balance.balance_cents)].append(balance)
+        wanted = by_state[GateState.OPEN] + by_state[GateState.EXHAUSTED]
         if not wanted:
             return Followed([], 0, 0, "")
-        keys = [SIGNALS_LOG, *(f"{GATE_PREFIX}{each.org_id}" for each in wanted)]
-        arguments: list[Any] = [SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH]
-        for each in wanted:
-            arguments += (each.org_id, each.balance_cents, each.version, gate_state(each.balance_cents).value)
+        keys = [SIGNALS_LOG, *[f"{GATE_PREFIX}{each.org_id}" for each in wanted]]
+        arguments: list[str | int] = [SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH]
+        arguments.append(len(by_state[GateState.OPEN]))
+        arguments.append(" ".join([f"{each.balance_cents} {each.version}" for each in wanted]))
         return _followed(self._follow(keys=keys, args=arguments))
 
     def read(self, org_ids: Sequence[int]) -> list[Gate]:
@@ -229,7 +242,7 @@ class Gates:
                 keys=[SIGNALS_LOG, f"{GATE_PREFIX}{gate.org_id}"],
                 args=[
                     *(SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH),
-                    *(gate.org_id, "" if gate.version is None else gate.version),
+                    "" if gate.version is None else gate.version,
                 ],
             )
         )

@@ -196,7 +196,7 @@ def test_a_gate_that_fails_keeps_no_other_from_being_followed(redis_client: redi
     redis_client.config_set("maxmemory", 1)
     try:
         # Gate 1 is refused for want of memory. Removing what isn't a gate is not, nor what the same script writes after that.
-        done = gates.try_to_follow([Balance(1, 0, 1), Balance(2, 5, 1), Balance(3, 5, 1)], AT)
+        done = gates.try_to_follow([Balance(1, 5, 1), Balance(2, 5, 1), Balance(3, 5, 1)], AT)
     finally:
         redis_client.config_set("maxmemory", 0)
     assert (done.written, done.failed, len(done.signals)) == (2, 1, 2)
