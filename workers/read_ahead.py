@@ -17,6 +17,9 @@ LOOK_EVERY_S: Final = 0.005
 """How often to look for more while a batch waits: what came since is billed with it, and not only with the next."""
 LOOK_AT_LEAST_EVERY_S: Final = 0.1
 """The same where nothing comes: the batch may wait for as long as Postgres is away."""
+PARSED_AT_ONCE: Final = 100
+"""How many are parsed and priced before they are handed over: so few that who bills seldom waits for them. In a backlog, where
+latency is lost already, it is as many as a batch takes, which needs less time for each."""
 BATCH_EVERY_S: Final = 0.01
 """How soon a batch may follow another one, unless it is full: each costs as much as a hundred events, so that at moderate load
 half of the work is saved. What comes alone is billed at once."""
@@ -82,6 +85,8 @@ class ReadAhead:
         """How often it had nothing, for a batch that was empty."""
         self._look_s = 0.0
         """How long to wait before Redis is asked again, for a batch that isn't empty."""
+        self._unbroken = 0
+        """How many have come since Redis last had fewer than it was asked for."""
         self._closed = False
         self._next_batch_s = 0.0
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
@@ -90,14 +95,14 @@ class ReadAhead:
     def take(self) -> ReadBatch:
         """The next batch; an empty one if nothing came for a while. Raises what kept it from being read.
 
-        While the caller works on it, the batch after it is read. What was read before an error is given first; the next call
-        raises it, and the one after that has reading go on.
+        It is what has been read, however little; in a backlog it is full. While the caller works on it, the batch after it is
+        read. What was read before an error is given first; the next call raises it, and the one after that has reading go on.
         """
         with self._changed:
             self._wanted = True
             self._changed.notify_all()
             empty_looks = self._empty_looks
-            self._changed.wait_for(lambda: self._has_something() or self._empty_looks > empty_looks)
+            self._changed.wait_for(lambda: self._is_ready() or self._empty_looks > empty_looks)
             gathers = bool(self._read.parsed) and not self._is_full()
         wait_s = self._next_batch_s - self._monotonic()
         if gathers and wait_s > 0:
@@ -141,8 +146,14 @@ class ReadAhead:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._looked > before or not self._may_read())
 
-    def _has_something(self) -> bool:
-        return bool(self._read.parsed) or self._error is not None
+    def _is_ready(self) -> bool:
+        if self._error is not None:
+            return True
+        return bool(self._read.parsed) and (not self._is_backlog() or self._is_full())
+
+    def _is_backlog(self) -> bool:
+        """Whether a whole batch has been read, and Redis had more all the time."""
+        return self._unbroken >= self._batch_limit
 
     def _is_full(self) -> bool:
         return len(self._read.parsed) >= self._batch_limit or self._read.size_bytes >= MAX_BATCH_BYTES
@@ -170,31 +181,40 @@ class ReadAhead:
                 if not self._may_read():
                     continue
                 limit = self._batch_limit - len(self._read.parsed)
+                if not self._is_backlog():
+                    limit = min(limit, PARSED_AT_ONCE)
+                limit_bytes = MAX_BATCH_BYTES - self._read.size_bytes
                 block_ms = None if self._read.parsed else self._block_ms
                 self._reading = True
                 self._looks += 1
             part, error = NOTHING, None
             try:
-                part = self._read_part(limit, block_ms)
+                part = self._read_part(limit, limit_bytes, block_ms)
             except BaseException as raised:  # noqa: BLE001 - raised to whoever takes the next batch; this thread must not end
                 error = raised
             with self._changed:
-                self._reading = False
-                self._looked = self._looks
-                self._error = error
-                if part.parsed:
-                    self._read = self._read.followed_by(part) if self._read.parsed else part
-                elif not self._read.parsed:
-                    self._empty_looks += 1
-                self._look_s = (
-                    LOOK_EVERY_S
-                    if part.parsed or not self._look_s
-                    else min(2 * self._look_s, LOOK_AT_LEAST_EVERY_S)
-                )
-                self._changed.notify_all()
+                self._take_in(part, error, more=len(part.parsed) == limit)
 
-    def _read_part(self, limit: int, block_ms: int | None) -> ReadBatch:
-        entries = self._stream.read_new(limit=limit, block_ms=block_ms)
+    def _take_in(self, part: ReadBatch, error: BaseException | None, *, more: bool) -> None:
+        """Add what was read, and tell when to ask again; `more` if as much came as was asked for."""
+        self._reading = False
+        self._looked = self._looks
+        self._error = error
+        self._unbroken = self._unbroken + len(part.parsed) if more else 0
+        if part.parsed:
+            self._read = self._read.followed_by(part) if self._read.parsed else part
+        elif not self._read.parsed:
+            self._empty_looks += 1
+        if more:
+            self._look_s = 0.0
+        elif part.parsed or not self._look_s:
+            self._look_s = LOOK_EVERY_S
+        else:
+            self._look_s = min(2 * self._look_s, LOOK_AT_LEAST_EVERY_S)
+        self._changed.notify_all()
+
+    def _read_part(self, limit: int, limit_bytes: int, block_ms: int | None) -> ReadBatch:
+        entries = self._stream.read_new(limit=limit, block_ms=block_ms, limit_bytes=limit_bytes)
         if not entries:
             return NOTHING
         read_s = self._monotonic()

@@ -146,15 +146,17 @@ class CallStream:
             raise
         return any(group["name"] == GROUP.encode() for group in groups)
 
-    def read_new(self, *, limit: int, block_ms: int | None) -> list[Entry]:
+    def read_new(
+        self, *, limit: int, block_ms: int | None, limit_bytes: int = MAX_BATCH_BYTES
+    ) -> list[Entry]:
         """What nobody has read yet: as much as is there, at most `limit` entries. Waits up to `block_ms` only where nothing is.
 
-        It is read a part at a time, and no more once there are MAX_BATCH_BYTES: how large entries are is known only when they
+        It is read a part at a time, and no more once there are `limit_bytes`: how large entries are is known only when they
         have come. Where a later part can't be read, the parts before it stay pending.
         """
         entries = self._read_part(min(limit, PART), block_ms)
         size_bytes, last = _size_bytes(entries), len(entries)
-        while last == PART and len(entries) < limit and size_bytes < MAX_BATCH_BYTES:
+        while last == PART and len(entries) < limit and size_bytes < limit_bytes:
             part = self._read_part(min(limit - len(entries), PART), None)
             entries += part
             size_bytes, last = size_bytes + _size_bytes(part), len(part)

@@ -23,10 +23,11 @@ def test_sigterm_with_batches_in_hand(site: Site) -> None:
         connection.execute(lock, {"org_id": ORG_IDS[-1]})
         site.push_at_once(events)
         wait_until(lambda: waits_for_lock(site.engine), "waiting for the org")
-        wait_until(lambda: site.in_hand() == {"m": 2 * PROCESS_BATCH_LIMIT}, "reading ahead")
+        wait_until(lambda: site.in_hand().get("m", 0) > PROCESS_BATCH_LIMIT, "reading ahead")
         meter.send(signal.SIGTERM)
     assert meter.wait() == 0
-    assert [batch["events"] for batch in meter.said("batch")] == [PROCESS_BATCH_LIMIT, PROCESS_BATCH_LIMIT]
+    in_hand, ahead = (batch["events"] for batch in meter.said("batch"))
+    assert max(in_hand, ahead) <= PROCESS_BATCH_LIMIT < in_hand + ahead
     assert site.deliveries() == {}
     assert site.consumers() == set()
     assert not site.drained()
