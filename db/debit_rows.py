@@ -4,10 +4,10 @@ Packed here, because psycopg's writer takes longer over a row, all of it under t
 of PostgreSQL's documentation of COPY, section "Binary Format": big-endian, each value after its length in bytes.
 """
 
-from datetime import UTC, datetime
 from struct import Struct
 from typing import Final
 
+from db.instants import microseconds
 from db.models import Kind
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
@@ -27,9 +27,6 @@ START: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 END: Final = b"\xff\xff"
 """What goes after the last row."""
 
-_POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_DAY_US: Final = 86_400_000_000
-_SECOND_US: Final = 1_000_000
 _KIND: Final = Kind.DEBIT.value.encode()
 _INT8: Final = 8
 _BALANCE_AND_TIME: Final = Struct(">hiqiq")
@@ -73,12 +70,6 @@ def pack_debit(stream_id: str, event: CallEvent, price: Price, charge: Charge) -
 def pack_posting(balance_after_cents: int, created_us: int) -> bytes:
     """The beginning of a debit's row: its two values that are known only under the org's lock."""
     return _BALANCE_AND_TIME.pack(len(COLUMNS), _INT8, balance_after_cents, _INT8, created_us)
-
-
-def microseconds(at: datetime) -> int:
-    """An aware time as Postgres keeps it, in microseconds since the year 2000."""
-    since = at - _POSTGRES_EPOCH
-    return since.days * _DAY_US + since.seconds * _SECOND_US + since.microseconds
 
 
 def _text(value: str) -> bytes:

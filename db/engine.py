@@ -8,6 +8,7 @@ from typing import Any, Final
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine
 
+from db.exchange import COMMIT, Statement, exchange
 from metering.runtime.crashpoints import CrashPoint, reach
 
 _state = threading.local()
@@ -85,7 +86,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             _state.open = False
 
 
-def execute_last(connection: Connection, statement: str, values: Sequence[object]) -> None:
+def execute_last(connection: Connection, statement: Statement, values: Sequence[bytes]) -> None:
     """Have a statement sent with the COMMIT of this transaction, as the last before it: so it has no round trip of its own.
 
     The transaction itself doesn't see what it does. What it fails with is raised by the commit, which then doesn't happen.
@@ -98,16 +99,8 @@ def _commit(connection: Connection) -> None:
     if last is None:
         connection.commit()
         return
-    driver = driver_connection(connection)
-    try:
-        with driver.pipeline():
-            driver.execute(*last)
-            connection.commit()
-    except BaseException:
-        # SQLAlchemy takes a transaction whose COMMIT failed for ended, and would hand this one on, which may be open.
-        if not connection.invalidated:
-            connection.invalidate()
-        raise
+    exchange(driver_connection(connection), [last, (COMMIT, ())])
+    connection.commit()  # for SQLAlchemy; the driver has nothing left to commit
 
 
 def in_transaction() -> bool:

@@ -11,9 +11,11 @@ import msgspec
 import psycopg
 from sqlalchemy import Connection
 
-from db.arrays import array
-from db.debit_rows import COPY_DEBITS, END, START, microseconds, pack_debit, pack_posting
+from db.arrays import bigints, instants
+from db.debit_rows import COPY_DEBITS, END, START, pack_debit, pack_posting
 from db.engine import driver_connection, execute_last
+from db.exchange import Row, Statement, exchange
+from db.instants import instant, microseconds
 from db.rejections import RejectedEntry, keep_rejected
 from db.reloads import Reloads, ask_reload_rule
 from metering.rules.events import CallEvent, same_call
@@ -52,17 +54,22 @@ def price_call(stream_id: str, raw: bytes, event: CallEvent, price: Price | None
     return PricedCall(stream_id, raw, event, price, charge, row)
 
 
-@dataclass(slots=True)
-class BalanceChange:
+class BalanceChange(msgspec.Struct, gc=False):
     """What a transaction did to one org's account."""
 
     org_id: int
     balance_cents: int
     version: int
     transaction_count: int
-    posted_at: datetime
+    posted_us: int
+    """The time of posting, as Postgres keeps it (`db.instants`): thousands are read and written at once."""
     reload_below_cents: int | None = None
     """The org wants to be reloaded below this balance; None while it has that disabled."""
+
+    @property
+    def posted_at(self) -> datetime:
+        """The time of posting."""
+        return instant(self.posted_us)
 
     @property
     def wants_reload(self) -> bool:
@@ -105,38 +112,47 @@ ROWS_AT_ONCE: Final = 1_000
 _ORG_ID: Final = attrgetter("event.org_id")
 
 # Sorted, so that two batches can't wait for each other. NO KEY: nothing points at an account with a foreign key.
-LOCK_ACCOUNTS: Final = """
+_LOCK: Final = """
     SELECT org_id, balance_cents, version, transaction_count, last_posted_at,
         CASE WHEN auto_reload_enabled THEN greatest(auto_reload_minimum_cents, 1) END
-    FROM accounts WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE
+    FROM accounts WHERE org_id = ANY($1) ORDER BY org_id FOR NO KEY UPDATE
 """
+LOCK_ACCOUNTS: Final = Statement("lock_accounts", _LOCK, ("int8[]",))
+LOCK_FREE_ACCOUNTS: Final = Statement("lock_free_accounts", f"{_LOCK} SKIP LOCKED", ("int8[]",))
 
-SKIP_LOCKED: Final = " SKIP LOCKED"
-
-EXISTING_ACCOUNTS: Final = "SELECT org_id FROM accounts WHERE org_id = ANY(%s::bigint[])"
+EXISTING_ACCOUNTS: Final = Statement(
+    "existing_accounts", "SELECT org_id FROM accounts WHERE org_id = ANY($1)", ("int8[]",)
+)
 
 # LATERAL with LIMIT keeps the planner on the index, one probe per call, whatever it believes of the table's size.
-FIND_BILLED_CALLS: Final = """
+FIND_BILLED_CALLS: Final = Statement(
+    "find_billed_calls",
+    """
     SELECT billed.*
-    FROM unnest(%s::bigint[], %s::bigint[]) AS wanted (org_id, call_id)
+    FROM unnest($1, $2) AS wanted (org_id, call_id)
     CROSS JOIN LATERAL (
         SELECT org_id, call_id, tier, direction, duration_us, ended_at, phone_number_id, phone_number_value, metadata::text
         FROM transactions
         WHERE transactions.org_id = wanted.org_id AND transactions.call_id = wanted.call_id
         LIMIT 1
     ) AS billed
-"""
+    """,
+    ("int8[]", "int8[]"),
+)
 
-PRICE_BOOK_VERSION: Final = "SELECT coalesce(max(id), 0) FROM tier_prices"
+PRICE_BOOK_VERSION: Final = Statement("price_book_version", "SELECT coalesce(max(id), 0) FROM tier_prices")
 
-UPDATE_ACCOUNTS: Final = """
+UPDATE_ACCOUNTS: Final = Statement(
+    "update_accounts",
+    """
     UPDATE accounts
     SET balance_cents = change.balance_cents, version = change.version,
         transaction_count = change.transaction_count, last_posted_at = change.posted_at
-    FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[])
-        AS change (org_id, balance_cents, version, transaction_count, posted_at)
+    FROM unnest($1, $2, $3, $4, $5) AS change (org_id, balance_cents, version, transaction_count, posted_at)
     WHERE accounts.org_id = change.org_id
-"""
+    """,
+    ("int8[]", "int8[]", "int8[]", "int8[]", "timestamptz[]"),
+)
 
 
 def lock_accounts(
@@ -148,42 +164,43 @@ def lock_accounts(
     locks, cut to milliseconds, and never before the account's newest transaction, so that id order is time order even where
     clocks differ (CONTRACT.md section 2, rule 7).
     """
-    with connection.cursor(binary=True) as cursor:
-        cursor.execute(_lock_statement(skip_locked), [array(list(set(org_ids)))])
-        return _locked(cursor, clock)
+    [rows] = exchange(connection, [(_lock_statement(skip_locked), [bigints(list(set(org_ids)))])])
+    return _locked(rows, clock)
 
 
-def _lock_statement(skip_locked: bool) -> str:
-    return LOCK_ACCOUNTS + (SKIP_LOCKED if skip_locked else "")
+def _lock_statement(skip_locked: bool) -> Statement:
+    return LOCK_FREE_ACCOUNTS if skip_locked else LOCK_ACCOUNTS
 
 
-def _locked(cursor: psycopg.Cursor, clock: Clock) -> dict[int, BalanceChange]:
-    """The accounts that a lock statement found. Waits until they are locked; only then is the clock read."""
-    rows = cursor.fetchall()
-    now = to_milliseconds(clock())
+def _locked(rows: Sequence[Row], clock: Clock) -> dict[int, BalanceChange]:
+    """The accounts that a lock statement found. They are locked by now: so the clock is read."""
+    now_us = microseconds(to_milliseconds(clock()))
     return {
         org_id: BalanceChange(
-            org_id, balance_cents, version + 1, count, max(now, last_posted_at or now), reload_below_cents
+            org_id,
+            balance_cents,
+            version + 1,
+            count,
+            max(now_us, last_posted_us or now_us),
+            reload_below_cents,
         )
-        for org_id, balance_cents, version, count, last_posted_at, reload_below_cents in rows
+        for org_id, balance_cents, version, count, last_posted_us, reload_below_cents in rows
     }
 
 
 def write_accounts(connection: psycopg.Connection, changes: Iterable[BalanceChange]) -> None:
     """Bring accounts that this transaction has locked to what `changes` say."""
-    connection.execute(UPDATE_ACCOUNTS, _account_columns(changes))
+    exchange(connection, [(UPDATE_ACCOUNTS, _account_columns(changes))])
 
 
-def _account_columns(changes: Iterable[BalanceChange]) -> tuple[str, ...]:
+def _account_columns(changes: Iterable[BalanceChange]) -> tuple[bytes, ...]:
     listed = list(changes)
-    # Nearly all were posted at the same time, which needs to be spelt only once.
-    spelt = {posted_at: posted_at.isoformat() for posted_at in {change.posted_at for change in listed}}
     return (
-        array([change.org_id for change in listed]),
-        array([change.balance_cents for change in listed]),
-        array([change.version for change in listed]),
-        array([change.transaction_count for change in listed]),
-        array([spelt[change.posted_at] for change in listed]),
+        bigints([change.org_id for change in listed]),
+        bigints([change.balance_cents for change in listed]),
+        bigints([change.version for change in listed]),
+        bigints([change.transaction_count for change in listed]),
+        instants([change.posted_us for change in listed]),
     )
 
 
@@ -238,7 +255,8 @@ def _held_by_others(driver: psycopg.Connection, org_ids: set[int]) -> set[int]:
     """Which of the orgs that couldn't be locked are there all the same."""
     if not org_ids:
         return set()
-    return {row[0] for row in driver.execute(EXISTING_ACCOUNTS, [array(org_ids)])}
+    [rows] = exchange(driver, [(EXISTING_ACCOUNTS, [bigints(list(org_ids))])])
+    return {row[0] for row in rows}
 
 
 def _lock_and_look(
@@ -254,23 +272,16 @@ def _lock_and_look(
     Sent together, because each round trip costs a small batch as much as its statement; Postgres takes them one after the other,
     each on a snapshot of its own, so that what is looked for is looked for under the locks.
     """
-    with (
-        driver.cursor(binary=True) as locks,
-        driver.cursor() as version,
-        driver.cursor(binary=True) as billed,
-    ):
-        with driver.pipeline():
-            locks.execute(_lock_statement(skip_locked), [array(list(org_ids))])
-            version.execute(PRICE_BOOK_VERSION)
-            keys = [
-                array([call.event.org_id for call in calls]),
-                array([call.event.call_id for call in calls]),
-            ]
-            billed.execute(FIND_BILLED_CALLS, keys)
-        accounts = _locked(locks, clock)
-        newest = version.fetchone()
-        known = {(row[0], row[1]): _billed_event(*row) for row in billed}
-    return accounts, 0 if newest is None else newest[0], known
+    keys = [bigints([call.event.org_id for call in calls]), bigints([call.event.call_id for call in calls])]
+    locked, [newest], billed = exchange(
+        driver,
+        [
+            (_lock_statement(skip_locked), [bigints(list(org_ids))]),
+            (PRICE_BOOK_VERSION, []),
+            (FIND_BILLED_CALLS, keys),
+        ],
+    )
+    return _locked(locked, clock), newest[0], {(row[0], row[1]): _billed_event(*row) for row in billed}
 
 
 def _billed_event(
@@ -279,7 +290,7 @@ def _billed_event(
     tier: str,
     direction: str,
     duration_us: int,
-    ended_at: datetime,
+    ended_us: int,
     phone_number_id: int | None,
     phone_number_value: str | None,
     metadata: str | None,
@@ -290,7 +301,7 @@ def _billed_event(
         tier=tier,
         direction=direction,
         duration_us=duration_us,
-        ended_at=ended_at,
+        ended_at=instant(ended_us),
         phone_number_id=phone_number_id,
         phone_number_value=phone_number_value,
         metadata=metadata or "{}",
@@ -329,8 +340,6 @@ def _write_debits(
 ) -> dict[int, BalanceChange]:
     """Write one row per debit, with the balance after it; give the accounts that changed, as they must be written."""
     changed: dict[int, BalanceChange] = {}
-    # Nearly all were posted at the same time, which needs to be reckoned only once.
-    created_us = {at: microseconds(at) for at in {account.posted_at for account in accounts.values()}}
     rows = [START]
     with driver.cursor() as cursor, cursor.copy(COPY_DEBITS) as copy:
         for first in range(0, len(debits), ROWS_AT_ONCE):
@@ -340,7 +349,7 @@ def _write_debits(
                 account = changed[call.event.org_id] = accounts[call.event.org_id]
                 account.balance_cents -= call.charge.amount_cents
                 account.transaction_count += 1
-                rows += (pack_posting(account.balance_cents, created_us[account.posted_at]), call.row)
+                rows += (pack_posting(account.balance_cents, account.posted_us), call.row)
             if first + ROWS_AT_ONCE >= len(debits):
                 rows.append(END)
             copy.write(b"".join(rows))  # seldom: each write is a turn of the thread's

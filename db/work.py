@@ -1,11 +1,12 @@
 """Taking an attempt in hand: what is to be done about it is decided, and written down, before Stripe is asked."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
 from typing import Final
 from uuid import UUID
 
+from msgspec import structs
 from sqlalchemy import Connection
 
 from db.attempts import Attempt, change_attempt, find_attempt, finish_attempt
@@ -130,7 +131,7 @@ def _reload_step(
         return Step.SEND
     # A charge that may not have been made is not made after a no: reloads disabled, a lower limit, money that went back. If it
     # was made, it is found. That the balance has risen is no such no: the answer is wanted soon, and a repeat brings it.
-    empty = replace(account, balance_cents=0)
+    empty = structs.replace(account, balance_cents=0)
     said = _rule_says(connection, attempt, empty, billing, now, amount_cents=attempt.amount_cents)
     return Step.SEND if isinstance(said, Due) else Step.FIND
 

@@ -20,12 +20,16 @@ from unittest.mock import patch
 
 import psycopg
 import redis
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from psycopg.types.numeric import Int8BinaryLoader
 from redis._parsers import _HiredisParser, _RESP2Parser
 from sqlalchemy import text
 
 from db import ledger
 from db.debit_rows import COLUMNS, COPY_DEBITS
 from db.engine import transaction
+from db.exchange import Row, Statement, exchange
 from db.ledger import BalanceChange, PricedCall, post_calls
 from db.models import Kind
 from db.prices import load_price_book
@@ -125,6 +129,38 @@ def by_temporary_table(
     return changed
 
 
+def one_by_one(
+    connection: psycopg.Connection, asked: Sequence[tuple[Statement, Sequence[bytes]]]
+) -> list[list[Row]]:
+    """Each statement by itself."""
+    return [rows for each in asked for rows in exchange(connection, [each])]
+
+
+def by_psycopgs_pipeline(
+    connection: psycopg.Connection, asked: Sequence[tuple[Statement, Sequence[bytes]]]
+) -> list[list[Row]]:
+    """psycopg's own way of asking several things at once."""
+    cursors = [psycopg.RawCursor(connection) for _ in asked]
+    with connection.pipeline():
+        for cursor, (statement, values) in zip(cursors, asked, strict=True):
+            cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
+            for kind in set(statement.types):
+                cursor.adapters.register_dumper(bytes, _dumper(kind))
+            cursor.execute(statement.text.encode(), values, binary=True)
+    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+
+def _dumper(kind: str) -> type[Dumper]:
+    """How bytes go as they are, as an array of that type."""
+    base = kind.removesuffix("[]")
+    members = {
+        "format": Format.BINARY,
+        "oid": psycopg.adapters.types[base].array_oid,
+        "dump": lambda _, packed: packed,
+    }
+    return type("Packed", (Dumper,), members)
+
+
 @contextmanager
 def owners(bed: Bed, before: str, after: str) -> Iterator[None]:
     """Something done to the schema, and undone."""
@@ -147,10 +183,8 @@ def ways(bed: Bed) -> dict[str, Callable[[], AbstractContextManager[object]]]:
             patch.object, ledger, "_write_debits", by_temporary_table
         ),
         "calls in the order in which they came": partial(patch.object, ledger, "_ORG_ID", lambda _: 0),
-        "psycopg's own arrays": partial(patch.object, ledger, "array", list),
-        "a round trip for each statement": partial(
-            patch.object, psycopg.Connection, "pipeline", lambda _: nullcontext()
-        ),
+        "a round trip for each statement": partial(patch.object, ledger, "exchange", one_by_one),
+        "psycopg's pipeline": partial(patch.object, ledger, "exchange", by_psycopgs_pipeline),
         "accounts packed full (fillfactor 100)": partial(
             owners,
             bed,

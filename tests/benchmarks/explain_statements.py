@@ -17,6 +17,7 @@ from sqlalchemy import Engine, make_url
 
 from db.arrays import array
 from db.engine import driver_connection, transaction
+from db.exchange import Statement
 from db.ledger import FIND_BILLED_CALLS, LOCK_ACCOUNTS, UPDATE_ACCOUNTS, post_calls
 from db.prices import load_price_book
 from metering.rules.times import format_time
@@ -35,9 +36,12 @@ EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, WAL, COSTS OFF, SUMMARY ON) "
 _LONG_ARRAY = re.compile(r"\{[0-9,]{40,}\}")
 
 
-def explain(connection: psycopg.Connection, name: str, statement: str, values: list[str]) -> None:
+def explain(connection: psycopg.Connection, name: str, statement: Statement, values: list[str]) -> None:
     print(f"\n{name}")
-    for row in connection.execute((EXPLAIN + statement).encode(), values):
+    typed = re.sub(
+        r"\$([0-9]+)", lambda number: f"{number[0]}::{statement.types[int(number[1]) - 1]}", statement.text
+    )
+    for row in psycopg.RawCursor(connection).execute((EXPLAIN + typed).encode(), values):
         print(f"  {_LONG_ARRAY.sub('{...}', row[0])}")
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from db import ledger
-from db.debit_rows import COLUMNS, COPY_DEBITS, END, START, microseconds, pack_debit, pack_posting
+from db.debit_rows import COLUMNS, COPY_DEBITS, END, START, pack_debit, pack_posting
 from db.engine import driver_connection
+from db.instants import microseconds
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
 from tests.conftest import Database

@@ -5,12 +5,15 @@ import pytest
 from psycopg import errors
 from sqlalchemy import text
 
+from db.arrays import bigints
 from db.engine import execute_last, transaction
+from db.exchange import Statement
 from db.failures import driver_error
 from tests.conftest import Database
 
-SET_VERSION = "UPDATE accounts SET version = %s::numeric::bigint WHERE org_id = 1"
-"""Refuses with a number that is too large, and only as it runs."""
+SET_VERSION = Statement("test", "UPDATE accounts SET version = $1[1] * 4 WHERE org_id = 1", ("int8[]",))
+"""Refuses a number that is too large, and only as it runs."""
+TOO_LARGE = 2**62
 
 
 @pytest.fixture
@@ -29,30 +32,30 @@ def versions(database: Database) -> list[int]:
         return list(connection.scalars(text("SELECT version FROM accounts ORDER BY org_id")))
 
 
-def set_both(database: Database, last: str, *, then: Exception | None = None) -> None:
-    """Set the second org's version to 2, and with the COMMIT the first one's to `last`; unless something happens then."""
+def set_both(database: Database, last: int, *, then: Exception | None = None) -> None:
+    """Set the second org's version to 2, and with the COMMIT the first's to four times `last`; unless something happens then."""
     with transaction(database.engine) as connection:
-        execute_last(connection, SET_VERSION, [last])
+        execute_last(connection, SET_VERSION, [bigints([last])])
         connection.execute(text("UPDATE accounts SET version = 2 WHERE org_id = 2"))
         if then is not None:
             raise then
 
 
 def test_the_last_statement_is_committed_with_what_went_before(orgs: Database) -> None:
-    set_both(orgs, "1")
-    assert versions(orgs) == [1, 2]
+    set_both(orgs, 1)
+    assert versions(orgs) == [4, 2]
 
 
 def test_where_it_fails_nothing_is_committed_and_the_connection_goes_on(orgs: Database) -> None:
     for _ in range(2):
         with pytest.raises(Exception, match="out of range") as raised:
-            set_both(orgs, "1e30")
+            set_both(orgs, TOO_LARGE)
         assert isinstance(driver_error(raised.value), errors.NumericValueOutOfRange)
     assert versions(orgs) == [0, 0]
 
 
 def test_what_was_to_be_sent_is_forgotten_with_its_transaction(orgs: Database) -> None:
     with pytest.raises(psycopg.OperationalError):
-        set_both(orgs, "1", then=psycopg.OperationalError("away for a moment"))
+        set_both(orgs, 1, then=psycopg.OperationalError("away for a moment"))
     for _ in range(2):  # through the same connection, the second time after the first one's COMMIT
         assert versions(orgs) == [0, 0]
