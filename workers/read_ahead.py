@@ -17,9 +17,6 @@ LOOK_EVERY_S: Final = 0.005
 """How often to look for more while a batch waits: what came since is billed with it, and not only with the next."""
 LOOK_AT_LEAST_EVERY_S: Final = 0.1
 """The same where nothing comes: the batch may wait for as long as Postgres is away."""
-PARSED_AT_ONCE: Final = 100
-"""How many are parsed and priced before they are handed over: so few that who bills seldom waits for them. In a backlog, where
-latency is lost already, it is as many as a batch takes, which needs less time for each."""
 BATCH_EVERY_S: Final = 0.01
 """How soon a batch may follow another one, unless it is full: each costs as much as a hundred events, so that at moderate load
 half of the work is saved. What comes alone is billed at once."""
@@ -42,6 +39,10 @@ class ReadBatch(msgspec.Struct, frozen=True):
             None if self.priced is None or later.priced is None else self.priced.followed_by(later.priced)
         )
         return ReadBatch(self.parsed, self.read_s, priced, self.size_bytes + later.size_bytes)
+
+
+class ReaderEndedError(Exception):
+    """Nothing is read any more: the meter must be started anew."""
 
 
 NOTHING: Final = ReadBatch([], 0.0, None, 0)
@@ -73,6 +74,8 @@ class ReadAhead:
         # All that follows is changed under that condition's lock, and said by it.
         self._read = NOTHING
         self._error: BaseException | None = None
+        self._ended: BaseException | None = None
+        """What the thread has ended with."""
         self._wanted = False
         """Whether to read at all."""
         self._reading = False
@@ -130,24 +133,29 @@ class ReadAhead:
         self._thread.join()
 
     def _taken(self) -> ReadBatch:
-        if not self._read.parsed and self._error is not None:
-            error, self._error, self._wanted = self._error, None, False
-            raise error
+        if not self._read.parsed:
+            if self._ended is not None:
+                raise ReaderEndedError("the thread that reads has ended") from self._ended
+            if self._error is not None:
+                error, self._error, self._wanted = self._error, None, False
+                raise error
         batch, self._read = self._read, NOTHING
         self._look_s = 0.0
         self._changed.notify_all()
         return batch
 
     def _look(self) -> None:
-        """Have Redis asked once more, and wait for what it says; not if it can't be asked now."""
+        """Have Redis asked once more, and wait for what it says; not if it is being asked, or can't be asked now."""
         with self._changed:
+            if self._reading:
+                return
             before = self._looks
             self._look_s = 0.0
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._looked > before or not self._may_read())
 
     def _is_ready(self) -> bool:
-        if self._error is not None:
+        if self._error is not None or self._ended is not None:
             return True
         return bool(self._read.parsed) and (not self._is_backlog() or self._is_full())
 
@@ -159,14 +167,15 @@ class ReadAhead:
         return len(self._read.parsed) >= self._batch_limit or self._read.size_bytes >= MAX_BATCH_BYTES
 
     def _may_read(self) -> bool:
-        return self._wanted and not self._is_full() and self._error is None
+        return self._wanted and not self._is_full() and self._error is None and self._ended is None
 
     def _run(self) -> None:
         try:
             self._read_on()
         except BaseException as error:  # noqa: BLE001 - nobody must wait for a thread that has ended
             with self._changed:
-                self._error = error
+                self._reading = False
+                self._ended = error
                 self._changed.notify_all()
 
     def _read_on(self) -> None:
@@ -181,48 +190,57 @@ class ReadAhead:
                 if not self._may_read():
                     continue
                 limit = self._batch_limit - len(self._read.parsed)
-                if not self._is_backlog():
-                    limit = min(limit, PARSED_AT_ONCE)
                 limit_bytes = MAX_BATCH_BYTES - self._read.size_bytes
                 block_ms = None if self._read.parsed else self._block_ms
                 self._reading = True
                 self._looks += 1
-            part, error = NOTHING, None
+            came, error = 0, None
             try:
-                part = self._read_part(limit, limit_bytes, block_ms)
+                for entries in self._stream.parts(
+                    limit=limit, block_ms=block_ms, limit_bytes=limit_bytes, goes_on=self._goes_on
+                ):
+                    came += len(entries)
+                    self._hand_over(self._prepared(entries))
             except BaseException as raised:  # noqa: BLE001 - raised to whoever takes the next batch; this thread must not end
                 error = raised
-            with self._changed:
-                self._take_in(part, error, more=len(part.parsed) == limit)
+            self._end_reading(error, came=came > 0, more=came == limit)
 
-    def _take_in(self, part: ReadBatch, error: BaseException | None, *, more: bool) -> None:
-        """Add what was read, and tell when to ask again; `more` if as much came as was asked for."""
-        self._reading = False
-        self._looked = self._looks
-        self._error = error
-        self._unbroken = self._unbroken + len(part.parsed) if more else 0
-        if part.parsed:
-            self._read = self._read.followed_by(part) if self._read.parsed else part
-        elif not self._read.parsed:
-            self._empty_looks += 1
-        if more:
-            self._look_s = 0.0
-        elif part.parsed or not self._look_s:
-            self._look_s = LOOK_EVERY_S
-        else:
-            self._look_s = min(2 * self._look_s, LOOK_AT_LEAST_EVERY_S)
-        self._changed.notify_all()
+    def _goes_on(self) -> bool:
+        return self._wanted and not self._closed
 
-    def _read_part(self, limit: int, limit_bytes: int, block_ms: int | None) -> ReadBatch:
-        entries = self._stream.read_new(limit=limit, block_ms=block_ms, limit_bytes=limit_bytes)
-        if not entries:
-            return NOTHING
+    def _prepared(self, entries: Sequence[Entry]) -> ReadBatch:
+        """Entries, parsed and priced."""
         read_s = self._monotonic()
         reach(CrashPoint.METER_AFTER_READ)
         parsed = parse_entries(entries, self._clock())
         reach(CrashPoint.METER_AFTER_PARSE)
         size_bytes = sum(len(entry.raw) for entry in entries)
         return ReadBatch(parsed, read_s, _priced(parsed, self._book()), size_bytes)
+
+    def _hand_over(self, part: ReadBatch) -> None:
+        with self._changed:
+            self._read = self._read.followed_by(part) if self._read.parsed else part
+            self._unbroken += len(part.parsed)
+            if self._is_ready():
+                self._changed.notify_all()
+
+    def _end_reading(self, error: BaseException | None, *, came: bool, more: bool) -> None:
+        """Tell when to ask again, by whether something came, and whether it was as much as was asked for."""
+        with self._changed:
+            self._reading = False
+            self._looked = self._looks
+            self._error = error
+            if not more:
+                self._unbroken = 0
+            if not came and not self._read.parsed:
+                self._empty_looks += 1
+            if more:
+                self._look_s = 0.0
+            elif came or not self._look_s:
+                self._look_s = LOOK_EVERY_S
+            else:
+                self._look_s = min(2 * self._look_s, LOOK_AT_LEAST_EVERY_S)
+            self._changed.notify_all()
 
 
 def _priced(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch | None:

@@ -1,6 +1,6 @@
 """The stream of completed calls, as one consumer of its group sees it (CONTRACT.md section 3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ MAX_BATCH_BYTES: Final = 2_000_000
 ACKED_AT_ONCE: Final = 1_000
 """How many entries are taken out by one call, two milliseconds: Redis answers nobody meanwhile who asks for a gate."""
 PART: Final = 50
-"""How many new entries are read at once: the rest of a batch follows at once, unless these are large."""
+"""How many new entries are asked for at once: the rest of a batch follows at once, unless these are large."""
 
 # In one, so that an entry is either still to be finished or gone; and many entries by one command: one for each would cost Redis,
 # and its append-only file, twice as much.
@@ -121,9 +121,8 @@ class CallStream:
         self._client = client
         self.consumer = consumer
         self._take_out = client.register_script(_TAKE_OUT)
-        for command in ("XREADGROUP", "XCLAIM"):
-            # As Redis says it: made into a dict, of fields with the same name all but the last would be lost without a trace.
-            client.set_response_callback(command, _as_it_came)
+        # As Redis says it: made into a dict, of fields with the same name all but the last would be lost without a trace.
+        client.set_response_callback("XCLAIM", _as_it_came)
 
     def join(self) -> None:
         """Make the group unless it is there, from the stream's beginning: nothing that was pushed is skipped."""
@@ -146,38 +145,48 @@ class CallStream:
             raise
         return any(group["name"] == GROUP.encode() for group in groups)
 
-    def read_new(
-        self, *, limit: int, block_ms: int | None, limit_bytes: int = MAX_BATCH_BYTES
-    ) -> list[Entry]:
-        """What nobody has read yet: as much as is there, at most `limit` entries. Waits up to `block_ms` only where nothing is.
+    def read_new(self, *, limit: int, block_ms: int | None) -> list[Entry]:
+        """All that `parts` gives, at once."""
+        return [entry for part in self.parts(limit=limit, block_ms=block_ms) for entry in part]
 
-        It is read a part at a time, and no more once there are `limit_bytes`: how large entries are is known only when they
-        have come. Where a later part can't be read, the parts before it stay pending.
+    def parts(
+        self,
+        *,
+        limit: int,
+        block_ms: int | None,
+        limit_bytes: int = MAX_BATCH_BYTES,
+        goes_on: Callable[[], bool] = lambda: True,
+    ) -> Iterator[list[Entry]]:
+        """What nobody has read yet, a part at a time: as much as is there, at most `limit` entries, while it `goes_on`.
+
+        Waits up to `block_ms` only where nothing is. There are no more parts once there are `limit_bytes`: how large entries are
+        is known only when they have come. While the caller works on a part the next one is on its way; if the caller stops before
+        the end, or a part can't be read, what was on its way stays pending.
         """
-        entries = self._read_part(min(limit, PART), block_ms)
-        size_bytes, last = _size_bytes(entries), len(entries)
-        while last == PART and len(entries) < limit and size_bytes < limit_bytes:
-            part = self._read_part(min(limit - len(entries), PART), None)
-            entries += part
-            size_bytes, last = size_bytes + _size_bytes(part), len(part)
-        return entries
+        count = size_bytes = 0
+        connection = self._client.connection_pool.get_connection()
+        asked = min(limit, PART)
+        try:
+            self._ask(connection, asked, block_ms)
+            while asked:
+                answer = connection.read_response()
+                part = [_entry(*item) for item in answer[0][1]] if answer else []
+                count, size_bytes = count + len(part), size_bytes + _size_bytes(part)
+                ended = len(part) < asked or size_bytes >= limit_bytes or not goes_on()
+                asked = 0 if ended else min(limit - count, PART)
+                if asked:
+                    self._ask(connection, asked, None)
+                if part:
+                    yield part
+        finally:
+            if asked:
+                connection.disconnect()  # type: ignore[no-untyped-call] # or the next command would be given this one's answer
+            self._client.connection_pool.release(connection)
 
-    def _read_part(self, limit: int, block_ms: int | None) -> list[Entry]:
+    def _ask(self, connection: Any, limit: int, block_ms: int | None) -> None:
         block = () if block_ms is None else ("BLOCK", block_ms)
-        command = (
-            "XREADGROUP",
-            "GROUP",
-            GROUP,
-            self.consumer,
-            "COUNT",
-            limit,
-            *block,
-            "STREAMS",
-            STREAM,
-            ">",
-        )
-        answer = _command(self._client, *command)
-        return [_entry(*item) for item in answer[0][1]] if answer else []
+        group = ("GROUP", GROUP, self.consumer, "COUNT", limit)
+        connection.send_command("XREADGROUP", *group, *block, "STREAMS", STREAM, ">")
 
     def pending(self, *, consumer: str | None = None, min_idle_ms: int = 0) -> Iterator[list[Pending]]:
         """Pages of entries delivered but not acked, oldest first: `consumer`'s, or everybody's."""

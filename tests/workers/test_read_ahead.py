@@ -17,7 +17,7 @@ from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
 from workers import read_ahead
 from workers.meter import Meter
-from workers.read_ahead import ReadAhead, ReadBatch
+from workers.read_ahead import ReadAhead, ReaderEndedError
 from workers.stream import GROUP, MAX_BATCH_BYTES, PART, STREAM, CallStream, Entry
 
 BOOK = PriceBook(1, [])
@@ -140,15 +140,15 @@ def test_what_was_read_before_redis_went_away_is_given_and_the_error_comes_next(
     redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unsaid, what that read may have taken would be found late."""
-    read, away, failed = CallStream.read_new, Event(), Event()
+    read, away, failed = CallStream.parts, Event(), Event()
 
-    def read_or_fail(stream: CallStream, **limits: Any) -> list[Entry]:
+    def read_or_fail(stream: CallStream, **limits: Any) -> Iterator[list[Entry]]:
         if away.is_set():
             failed.set()
             raise redis.ConnectionError("away for a moment")
         return read(stream, **limits)
 
-    monkeypatch.setattr(CallStream, "read_new", read_or_fail)
+    monkeypatch.setattr(CallStream, "parts", read_or_fail)
     assert ahead.take().parsed == []
     push(redis_client, 1)
     wait_until(lambda: in_hand(redis_client) == 1, "reading ahead")
@@ -176,18 +176,16 @@ def test_what_keeps_it_from_reading_is_raised_and_the_next_call_tries_again(
 def test_a_reader_that_fails_unforeseen_keeps_nobody_waiting(
     redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(batch: ReadBatch, later: ReadBatch) -> ReadBatch:
+    def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(ReadBatch, "followed_by", fail)
-    assert ahead.take().parsed == []
+    monkeypatch.setattr(ReadAhead, "_end_reading", fail)
     push(redis_client, 1)
-    wait_until(lambda: in_hand(redis_client) == 1, "reading ahead")
-    push(redis_client, 1)
-    wait_until(lambda: not ahead._thread.is_alive(), "looking again")
     assert len(ahead.take().parsed) == 1
-    with pytest.raises(MemoryError):
-        ahead.take()
+    for give in (ahead.take, ahead.settle, ahead.take):
+        with pytest.raises(ReaderEndedError) as raised:
+            give()
+        assert isinstance(raised.value.__cause__, MemoryError)
 
 
 def test_batches_of_large_events_are_small(redis_client: redis.Redis) -> None:
