@@ -28,7 +28,7 @@ def meter(
         typer.Option(
             metavar="N", min=1, max=10_000, help="How many calls at most to bill in one transaction."
         ),
-    ] = 3_500,
+    ] = 3_000,
     verbose: VerboseOption = False,
     stop_with_stdin: StopWithStdinOption = False,
 ) -> None:
