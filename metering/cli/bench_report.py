@@ -55,13 +55,13 @@ def _show_reads(reads: "Reads") -> None:
         f" A sweep over {reads.gates:,} gates: {reads.sweep_s:.2f} s."
     )
     shown = table(
-        *("GET", ">per second", ">beside events/s", ">p50", ">p99", ">highest"),
+        *("GET", "by", ">per second", ">beside events/s", ">p50", ">p99", ">highest"),
         title="Milliseconds from a request's scheduled time",
     )
     for read in reads.http:
         took = (read.took.p50_ms, read.took.p99_ms, read.took.highest_ms)
         rates = (f"{read.per_second:,.0f}", f"{read.events_per_second:,.0f}")
-        add_row(shown, [read.path, *rates, *(f"{ms:.1f}" for ms in took)])
+        add_row(shown, [read.path, read.credentials, *rates, *(f"{ms:.1f}" for ms in took)])
     show_table(shown)
 
 

@@ -1,10 +1,12 @@
 """How long customers and telephony wait for the API while a meter works."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from secrets import token_urlsafe
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,7 +28,9 @@ REQUESTS_PER_SECOND: Final = 500.0
 WARM_UP_REQUESTS: Final = 500
 ORG_ID: Final = 900_000_000
 """Has one cent and makes no calls, so that its gate is open."""
-PATHS: Final = (f"/v1/gate/{ORG_ID}?direction=outbound&tier={TIER}", "/v1/billing")
+_GATE: Final = f"/v1/gate/{ORG_ID}?direction=outbound&tier={TIER}"
+_ACCOUNT: Final = "/v1/billing"
+TELEPHONY_SETTING: Final = "METERING_TELEPHONY_TOKEN"
 API_LIMIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.05
 OK: Final = 200
@@ -37,6 +41,8 @@ class HttpRead:
     """One path, asked for at a steady rate."""
 
     path: str
+    credentials: str
+    """The telephony layer's token, or the org's key, which is looked up in Postgres each time."""
     per_second: float
     events_per_second: float
     """What the meter billed meanwhile."""
@@ -59,15 +65,18 @@ def measure_http_reads(
 ) -> list[HttpRead]:
     """Each path alone, beside one meter under that load. Raises MeasuringError if anything is answered but 200."""
     api_key = make_asking_org(bed, ORG_ID)
+    token = token_urlsafe()
+    os.environ[TELEPHONY_SETTING] = token  # the environment is this run's own (`making_bed`)
+    asked = ((_GATE, "token", token), (_GATE, "key", api_key), (_ACCOUNT, "key", api_key))
     reads: list[HttpRead] = []
     with (
         running_roles(bed.servers.data_dir, [meter_command(0), *api_commands()]) as roles,
         Listener(bed.client) as listener,
     ):
         host, port = _address(roles)
-        for path in PATHS:
+        for path, credentials, secret in asked:
             for count in (WARM_UP_REQUESTS, int(REQUESTS_PER_SECOND * plan.latency_s)):
-                order = GetOrder(host, port, path, api_key, REQUESTS_PER_SECOND, count)
+                order = GetOrder(host, port, path, secret, REQUESTS_PER_SECOND, count)
                 answer_path = bed.servers.data_dir / "got.json"
                 sender = subprocess.Popen([sys.executable, "-P", "-m", *get_words(order, answer_path)])
                 seen = observe(
@@ -84,7 +93,8 @@ def measure_http_reads(
             got = read_got(answer_path)
             if got.statuses != {str(OK): count}:
                 raise MeasuringError(f"GET {path} was answered with {got.statuses}.")
-            reads.append(HttpRead(path, REQUESTS_PER_SECOND, seen.per_second, percentiles(got.latencies_s)))
+            took = percentiles(got.latencies_s)
+            reads.append(HttpRead(path, credentials, REQUESTS_PER_SECOND, seen.per_second, took))
     return reads
 
 

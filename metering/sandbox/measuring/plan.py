@@ -56,7 +56,7 @@ class Plan:
         whole = {
             Part.THROUGHPUT: rounds * (2 * WORKLOADS * self.events + 3 * self.messages),
             Part.LATENCY: round(loads_s * LIKELY_PER_SECOND),
-            Part.READS: round(2 * (self.latency_s + 1) * LIKELY_PER_SECOND / 2),
+            Part.READS: round(3 * (self.latency_s + 1) * LIKELY_PER_SECOND / 2),
             Part.BATCHES: 2
             * rounds
             * sum(min(self.events, limit * self.messages) for limit in self.batch_limits),
