@@ -1,6 +1,6 @@
 """The stream of completed calls, as one consumer of its group sees it (CONTRACT.md section 3)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -156,7 +156,7 @@ class CallStream:
         block_ms: int | None,
         limit_bytes: int = MAX_BATCH_BYTES,
         goes_on: Callable[[], bool] = lambda: True,
-    ) -> Iterator[list[Entry]]:
+    ) -> Generator[list[Entry]]:
         """What nobody has read yet, a part at a time: as much as is there, at most `limit` entries, while it `goes_on`.
 
         Waits up to `block_ms` only where nothing is. There are no more parts once there are `limit_bytes`: how large entries are

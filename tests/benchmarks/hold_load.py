@@ -6,6 +6,7 @@ Unlike `metering bench`, whose loads follow from what is sustained, it puts the 
 """
 
 import argparse
+import math
 import os
 import shutil
 import statistics
@@ -62,6 +63,13 @@ def show(rate: float, name: str, runs: Sequence[Numbers]) -> None:
     )
 
 
+def compared(rate: float, these: Sequence[Numbers], others: Sequence[Numbers]) -> str:
+    """How the pairs' p50 to the commit compare: the geometric mean of their ratios, with its standard error."""
+    logs = [math.log(this[0] / other[0]) for this, other in zip(these, others, strict=True)]
+    mean, error = math.exp(statistics.mean(logs)), statistics.stdev(logs) / math.sqrt(len(logs))
+    return f"{rate:,.0f}: this to the other {mean:.2f} ± {mean * error:.2f}"
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description="Latency at given loads, in events per second.")
@@ -90,6 +98,9 @@ def main() -> None:
             print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
             for (rate, name), measured in sorted(runs.items(), reverse=True):
                 show(rate, name, measured)
+            if asked.beside and asked.rounds > 1:
+                for rate in asked.rates:
+                    print(compared(rate, runs[rate, "this"], runs[rate, "other"]))
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from metering.runtime.clock import system_clock
 from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
 from workers import read_ahead
+from workers.batch import parse_entries
 from workers.meter import Meter
 from workers.read_ahead import ReadAhead, ReaderEndedError
 from workers.stream import GROUP, MAX_BATCH_BYTES, PART, STREAM, CallStream, Entry
@@ -63,6 +64,48 @@ def test_what_comes_while_a_batch_waits_is_in_it(redis_client: redis.Redis, ahea
     push(redis_client, 3)
     wait_until(lambda: len(ahead._read.parsed) == 5, "looking again")
     assert len(ahead.take().parsed) == 5
+
+
+def test_a_part_is_handed_over_while_the_next_one_is_parsed(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latency would else be that of all there is."""
+    go_on, parsed = Event(), count(1)
+
+    def parse_slowly(*arguments: Any) -> Any:
+        assert next(parsed) == 1 or go_on.wait(timeout=40)
+        return parse_entries(*arguments)
+
+    monkeypatch.setattr("workers.read_ahead.parse_entries", parse_slowly)
+    stream = CallStream(redis_client, "m")
+    stream.join()
+    push(redis_client, 3 * PART)
+    ahead = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
+    assert len(ahead.take().parsed) == PART
+    wait_until(
+        lambda: in_hand(redis_client) == 3 * PART, "asking for the last part while the second one is parsed"
+    )
+    go_on.set()
+    ahead.settle()
+    ahead.close()
+
+
+def test_in_a_backlog_batches_are_full(redis_client: redis.Redis) -> None:
+    """Small ones cost more for each event."""
+    limit = 4 * PART
+    stream = CallStream(redis_client, "m")
+    stream.join()
+    push(redis_client, 10 * limit)
+    ahead = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=limit, block_ms=5)
+    sizes = []
+    while batch := ahead.take().parsed:
+        sizes.append(len(batch))
+    ahead.close()
+    ends = list(accumulate(sizes))
+    assert ends[-1] == 10 * limit
+    # A backlog is known as such after as many; the last one is what is left.
+    later = [size for size, end in zip(sizes, ends, strict=True) if end - size >= limit]
+    assert set(later[:-1]) == {limit}
 
 
 def test_a_batch_that_comes_too_soon_waits_and_is_looked_for_again(

@@ -8,8 +8,8 @@ from metering.rules.events import MAX_EVENT_BYTES
 from metering.rules.rejections import Reason
 from tests.spine.billing import rejections
 from tests.workers.calls import assert_billed, encode, make_calls
-from tests.workers.processes import Site
-from workers.stream import GROUP, STREAM, Backlog, CallStream, backlog
+from tests.workers.processes import Site, wait_until
+from workers.stream import GROUP, PART, STREAM, Backlog, CallStream, backlog
 
 
 def read_by(client: redis.Redis, name: str, limit: int = 1_000) -> tuple[CallStream, list[str]]:
@@ -17,6 +17,31 @@ def read_by(client: redis.Redis, name: str, limit: int = 1_000) -> tuple[CallStr
     stream = CallStream(client, name)
     stream.join()
     return stream, [entry.stream_id for entry in stream.read_new(limit=limit, block_ms=1)]
+
+
+def test_who_stops_reading_leaves_what_was_on_its_way_pending(redis_client: redis.Redis) -> None:
+    """And nobody is given an answer that was meant for him."""
+    stream = CallStream(redis_client, "m")
+    stream.join()
+    for number in range(3 * PART):
+        redis_client.xadd(STREAM, {"event": str(number)})
+    parts = stream.parts(limit=3 * PART, block_ms=None)
+    assert len(next(parts)) == PART
+    wait_until(lambda: backlog(redis_client).pending == 2 * PART, "the second part")
+    parts.close()
+    assert redis_client.ping() is True
+    assert [entry.raw for entry in stream.read_new(limit=1_000, block_ms=1)] == [
+        str(number).encode() for number in range(2 * PART, 3 * PART)
+    ]
+
+
+def test_told_not_to_go_on_it_asks_for_no_more(redis_client: redis.Redis) -> None:
+    stream = CallStream(redis_client, "m")
+    stream.join()
+    for number in range(2 * PART):
+        redis_client.xadd(STREAM, {"event": str(number)})
+    [part] = stream.parts(limit=2 * PART, block_ms=None, goes_on=lambda: False)
+    assert len(part) == backlog(redis_client).pending == PART
 
 
 def test_entries_deleted_while_pending_leave_the_group(site: Site) -> None:
