@@ -36,9 +36,14 @@ def make_engine(
         max_overflow=0,
         hide_parameters=True,  # errors get into logs, and what is written may be a client's secret
         pool_timeout=30,
-        connect_args=connect_args(
-            application_name, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms
-        ),
+        connect_args={
+            **connect_args(
+                application_name, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms
+            ),
+            # What is hot is prepared by db.exchange. After a rollback psycopg has the session forget all that anybody has
+            # prepared, if it has prepared anything itself.
+            "prepare_threshold": None,
+        },
     )
 
 

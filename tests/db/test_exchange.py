@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import errors
 from psycopg.pq import TransactionStatus
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from db.arrays import bigints, instants
-from db.engine import psycopg_url
+from db.engine import driver_connection, psycopg_url
 from db.exchange import COMMIT, Statement, exchange
 from db.instants import instant, microseconds
 from tests.conftest import Database
@@ -117,6 +118,16 @@ def test_statements_that_were_forgotten_are_prepared_again(connection: psycopg.C
         exchange(connection, [(ECHO, [bigints([1])])])
     connection.rollback()
     assert exchange(connection, [(ECHO, [bigints([2])])]) == [[(2,)]]
+
+
+def test_a_rollback_has_nothing_forgotten(database: Database) -> None:
+    """psycopg's own does, once it has prepared anything."""
+    for turn in range(3):
+        with database.engine.connect() as connection:
+            for number in range(10):
+                connection.execute(text("SELECT CAST(:number AS bigint)"), {"number": number})
+            assert exchange(driver_connection(connection), [(ECHO, [bigints([turn])])]) == [[(turn,)]]
+            connection.rollback()
 
 
 def test_a_session_that_is_ended_is_an_error_and_leaves_the_connection_closed(
