@@ -145,10 +145,6 @@ class CallStream:
             raise
         return any(group["name"] == GROUP.encode() for group in groups)
 
-    def read_new(self, *, limit: int, block_ms: int | None) -> list[Entry]:
-        """All that `parts` gives, at once."""
-        return [entry for part in self.parts(limit=limit, block_ms=block_ms) for entry in part]
-
     def parts(
         self,
         *,

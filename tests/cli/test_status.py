@@ -15,6 +15,7 @@ from metering.signals import gates
 from tests.cli.conftest import Cli
 from tests.cli.test_rejected import keep
 from tests.conftest import Database
+from tests.workers.calls import read_all
 from workers.stream import GROUP, STREAM, CallStream
 
 
@@ -52,7 +53,7 @@ def test_status_counts_what_there_is(cli: Cli, database: Database, redis_client:
         redis_client.xadd(STREAM, {"event": "{}"}, id=f"{(now_s - 60) * 1_000}-{number}")
     stream = CallStream(redis_client, "tests-1")
     stream.join()
-    assert len(stream.read_new(limit=2, block_ms=1)) == 2
+    assert len(read_all(stream, limit=2)) == 2
 
     found = cli.json("status")
     assert (found["orgs"], found["orgs_exhausted"], found["balance_cents"]) == (3, 2, 480)

@@ -1,5 +1,6 @@
 """Statements that are asked together are taken one after the other, all of them or none after the first that fails."""
 
+import struct
 from collections.abc import Iterator
 from datetime import datetime
 from uuid import uuid4
@@ -65,7 +66,7 @@ def test_times_come_back_as_they_went(connection: psycopg.Connection) -> None:
 
 
 def test_a_number_of_more_than_64_bits_is_refused() -> None:
-    with pytest.raises(Exception, match=r"int too large|argument out of range|requires"):
+    with pytest.raises(struct.error):
         bigints([2**63])
 
 

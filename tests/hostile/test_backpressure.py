@@ -13,7 +13,7 @@ from metering.rules.events import MAX_EVENT_BYTES
 from metering.sandbox.chaos.memory import peak_kib
 from tests.conftest import Database
 from tests.spine.billing import rejections
-from tests.workers.calls import assert_billed, encode, make_calls, prepare_ledger
+from tests.workers.calls import assert_billed, encode, make_calls, prepare_ledger, read_all
 from tests.workers.processes import Site, wait_until
 from workers.meter import BATCH_LIMIT
 from workers.metrics import BacklogCollector
@@ -55,7 +55,7 @@ def test_what_is_read_at_once_is_bounded_by_bytes(redis_client: redis.Redis, siz
             pipeline.xadd(STREAM, {"event": b"{}" if number < PART else b"x" * size_bytes})
         pipeline.execute()
     taken = 0
-    while entries := stream.read_new(limit=BATCH_LIMIT, block_ms=1):
+    while entries := read_all(stream, limit=BATCH_LIMIT):
         taken += len(entries)
         assert sum(len(entry.raw) for entry in entries) < MAX_BATCH_BYTES + PART * size_bytes
     assert taken == PART + 120
@@ -98,7 +98,7 @@ def test_a_backlog_of_huge_events_does_not_fill_a_meters_memory(site: Site) -> N
         site.push([b'{"x":"' + b"x" * size_bytes + b'%05d"}' % n for n in range(first, first + 20)])
     dead = CallStream(site.client, "dead")
     for _ in range(4):
-        assert dead.read_new(limit=BATCH_LIMIT, block_ms=1)
+        assert read_all(dead, limit=BATCH_LIMIT)
     meter = site.start("dead")  # has them again
     site.wait_until_drained(limit_s=100)
     grown_mib = peak_mib(meter.pid) - before_mib

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price, rejections
 from tests.workers.model import Expected, expect
-from workers.stream import Backlog, backlog
+from workers.stream import Backlog, CallStream, Entry, backlog
 
 RATES: Final = {"bolt": "0.08", "spark": "0.0125", "odd": "0.333333"}
 ORG_IDS: Final = tuple(range(1, 21))
@@ -85,3 +85,8 @@ def assert_billed(engine: Engine, client: redis.Redis, pushed: Sequence[bytes]) 
     assert Counter(bytes(row.raw) for row in rejections(engine)) == expected.rejected
     assert backlog(client) == Backlog(length=0, pending=0)
     assert_sound(engine)
+
+
+def read_all(stream: CallStream, *, limit: int) -> list[Entry]:
+    """What nobody has read yet, as one list."""
+    return [entry for part in stream.parts(limit=limit, block_ms=1) for entry in part]

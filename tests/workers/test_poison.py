@@ -16,7 +16,7 @@ from db.ledger import Posted, PricedCall, post_calls
 from metering.rules.rejections import Reason
 from tests.conftest import Database
 from tests.spine.billing import debits, rejections
-from tests.workers.calls import assert_billed, encode, expected_of, make_calls
+from tests.workers.calls import assert_billed, encode, expected_of, make_calls, read_all
 from tests.workers.processes import Site, wait_until
 from workers.batch import ParsedEntry, parse_entries
 from workers.meter import GIVE_UP_AFTER_DELIVERIES, ISOLATE_AFTER_DELIVERIES
@@ -35,7 +35,7 @@ def leave_pending(site: Site, events: Sequence[bytes]) -> list[str]:
     site.push(events)
     dead = CallStream(site.client, "dead")
     dead.join()
-    stream_ids = [entry.stream_id for entry in dead.read_new(limit=len(events), block_ms=1)]
+    stream_ids = [entry.stream_id for entry in read_all(dead, limit=len(events))]
     age(site, stream_ids, deliveries=1)
     return stream_ids
 

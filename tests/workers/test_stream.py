@@ -7,7 +7,7 @@ import redis
 from metering.rules.events import MAX_EVENT_BYTES
 from metering.rules.rejections import Reason
 from tests.spine.billing import rejections
-from tests.workers.calls import assert_billed, encode, make_calls
+from tests.workers.calls import assert_billed, encode, make_calls, read_all
 from tests.workers.processes import Site, wait_until
 from workers.stream import GROUP, PART, STREAM, Backlog, CallStream, backlog
 
@@ -16,7 +16,7 @@ def read_by(client: redis.Redis, name: str, limit: int = 1_000) -> tuple[CallStr
     """A consumer, and the ids of what it has just read."""
     stream = CallStream(client, name)
     stream.join()
-    return stream, [entry.stream_id for entry in stream.read_new(limit=limit, block_ms=1)]
+    return stream, [entry.stream_id for entry in read_all(stream, limit=limit)]
 
 
 def test_who_stops_reading_leaves_what_was_on_its_way_pending(redis_client: redis.Redis) -> None:
@@ -30,7 +30,7 @@ def test_who_stops_reading_leaves_what_was_on_its_way_pending(redis_client: redi
     wait_until(lambda: backlog(redis_client).pending == 2 * PART, "the second part")
     parts.close()
     assert redis_client.ping() is True
-    assert [entry.raw for entry in stream.read_new(limit=1_000, block_ms=1)] == [
+    assert [entry.raw for entry in read_all(stream, limit=1_000)] == [
         str(number).encode() for number in range(2 * PART, 3 * PART)
     ]
 
@@ -97,7 +97,7 @@ def test_an_ack_spares_the_entries_of_a_stream_that_began_anew(redis_client: red
     new = CallStream(redis_client, "new")
     new.join()
     old.ack(stream_ids)
-    assert [entry.raw for entry in new.read_new(limit=10, block_ms=1)] == [b"new"]
+    assert [entry.raw for entry in read_all(new, limit=10)] == [b"new"]
 
 
 def test_an_ack_without_a_group_takes_nothing_out(redis_client: redis.Redis) -> None:
@@ -142,7 +142,7 @@ def test_an_ack_of_what_was_read_and_of_what_begins_anew_takes_out_the_former(
         redis_client.xadd(STREAM, {"event": b"new"}, id=stream_id)
     new, _ = read_by(redis_client, "new", limit=1)
     old.ack(stream_ids)
-    assert [entry.stream_id for entry in new.read_new(limit=10, block_ms=1)] == ["5-9", "5-10"]
+    assert [entry.stream_id for entry in read_all(new, limit=10)] == ["5-9", "5-10"]
 
 
 def test_only_idle_consumers_that_hold_nothing_are_deleted(redis_client: redis.Redis) -> None:
