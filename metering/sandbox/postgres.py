@@ -71,10 +71,7 @@ class Postgres(Daemon):
 
     def _create(self, account: Account, cluster_dir: Path) -> None:
         """Make cluster, role and database beside their place; the rename makes them count, all or none."""
-        for unfinished in self.data_dir.glob("postgres.new-*"):
-            shutil.rmtree(
-                unfinished, ignore_errors=True
-            )  # a killed starter's initdb may be writing to it still
+        self._remove_unfinished()
         new_dir = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
         account.own(new_dir)
         options = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-instructions"]
@@ -82,6 +79,11 @@ class Postgres(Daemon):
         single_user = ["--single", "-D", new_dir.name, "-c", "exit_on_error=on", "postgres"]
         account.run([self.program(), *single_user], self.data_dir, script=FIRST_STATEMENTS)
         new_dir.rename(cluster_dir)
+        self._remove_unfinished()  # a killed starter's initdb may have been writing still; by now it has ended
+
+    def _remove_unfinished(self) -> None:
+        for unfinished in self.data_dir.glob("postgres.new-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _tool(self, name: str) -> Path:
         return self.program().with_name(name)
