@@ -87,7 +87,7 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 # Python's reader takes 18.5Z for half a second past 18:00, any separator, and whatever follows a NUL: the shape is
 # settled first. A decimal fraction of anything but seconds is refused.
-_INSTANT = re.compile(r"[0-9W-]+[T ](?:[0-9:]{2,5}|[0-9:]{6,8}(?:[.,][0-9]+)?)(?:Z|[+-][0-9:]{2,5})")
+_INSTANT = re.compile(r"[0-9W-]++[T ](?:[0-9:]{6,8}(?:[.,][0-9]++)?|[0-9:]{2,5})(?:Z|[+-][0-9:]{2,5})")
 # Backslashes pair up from the left: after an even number of them (or none) the next one starts an escape.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _ESCAPE = re.compile(

@@ -76,7 +76,9 @@ def billable_seconds(duration_us: int, price: Price) -> int:
         return 0
     # Increments are whole seconds, so rounding up to a second first never changes the result.
     seconds = max(-(-duration_us // _US_PER_S), price.minimum_s)
-    past_first = max(0, seconds - price.increment_first_s)
+    if seconds <= price.increment_first_s:
+        return price.increment_first_s
+    past_first = seconds - price.increment_first_s
     return price.increment_first_s - (-past_first // price.increment_next_s) * price.increment_next_s
 
 
