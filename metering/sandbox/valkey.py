@@ -15,6 +15,7 @@ OPTIONS = {
     "--unixsocketperm": "700",
     "--appendonly": "yes",
     "--appendfsync": "everysec",
+    "--auto-aof-rewrite-min-size": "256mb",  # under load 64mb, the usual, is full every second and a half
     "--save": "",
     "--databases": "64",
     "--maxmemory-policy": "noeviction",  # an event that was taken in must not be thrown out for room
