@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine
 
 from db.exchange import COMMIT, Statement, exchange
@@ -50,9 +51,14 @@ def make_engine(
 def connect_args(
     application_name: str, *, lock_timeout_ms: int = 0, statement_timeout_ms: int = 0
 ) -> dict[str, Any]:
-    """What every connection of ours is opened with: in UTC, and it notices where the other end is gone without a word."""
+    """What every connection of ours is opened with: in UTC, and it notices where the other end is gone without a word.
+
+    Text goes as UTF-8, whatever the environment, the role or the database has set: `db.debit_rows` and `db.exchange` write
+    and read it themselves.
+    """
     return {
         "application_name": application_name,
+        "client_encoding": "utf8",
         "connect_timeout": 5,
         "options": f"-c lock_timeout={lock_timeout_ms} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
         "keepalives_idle": 10,
@@ -84,8 +90,9 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             _commit(connection)
         except BaseException:
             # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would hide this error.
-            if not connection.invalidated and driver_connection(connection).closed:
-                connection.invalidate()  # or the pool would try to roll back on a dead connection, and log that it can't
+            if not connection.invalidated and not _can_roll_back(driver_connection(connection)):
+                connection.invalidate()  # or the pool would try to, and log that it can't
+                engine.dispose()  # its other connections have gone the same way: else each would fail somebody first
             raise
         finally:
             _state.open = False
@@ -106,6 +113,11 @@ def _commit(connection: Connection) -> None:
         return
     exchange(driver_connection(connection), [last, (COMMIT, ())])
     connection.commit()  # for SQLAlchemy; the driver has nothing left to commit
+
+
+def _can_roll_back(driver: psycopg.Connection) -> bool:
+    """Not where it is closed, nor where a statement still runs: as libpq has it when a connection is lost within a COPY."""
+    return not driver.closed and driver.info.transaction_status != TransactionStatus.ACTIVE
 
 
 def in_transaction() -> bool:

@@ -118,6 +118,9 @@ class Meter:
             self._finisher.flush()
         except StoppedError:
             pass
+        except BaseException:
+            self._stop.set()  # or the finisher would wait for a Redis that is away, and nobody hear of this error
+            raise
         finally:
             self._ahead.close()
             self._finisher.close()

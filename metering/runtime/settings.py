@@ -13,6 +13,7 @@ from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS, MIN_TOP_
 PREFIX: Final = "METERING_"
 
 _TOKEN: Final = re.compile(r"[!-~]+")
+_OWN_REDIS_OPTION: Final = re.compile(r"[?&](protocol|decode_responses)=")
 _STRIPE_KEY: Final = re.compile(r"(sk|rk)_(test|live)_[!-~]+")
 _STRIPE_TEST_KEY: Final = "sk_test_"
 _STRIPE_BASE: Final = re.compile(r"https?://[^\s/?#@]+/?")
@@ -88,6 +89,8 @@ class Settings(BaseSettings):
     def _check_scheme(cls, value: str | None) -> str | None:
         if value is not None and value.partition("://")[0] not in {"redis", "rediss", "unix"}:
             raise ValueError("must be a Redis or Valkey URL, redis://host:6379/0")
+        if value is not None and (said := _OWN_REDIS_OPTION.search(value)):
+            raise ValueError(f"must not say {said[1]}: this program decides how it reads answers")
         return value
 
     @field_validator("data_dir")

@@ -73,6 +73,10 @@ def test_redis_away_while_postgres_is_there(cli: Cli) -> None:
         ({"METERING_REDIS_URL": f"redis://:{SECRET}/x@h"}, "METERING_REDIS_URL is not a URL"),
         ({"METERING_REDIS_URL": f"redis://h/0?socket_timeout={SECRET}"}, "METERING_REDIS_URL is not a URL"),
         ({"METERING_REDIS_URL": f"redis://h/0?{SECRET}=1"}, "METERING_REDIS_URL is not a URL"),
+        (
+            {"METERING_REDIS_URL": f"redis://:{SECRET}@h/0?protocol=3"},
+            "METERING_REDIS_URL must not say protocol",
+        ),
     ],
 )
 def test_bad_settings_are_named_before_anything_is_done(settings: dict[str, str], sentence: str) -> None:

@@ -1,15 +1,21 @@
 """What is sent with a COMMIT is committed with it or not at all, and belongs to one transaction."""
 
+import logging
+from contextlib import ExitStack
+
 import psycopg
 import pytest
 from psycopg import errors
 from sqlalchemy import text
 
 from db.arrays import bigints
-from db.engine import execute_last, transaction
+from db.engine import driver_connection, execute_last, transaction
 from db.exchange import Statement
 from db.failures import driver_error
+from db.ledger import lock_accounts
+from metering.runtime.clock import system_clock
 from tests.conftest import Database
+from tests.db import execute_as
 
 SET_VERSION = Statement("test", "UPDATE accounts SET version = $1[1] * 4 WHERE org_id = 1", ("int8[]",))
 """Refuses a number that is too large, and only as it runs."""
@@ -59,3 +65,36 @@ def test_what_was_to_be_sent_is_forgotten_with_its_transaction(orgs: Database) -
         set_both(orgs, 1, then=psycopg.OperationalError("away for a moment"))
     for _ in range(2):  # through the same connection, the second time after the first one's COMMIT
         assert versions(orgs) == [0, 0]
+
+
+def test_what_fails_while_a_statement_still_runs_is_told_as_it_is(
+    orgs: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a connection is lost within a COPY: a rollback would only fail as well, and hide it."""
+
+    def fail_within_a_statement() -> None:
+        with transaction(orgs.engine) as connection:
+            driver_connection(connection).pgconn.send_query(b"SELECT pg_sleep(60)")
+            raise psycopg.OperationalError("lost")
+
+    with caplog.at_level(logging.ERROR), pytest.raises(psycopg.OperationalError, match=r"^lost$"):
+        fail_within_a_statement()
+    assert caplog.messages == []
+    assert versions(orgs) == [0, 0]
+
+
+def test_sessions_that_were_ended_fail_only_the_first_who_meets_one(orgs: Database) -> None:
+    with ExitStack() as stack:
+        held = [stack.enter_context(orgs.engine.connect()) for _ in range(4)]
+        pids = [each.scalar(text("SELECT pg_backend_pid()")) for each in held]
+    for pid in pids:
+        execute_as(orgs.admin_url, f"SELECT pg_terminate_backend({pid}, 5000)")
+
+    def lock() -> None:
+        with transaction(orgs.engine) as connection:
+            lock_accounts(driver_connection(connection), [1], system_clock)
+
+    with pytest.raises(psycopg.OperationalError):
+        lock()
+    for _ in pids:
+        lock()

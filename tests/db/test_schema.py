@@ -5,17 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from db.models import Base
 from db.schema import SchemaMismatchError, check_schema, expected_revision, migrate
-from metering.sandbox.servers import running
+from metering.sandbox.servers import Servers, running
 from tests.conftest import Database
 from tests.db import execute_as
 
@@ -132,6 +133,26 @@ def test_models_and_migrations_say_the_same(database: Database, empty_database: 
 def test_an_empty_database_is_refused_with_the_remedy(empty_database: Database) -> None:
     with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0004: run `metering migrate`"):
         check_schema(engine_for(empty_database.owner_url))
+
+
+def test_another_encoding_is_refused_with_the_remedy(servers: Servers) -> None:
+    """Not all that a call may hold has a place in it."""
+    admin = make_url(servers.admin_database_url).set(drivername="postgresql")
+    with psycopg.connect(admin.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(
+            "CREATE DATABASE latin OWNER metering_owner TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+        )
+        try:
+            owner = engine_for(
+                make_url(servers.owner_database_url)
+                .set(database="latin")
+                .render_as_string(hide_password=False)
+            )
+            for refused in (migrate, check_schema):
+                with pytest.raises(SchemaMismatchError, match=r"encoding is LATIN1.* ENCODING 'UTF8'"):
+                    refused(owner)
+        finally:
+            connection.execute("DROP DATABASE latin")
 
 
 def test_another_revision_is_refused(database: Database) -> None:

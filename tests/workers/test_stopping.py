@@ -2,15 +2,20 @@
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+import redis
+from sqlalchemy import Connection, text
 
 import workers.meter
 from db.ledger import Posted, StalePriceBookError, post_calls
+from db.prices import load_price_book
+from metering.rules.pricing import PriceBook
 from tests.workers.calls import ORG_IDS, assert_billed, make_calls
-from tests.workers.processes import PROCESS_BATCH_LIMIT, Site, wait_until, waits_for_lock
+from tests.workers.processes import LIMIT_S, PROCESS_BATCH_LIMIT, Site, wait_until, waits_for_lock
+from workers.stream import CallStream
 
 
 def test_sigterm_with_batches_in_hand(site: Site) -> None:
@@ -53,3 +58,35 @@ def test_told_to_stop_while_prices_change(site: Site, monkeypatch: pytest.Monkey
     site.run_meter("m", stop)
     assert_billed(site.engine, site.client, events)
     assert site.consumers() == set()
+
+
+def test_what_a_meter_fails_with_is_told_while_redis_is_away(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although a batch waits to be acked: it is found again."""
+    failing = threading.Event()
+
+    def ack(*_: Any) -> None:
+        failing.set()
+        raise redis.ConnectionError("away")
+
+    def load(connection: Connection) -> PriceBook:
+        if failing.is_set():
+            raise ValueError("no price book at all")
+        return load_price_book(connection)
+
+    monkeypatch.setattr(CallStream, "ack", ack)
+    monkeypatch.setattr(workers.meter, "load_price_book", load)
+    monkeypatch.setattr(workers.meter, "PRICES_EVERY_S", 0.0)
+    events = make_calls(5, seed=23)
+    site.push_at_once(events)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(site.run_meter, "m", stop := threading.Event())
+        try:
+            with pytest.raises(ValueError, match="no price book"):
+                running.result(timeout=LIMIT_S)
+        finally:
+            stop.set()
+    monkeypatch.undo()
+    site.drain("m")
+    assert_billed(site.engine, site.client, events)
