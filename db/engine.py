@@ -92,7 +92,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would hide this error.
             if not connection.invalidated and not _can_roll_back(driver_connection(connection)):
                 connection.invalidate()  # or the pool would try to, and log that it can't
-                engine.dispose()  # its other connections have gone the same way: else each would fail somebody first
+                engine.dispose()  # its other connections may have gone the same way: each would fail somebody first
             raise
         finally:
             _state.open = False

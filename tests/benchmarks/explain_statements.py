@@ -45,10 +45,12 @@ def explain(connection: psycopg.Connection, name: str, statement: Statement, val
         print(f"  {_LONG_ARRAY.sub('{...}', row[0])}")
 
 
-def explain_batch(bed: Bed, debits: int) -> None:
-    """Each statement with the values of a batch, in one transaction that is rolled back."""
+def explain_batch(bed: Bed, debits: int, *, side_by_side: bool) -> None:
+    """Each statement with the values of a batch, an org's calls side by side or not, in one transaction that is rolled back."""
     chance = Random(1)
-    orgs = sorted(chance.choices(range(1, ORGS + 1), k=BATCH))
+    orgs = chance.choices(range(1, ORGS + 1), k=BATCH)
+    if side_by_side:
+        orgs.sort()
     calls = [
         OLD_CALL_ID + chance.randrange(debits // ORGS) * ORGS + org_id - 1 if number % 20 == 0 else number + 1
         for number, org_id in enumerate(orgs)
@@ -96,9 +98,10 @@ def main() -> None:
             written = fill_ledger(bed.owner, debits, orgs=ORGS, at=system_clock(), report=lambda _: None)
             checkpoint(bed)
             print(f"{written:,} debits in the ledger")
-            for turn in ("first, cold", "second"):
-                print(f"\n== {turn}")
-                explain_batch(bed, written)
+            for order, side_by_side in (("an org's calls side by side", True), ("as they came", False)):
+                for turn in ("first", "second"):
+                    print(f"\n== {order}, {turn}")
+                    explain_batch(bed, written, side_by_side=side_by_side)
             wal_of_a_batch(bed.engine)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)

@@ -3,6 +3,7 @@
 
 Unlike `metering bench`, whose loads follow from what is sustained, it puts the same load on whatever program it is given:
 `--beside CHECKOUT` has another revision take turns with this one, on the same servers, because these machines are noisy.
+`--valkey NAME=VALUE` has this one take turns with itself under another setting of Valkey.
 """
 
 import argparse
@@ -63,11 +64,19 @@ def show(rate: float, name: str, runs: Sequence[Numbers]) -> None:
     )
 
 
-def compared(rate: float, these: Sequence[Numbers], others: Sequence[Numbers]) -> str:
-    """How the pairs' p50 to the commit compare: the geometric mean of their ratios, with its standard error."""
-    logs = [math.log(this[0] / other[0]) for this, other in zip(these, others, strict=True)]
+def compared(these: Sequence[float], others: Sequence[float]) -> str:
+    """How the first of each pair compares with the second: the geometric mean of the ratios, with its standard error."""
+    logs = [math.log(this / other) for this, other in zip(these, others, strict=True)]
     mean, error = math.exp(statistics.mean(logs)), statistics.stdev(logs) / math.sqrt(len(logs))
-    return f"{rate:,.0f}: this to the other {mean:.2f} ± {mean * error:.2f}"
+    return f"{mean:.2f} ± {mean * error:.2f}"
+
+
+def show_ratios(rates: Sequence[float], runs: dict[tuple[float, str], list[Numbers]]) -> None:
+    """How the pairs compare, load by load."""
+    for rate in rates:
+        these, others = (list(zip(*runs[rate, name], strict=True)) for name in ("this", "other"))
+        for column, what in enumerate(("commit p50", "commit p99", "gate p50", "gate p99")):
+            print(f"{rate:,.0f}: {what} of this to the other's {compared(these[column], others[column])}")
 
 
 def main() -> None:
@@ -75,19 +84,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Latency at given loads, in events per second.")
     parser.add_argument("rates", nargs="*", type=float, default=RATES)
     parser.add_argument("--beside", type=Path, help="the checkout of another revision, to take turns with")
+    parser.add_argument(
+        "--valkey", metavar="NAME=VALUE", help="a setting of Valkey's, to take turns with the usual one"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load is held")
     asked = parser.parse_args()
-    programs = {"this": Path(__file__).parents[2]} | (
-        {"other": asked.beside.absolute()} if asked.beside else {}
-    )
+    checkout = Path(__file__).parents[2]
+    programs = {"this": checkout}
+    if asked.beside or asked.valkey:
+        programs["other"] = asked.beside.absolute() if asked.beside else checkout
+    setting, _, other_value = (asked.valkey or "").partition("=")
     data_dir = Path(tempfile.mkdtemp(prefix="metering-load-"))
     try:
         with making_bed(data_dir) as bed:
             make_orgs(bed.owner, range(1, ORGS + 1))
+            values = {"other": other_value}
+            if setting:
+                values["this"] = str(bed.client.config_get(setting)[setting])
             runs: dict[tuple[float, str], list[Numbers]] = {}
             for number in range(asked.rounds):
                 for name in list(programs)[:: -1 if number % 2 else 1]:
+                    if setting:
+                        bed.client.config_set(setting, values[name])
                     for rate, numbers in zip(
                         asked.rates, hold(bed, programs[name], asked.rates, asked.seconds), strict=True
                     ):
@@ -98,9 +117,8 @@ def main() -> None:
             print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
             for (rate, name), measured in sorted(runs.items(), reverse=True):
                 show(rate, name, measured)
-            if asked.beside and asked.rounds > 1:
-                for rate in asked.rates:
-                    print(compared(rate, runs[rate, "this"], runs[rate, "other"]))
+            if len(programs) > 1 and asked.rounds > 1:
+                show_ratios(asked.rates, runs)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 

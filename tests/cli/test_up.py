@@ -63,7 +63,7 @@ def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> 
         assert f"{url}, described at {url}/docs" in panel
         assert "NOT STRIPE: a stand-in at http://127.0.0.1:" in panel
 
-        wait_until(lambda: len(meters(cli)) == 2 and answers(f"{url}/readyz"), "the roles' start")
+        wait_until(lambda: answers(f"{url}/readyz") and len(meters(cli)) == 2, "the roles' start")
         ran = subprocess.run(
             ["/bin/sh", "-e"],
             input="".join(steps).encode(),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-LIMIT_S = 60.0
+LIMIT_S = 30.0
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,7 +20,7 @@ import redis
 from sqlalchemy import make_url
 
 from metering.sandbox import account, servers
-from metering.sandbox.account import ServerError
+from metering.sandbox.account import Account, ServerError
 from metering.sandbox.postgres import Postgres
 from metering.sandbox.servers import NothingRuns, Servers, joined, postgres_pid, running, valkey_pid
 from metering.sandbox.sockets import sockets_dir_of
@@ -324,6 +325,24 @@ def test_a_first_start_that_is_broken_off_leaves_nothing_half_done(fresh_dir: Pa
         assert execute(started.owner_database_url, "SELECT 1 AS one") == [(1,)]
     assert not list(fresh_dir.glob("postgres.new-*"))
     assert_clean_end(fresh_dir)
+
+
+def test_what_a_killed_start_still_writes_is_cleared_by_the_next(
+    fresh_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its initdb lives on for a moment, and makes files while they are cleared away."""
+    run = Account.run
+
+    def run_beside_another(
+        account: Account, command: Sequence[str | Path], *others: Any, **more: Any
+    ) -> None:
+        if Path(command[0]).name == "initdb":
+            (fresh_dir / "postgres.new-another" / "base").mkdir(parents=True)
+        run(account, command, *others, **more)
+
+    monkeypatch.setattr(Account, "run", run_beside_another)
+    with running(fresh_dir, valkey=False):
+        assert not (fresh_dir / "postgres.new-another").exists()
 
 
 def test_long_and_odd_paths_and_surroundings(

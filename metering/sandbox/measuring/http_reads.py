@@ -17,7 +17,7 @@ from metering.runtime.clock import system_clock
 from metering.sandbox.listener import Listener
 from metering.sandbox.measuring.bed import TIER, Bed, give_a_cent, make_orgs
 from metering.sandbox.measuring.get_load import GetOrder, get_words, read_got
-from metering.sandbox.measuring.open_loop import observe
+from metering.sandbox.measuring.open_loop import Observed, observe
 from metering.sandbox.measuring.percentiles import Percentiles, percentiles
 from metering.sandbox.measuring.plan import Plan
 from metering.sandbox.measuring.rate import MeasuringError
@@ -28,8 +28,8 @@ REQUESTS_PER_SECOND: Final = 500.0
 WARM_UP_REQUESTS: Final = 500
 ORG_ID: Final = 900_000_000
 """Has one cent and makes no calls, so that its gate is open."""
-_GATE: Final = f"/v1/gate/{ORG_ID}?direction=outbound&tier={TIER}"
-_ACCOUNT: Final = "/v1/billing"
+GATE: Final = f"/v1/gate/{ORG_ID}?direction=outbound&tier={TIER}"
+ACCOUNT: Final = "/v1/billing"
 TELEPHONY_SETTING: Final = "METERING_TELEPHONY_TOKEN"
 API_LIMIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.05
@@ -67,38 +67,45 @@ def measure_http_reads(
     api_key = make_asking_org(bed, ORG_ID)
     token = token_urlsafe()
     os.environ[TELEPHONY_SETTING] = token  # the environment is this run's own (`making_bed`)
-    asked = ((_GATE, "token", token), (_GATE, "key", api_key), (_ACCOUNT, "key", api_key))
+    asked = ((GATE, "token", token), (GATE, "key", api_key), (ACCOUNT, "key", api_key))
     reads: list[HttpRead] = []
     with (
         running_roles(bed.servers.data_dir, [meter_command(0), *api_commands()]) as roles,
         Listener(bed.client) as listener,
     ):
-        host, port = _address(roles)
+        host, port = api_address(roles)
         for path, credentials, secret in asked:
             for count in (WARM_UP_REQUESTS, int(REQUESTS_PER_SECOND * plan.latency_s)):
                 order = GetOrder(host, port, path, secret, REQUESTS_PER_SECOND, count)
-                answer_path = bed.servers.data_dir / "got.json"
-                sender = subprocess.Popen([sys.executable, "-P", "-m", *get_words(order, answer_path)])
-                seen = observe(
-                    bed,
-                    roles[:1],
-                    listener,
-                    per_second=events_per_second,
-                    seconds=count / REQUESTS_PER_SECOND,
-                    orgs=plan.orgs,
+                latencies_s, seen = ask_beside(
+                    bed, roles[0], listener, order, events_per_second=events_per_second, orgs=plan.orgs
                 )
-                if sender.wait() != 0:
-                    raise MeasuringError(f"GET {path} could not be measured.")
                 report(seen.count)
-            got = read_got(answer_path)
-            if got.statuses != {str(OK): count}:
-                raise MeasuringError(f"GET {path} was answered with {got.statuses}.")
-            took = percentiles(got.latencies_s)
+            took = percentiles(latencies_s)
             reads.append(HttpRead(path, credentials, REQUESTS_PER_SECOND, seen.per_second, took))
     return reads
 
 
-def _address(roles: Sequence[Role]) -> tuple[str, int]:
+def ask_beside(
+    bed: Bed, meter: Role, listener: Listener, order: GetOrder, *, events_per_second: float, orgs: int
+) -> tuple[list[float], Observed]:
+    """Send what `order` says while the meter is under that load; give how long each request took, and what came of the load.
+
+    Raises MeasuringError if anything is answered but 200.
+    """
+    answer_path = bed.servers.data_dir / "got.json"
+    sender = subprocess.Popen([sys.executable, "-P", "-m", *get_words(order, answer_path)])
+    seconds = order.count / order.per_second
+    seen = observe(bed, [meter], listener, per_second=events_per_second, seconds=seconds, orgs=orgs)
+    if sender.wait() != 0:
+        raise MeasuringError(f"GET {order.path} could not be measured.")
+    got = read_got(answer_path)
+    if got.statuses != {str(OK): order.count}:
+        raise MeasuringError(f"GET {order.path} was answered with {got.statuses}.")
+    return got.latencies_s, seen
+
+
+def api_address(roles: Sequence[Role]) -> tuple[str, int]:
     """Where the API listens, once it does."""
     give_up_s = time.monotonic() + API_LIMIT_S
     while time.monotonic() < give_up_s:
