@@ -1,7 +1,7 @@
 """Debits as rows of Postgres's binary COPY, each packed in two parts: nearly all of it before the org is locked, the rest after.
 
-Packed here, because psycopg's writer takes longer over a row, all of it under the locks (docs/performance.md). The format is that
-of PostgreSQL's documentation of COPY, section "Binary Format": big-endian, each value after its length in bytes.
+Packed here, because psycopg's writer takes longer over a row, all of it under the locks: docs/explanation/performance.md.
+The format is that of PostgreSQL's documentation of COPY, section "Binary Format": big-endian, each value after its length.
 """
 
 from functools import lru_cache

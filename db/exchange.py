@@ -1,7 +1,8 @@
 """Statements that are asked together and answered together, each prepared once on its connection, all values in binary.
 
 psycopg's pipeline turns to the socket for every statement, and hands over the interpreter's lock each time: some thirty times for
-a batch of calls, and on a busy machine each is a wait (docs/performance.md). Here one turn asks, and a few take the answers.
+a batch of calls, and on a busy machine each is a wait (docs/explanation/performance.md). Here one turn asks, and a few take the
+answers.
 """
 
 import select

@@ -30,7 +30,7 @@ from workers.reload_follower import ReloadFollower
 from workers.stream import CallStream, Entry, Pending
 
 BATCH_LIMIT: Final = 3_000
-"""As many as are there are taken, so only a backlog makes batches that large: docs/performance.md says what that brings."""
+"""As many as are there are taken, so only a backlog makes batches that large (docs/explanation/performance.md)."""
 BLOCK_MS: Final = 1_000
 """How long to wait for events where there are none; also the longest that a stop waits for an idle meter."""
 ABANDONED_AFTER_MS: Final = 10_000

@@ -1,5 +1,5 @@
 -- Run once by the Postgres image, as superuser in the new database, when it finds its volume empty. To be run again by hand, with
--- the same variables, where a newer version has more roles or passwords are to change: docs/operations.md says how.
+-- the same variables, where a newer version has more roles or passwords are to change: docs/how-to/operations.md says how.
 -- One role owns the tables and migrates them. The others are what the product works as; migrations give them their rights.
 -- None may make roles or databases.
 \getenv owner_password POSTGRES_OWNER_PASSWORD

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long one thread computes while another one, whose answer has come, waits for its turn: Python's own 5 ms are longer than a
-whole small batch takes (docs/performance.md)."""
+whole small batch takes (docs/explanation/performance.md)."""
 
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Log more: for a meter, a line for each call that is billed.")

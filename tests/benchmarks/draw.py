@@ -1,6 +1,6 @@
-"""Draws what a full run measured, into pictures of docs/performance.md.
+"""Draws what a full run measured, into pictures of docs/explanation/performance.md.
 
-`metering bench --full --json > run.json`, then `python -m tests.benchmarks.draw run.json docs/performance`.
+`metering bench --full --json > run.json`, then `python -m tests.benchmarks.draw run.json docs/explanation/performance`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Each role of the product has a database user that can do its work, and nothing else (docs/guarantees.md)."""
+"""Each role of the product has a database user that can do its work, and nothing else (docs/explanation/guarantees.md)."""
 
 import threading
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""docs/operations.md names only what there is."""
+"""docs/how-to/operations.md names only what there is."""
 
 import re
 from fnmatch import fnmatchcase
@@ -17,7 +17,7 @@ from tests.deploy.composed import METRICS_PORT, ROOT, compose_file, references
 from workers.audit_job import INVARIANT_VIOLATIONS
 from workers.metrics import BacklogCollector
 
-TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `.*$", TEXT, re.MULTILINE)
 SERVICES: dict[str, Any] = compose_file()["services"]
 LIMITS = ("top_up_min_cents", "top_up_max_cents")

@@ -15,7 +15,7 @@ from tests.deploy.composed import ROLES, ROOT, duration_s
 from tests.deploy.stack import LIMIT_S, PASSWORDS, Stack, free_port
 from tests.waiting import wait_until
 
-OPERATIONS = ROOT / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "how-to" / "operations.md"
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_role_runs_is_healthy_and_stops_in_time(stack: Stack, role: str) -> No
 
 
 def test_a_call_is_billed_and_the_backup_brings_it_back(stack: Stack, tmp_path: Path) -> None:
-    """The commands of docs/operations.md, the one inside the container run here."""
+    """The commands of docs/how-to/operations.md, the one inside the container run here."""
 
     def metering(*command: str, on: Stack = stack, stdin: bytes = b"") -> bytes:
         done = on.run("operator", command, input=stdin)

@@ -1,4 +1,4 @@
-"""README.md's first use runs as it stands there, and docs/api.md says what is so."""
+"""README.md's first use runs as it stands there, and docs/reference/http-api.md says what is so."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = (ROOT / "README.md").read_text()
-PAGE: Final = (ROOT / "docs" / "api.md").read_text()
+PAGE: Final = (ROOT / "docs" / "reference" / "http-api.md").read_text()
 OTHERS: Final = {
     (402, "card_declined"),
     (402, "authentication_required"),
@@ -44,7 +44,7 @@ def test_numbers_are_the_programs_own() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for page, folder in [(README, ROOT), (PAGE, ROOT / "docs")]:
+    for page, folder in [(README, ROOT), (PAGE, ROOT / "docs" / "reference")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page):
             assert (folder / target).exists(), target
 

@@ -1,4 +1,4 @@
-"""docs/guarantees.md names only tests, files, settings and metrics that there are."""
+"""docs/explanation/guarantees.md names only tests, files, settings and metrics that there are."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from metering.runtime.settings import Settings
 from tests.deploy.composed import ROOT
 
-TEXT = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
 CITED = sorted(set(re.findall(r"`((?:tests|db|deploy|docs|workers|metering)/[\w/.-]+(?:::\w+)?)`", TEXT)))
 ROWS = [
     row

@@ -1,4 +1,4 @@
-"""docs/telephony.md says what is so: its lines for plain Redis and its programs run, and every name in it exists."""
+"""docs/how-to/telephony.md says what is so: its lines for plain Redis and its programs run, and every name in it exists."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ from metering.rules.reloads import HINDRANCES
 from metering.signals.gates import GATE_PREFIX, SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, Gates
 from workers.stream import EVENT_FIELD, STREAM
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "telephony.md").read_text()
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "how-to" / "telephony.md").read_text()
 NOW: Final = datetime(2100, 1, 1, tzinfo=UTC)
 """Later than any time on the page, whatever the machine's clock says."""
 NASTY: Final = "x\"y\\z' %s \u00e9 {} "
