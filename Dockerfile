@@ -17,7 +17,9 @@ RUN printf '%s\n' '#!/opt/venv/bin/python' 'from metering.cli.main import main' 
     && python -m compileall -q --invalidation-mode unchecked-hash metering workers db
 
 FROM python:3.13-slim
+# A label can't be read from a file: tests/deploy/test_image.py holds the version against metering/__init__.py, where it stands.
 LABEL org.opencontainers.image.title="metering" \
+    org.opencontainers.image.version="0.1.0" \
     org.opencontainers.image.description="Prepaid call metering: call events in, exact debits out." \
     org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --system --gid 10001 metering \

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 from typing import Final
 
 from fastapi import FastAPI
 
+from metering import __version__
 from metering.api import accounts, cards, gates, health, top_ups, transactions, webhooks
 from metering.api.context import ApiContext
 from metering.api.docs_page import serve_docs
@@ -44,7 +44,7 @@ def make_app(context: ApiContext) -> FastAPI:
 
     app = FastAPI(
         title="Metering API",
-        version=version("metering"),
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

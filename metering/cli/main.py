@@ -1,10 +1,11 @@
 """The `metering` command."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from metering import __version__
 from metering.cli import attempts, keys, orgs, rejected, tiers
 from metering.cli.adjust import adjust
 from metering.cli.api import api
@@ -16,7 +17,7 @@ from metering.cli.errors import explain
 from metering.cli.jobs import jobs
 from metering.cli.meter import meter
 from metering.cli.migrate import migrate
-from metering.cli.output import warn
+from metering.cli.output import say, warn
 from metering.cli.push import push
 from metering.cli.status import status
 from metering.cli.stripe_sandbox import stripe_sandbox
@@ -55,6 +56,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks may show values, and values may be secrets
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"metering {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
 app.command(rich_help_panel=RUN)(demo)
 app.command(rich_help_panel=RUN)(up)
 app.command(rich_help_panel=RUN)(api)

@@ -1,6 +1,7 @@
 """What docker-compose.yml starts, started here without Docker: the same flags, variables and commands on real servers.
 
-What differs: addresses, because nothing resolves `postgres` and `valkey` here, and all that a container would wall off.
+Our services run what the image holds and nothing else of this checkout's (tests/deploy/dockerfile.py). What differs: addresses,
+because nothing resolves `postgres` and `valkey` here, and all that a container would wall off.
 """
 
 import os
@@ -26,6 +27,7 @@ from metering.sandbox.postgres import Postgres
 from metering.sandbox.stripe.sandbox import StripeSandbox
 from metering.sandbox.valkey import Valkey
 from tests.deploy.composed import HTTP_PORT, METRICS_PORT, ROOT, composed
+from tests.deploy.dockerfile import make_image
 
 LIMIT_S: Final = 60.0
 POSTGRES_BIN: Final = Postgres.program().parent
@@ -101,6 +103,7 @@ class Stack:
     def __enter__(self) -> Self:
         self.data_dir.mkdir()
         self.account = account_for(self.data_dir, [Postgres.program()])
+        self.image = make_image(self.data_dir / "image")
         with ExitStack() as starting:
             starting.enter_context(self._postgres())
             starting.enter_context(self._valkey())
@@ -130,7 +133,7 @@ class Stack:
         here = {name: self.here(str(value), metrics_port, http_port) for name, value in given.items()}
         if "STRIPE_API_KEY" in given:
             here["STRIPE_API_BASE"] = self.stripe.url
-        return clean_environment(here)
+        return clean_environment(self.image.environment() | here)
 
     def redis(self) -> redis.Redis:
         return redis.Redis(port=self.valkey_port, password=PASSWORDS["VALKEY_PASSWORD"])
@@ -140,7 +143,7 @@ class Stack:
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run `metering` with a service's variables to its end: its own command, or another."""
         return subprocess.run(
-            [sys.executable, "-P", "-m", "metering", *(command or self.services[service]["command"])],
+            [*self.image.program, *(command or self.services[service]["command"])],
             env=self.environment(service),
             capture_output=True,
             timeout=LIMIT_S,
@@ -155,8 +158,8 @@ class Stack:
         log_path = self.data_dir / f"{service}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "metering", *self.services[service]["command"]],
-                env={**self.environment(service, metrics_port, http_port), "PYTHONFAULTHANDLER": "1"},
+                [*self.image.program, *self.services[service]["command"]],
+                env=self.environment(service, metrics_port, http_port),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,53 +1,30 @@
-"""The Dockerfile: what it says, and its steps run by hand where no Docker is."""
+"""The Dockerfile: what it says, what its image holds, and its steps run by hand where no Docker is."""
 
+import importlib.metadata
 import os
 import re
-import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from metering import __version__
 from tests.deploy.composed import ROLES, ROOT
+from tests.deploy.dockerfile import BUILD, FINAL, copy_sources, environment, labels, make_image
 from tests.deploy.stack import clean_environment
 
+# Prints each module of ours, and the places that they come from. The one of alembic's runs migrations when it is imported.
+IMPORT_ALL = """
+import importlib, pathlib, pkgutil
+import db, metering, workers
 
-@dataclass(frozen=True)
-class Stage:
-    """The instructions from one FROM to the next: the keyword in capitals, and what follows it in one line."""
-
-    instructions: tuple[tuple[str, str], ...]
-
-    def all(self, keyword: str) -> list[str]:
-        return [argument for found, argument in self.instructions if found == keyword]
-
-    def only(self, keyword: str) -> str:
-        (argument,) = self.all(keyword)
-        return argument
-
-
-def stages() -> list[Stage]:
-    """The Dockerfile, read: comments dropped, continued lines joined."""
-    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
-    found: list[list[tuple[str, str]]] = []
-    for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        keyword, _, argument = line.partition(" ")
-        if keyword == "FROM":
-            found.append([])
-        if keyword:
-            found[-1].append((keyword, argument))
-    return [Stage(tuple(instructions)) for instructions in found]
-
-
-BUILD, FINAL = stages()
-
-
-def environment() -> dict[str, str]:
-    """What the final stage's ENV sets."""
-    return dict(pair.split("=", 1) for pair in FINAL.only("ENV").split())
+for package in (db, metering, workers):
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if found.name not in {"db.migrations.env", "metering.__main__"}:
+            print(importlib.import_module(found.name).__name__)
+    print(pathlib.Path(package.__path__[0]).parent)
+"""
 
 
 def python_version() -> str:
@@ -103,6 +80,27 @@ def test_nothing_else_reaches_the_build() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
+def test_the_version_is_the_same_for_package_command_and_label() -> None:
+    assert importlib.metadata.version("metering") == __version__
+    assert labels()["org.opencontainers.image.version"] == __version__
+
+
+def test_every_module_is_imported_from_what_the_image_holds(tmp_path: Path) -> None:
+    """Those too that a command imports only when it runs. None may need the project's metadata or a package for tests."""
+    image = make_image(tmp_path / "image")
+    done = image.python(IMPORT_ALL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.split()
+    assert {"metering.api.app", "workers.jobs", "db.models", "metering.sandbox.servers"} <= set(names)
+    assert not any(place != str(image.app) for place in names if place.startswith("/"))
+    shown = image.python(
+        "import sys\nfrom metering.cli.main import main\nsys.argv[1:] = ['--version']\nmain()", tmp_path
+    )
+    assert shown.stdout == f"metering {__version__}\n", shown.stderr
+    gone = image.python("import importlib.metadata; importlib.metadata.version('metering')", tmp_path)
+    assert "PackageNotFoundError" in gone.stderr  # so that what this test is for would be seen
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_build_steps_make_a_program_that_runs(tmp_path: Path) -> None:
@@ -116,13 +114,7 @@ def test_the_build_steps_make_a_program_that_runs(tmp_path: Path) -> None:
 
     app = tmp_path / "app"
     app.mkdir()
-    for copy in BUILD.all("COPY"):
-        source, target = copy.split()
-        ignored = shutil.ignore_patterns("__pycache__")
-        if (ROOT / source).is_dir():
-            shutil.copytree(ROOT / source, app / target, ignore=ignored)
-        else:
-            shutil.copy(ROOT / source, app / target)
+    copy_sources(app)
     tools = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     for run in BUILD.all("RUN"):
         built = {**os.environ, "PATH": tools}
@@ -149,6 +141,7 @@ def test_the_build_steps_make_a_program_that_runs(tmp_path: Path) -> None:
         )
 
     metering = str(tmp_path / "venv" / "bin" / "metering")
+    assert run_inside(metering, "--version").stdout == f"metering {__version__}\n"
     shown = run_inside(metering, "--help")
     assert shown.returncode == 0, shown.stderr
     commands = ("migrate", *ROLES)
@@ -162,7 +155,7 @@ def test_the_build_steps_make_a_program_that_runs(tmp_path: Path) -> None:
     inside = run_inside(
         str(tmp_path / "venv" / "bin" / "python"),
         "-c",
-        "import db.models, metering.cli.main, workers.jobs, workers.meter; print(db.__file__)",
+        "import db.models, metering.api.app, metering.cli.main, workers.jobs, workers.meter; print(db.__file__)",
     )
     assert inside.stdout.strip() == str(app / "db" / "__init__.py"), inside.stderr
     assert not (tmp_path / "venv" / "bin" / "pip").exists()

@@ -6,10 +6,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from psycopg import errors
 
+from metering import __version__
 from metering.runtime.clock import system_clock
 from tests.deploy.composed import ROLES, ROOT, duration_s
 from tests.deploy.stack import LIMIT_S, PASSWORDS, Stack, free_port
@@ -137,6 +139,11 @@ def test_a_role_runs_is_healthy_and_stops_in_time(stack: Stack, role: str) -> No
         wait_until(lambda: healthy() or running.process.poll() is not None, limit_s=LIMIT_S)
         assert running.process.poll() is None, running.log()
         assert stack.check_health(role, metrics_port=free_port(), http_port=free_port()).returncode != 0
+        if role == "api":
+            described = httpx.get(
+                f"http://127.0.0.1:{running.http_port}/openapi.json", timeout=LIMIT_S
+            ).json()
+            assert described["info"]["version"] == __version__
         status = running.stop(duration_s(stack.services[role]["stop_grace_period"]))
         assert status == 0, running.log()
         assert not healthy()
