@@ -67,7 +67,7 @@ _DESCRIPTIONS: Final = {AttemptKind.TOP_UP: "Top-up", AttemptKind.AUTO_RELOAD: "
 
 
 class Outcome(StrEnum):
-    """What settling came to. Those after `known` were not booked, and why."""
+    """What settling came to. Those after `known` were not booked, or not wholly, and why."""
 
     CREDITED = "credited"
     CHANGED = "changed"
@@ -188,14 +188,15 @@ class _Settling:
                 return Settled(Outcome.SECOND_INTENT, attempt)
         before = attempt
         credited = False
+        set_aside: Outcome | None = None
         if intent.status == IntentStatus.SUCCEEDED:
             credited = self._credit(attempt, intent)
-            self._take_back(seen.refunds or (), seen.disputes or (), intent, attempt)
+            set_aside = self._take_back(seen.refunds or (), seen.disputes or (), intent, attempt)
         elif attempt.open and intent.status == IntentStatus.CANCELED:
             self._end_cancelled(attempt, intent)
         elif attempt.open:
             self._note(attempt, intent)
-        return self._conclude(before, credited=credited, recovered=recovered)
+        return self._conclude(before, credited=credited, recovered=recovered, set_aside=set_aside)
 
     def end_uncharged(self, attempt: Attempt, finding: ChargeRefused | ChargeAbsent) -> Settled:
         """End an attempt of which Stripe has charged nothing."""
@@ -301,8 +302,11 @@ class _Settling:
 
     def _take_back(
         self, refunds: Sequence[Refund], disputes: Sequence[Dispute], intent: Intent, attempt: Attempt
-    ) -> None:
-        """Book what went back to the card, once per refund and dispute, and what came again. The credit is there already."""
+    ) -> Outcome | None:
+        """Book what went back to the card, once per refund and dispute, and what came again; tell why something was not.
+
+        The credit is there already.
+        """
         for refund in sorted(refunds, key=lambda each: each.id):
             # One that has failed before we heard of it is booked all the same: an older reading, in which it has not failed yet,
             # may still be on its way here, and must find it done.
@@ -313,18 +317,21 @@ class _Settling:
             elif new:
                 self._pause_for_lost_money(REFUNDED, attempt)
         for dispute in sorted(disputes, key=lambda each: each.id):
-            if dispute.withdrawn_cents and self._book(
-                Kind.REFUND, -dispute.withdrawn_cents, "Dispute, funds withdrawn", dispute.id, intent
+            if dispute.foreign:
+                continue  # what it comes to in USD somebody has to say
+            if dispute.withdrawn and self._book(
+                Kind.REFUND, -dispute.amount_cents, "Dispute, funds withdrawn", dispute.id, intent
             ):
                 self._pause_for_lost_money(DISPUTED, attempt)
-            if dispute.reinstated_cents:
+            if dispute.reinstated:
                 self._book(
                     Kind.ADJUSTMENT,
-                    dispute.reinstated_cents,
+                    dispute.amount_cents,
                     "Dispute won, money returned",
                     f"won:{dispute.id}",
                     intent,
                 )
+        return Outcome.FOREIGN_CURRENCY if any(each.foreign for each in disputes) else None
 
     def _book(self, kind: Kind, amount_cents: int, description: str, source_key: str, intent: Intent) -> bool:
         if is_posted(self._connection, self._account.org_id, kind, source_key):
@@ -429,7 +436,9 @@ class _Settling:
         signal_id = add_signal(self._connection, self._account.org_id, type_, fields, self._now)
         self._signals.append((self._account.org_id, signal_id))
 
-    def _conclude(self, before: Attempt, *, credited: bool, recovered: bool) -> Settled:
+    def _conclude(
+        self, before: Attempt, *, credited: bool, recovered: bool, set_aside: Outcome | None = None
+    ) -> Settled:
         """Write the account if it changed, ask the reload rule, and tell what was done."""
         moved = self._account.transaction_count != self._transactions_before
         if moved:
@@ -439,7 +448,7 @@ class _Settling:
         reloads.add(ask_reload_rule(self._connection, {self._account.org_id: self._now}))
         outcome = Outcome.CHANGED if moved or recovered or attempt != before else Outcome.KNOWN
         return Settled(
-            Outcome.CREDITED if credited else outcome,
+            set_aside or (Outcome.CREDITED if credited else outcome),
             attempt,
             self._account if moved else None,
             reloads,

@@ -12,7 +12,7 @@ from db.audit import Violation
 from db.engine import transaction
 from db.models import PaymentAttempt
 from metering.payments.stripe_api import StripeApi
-from metering.rules.payments import AttemptStatus, Intent, IntentStatus
+from metering.rules.payments import CURRENCY, AttemptStatus, Dispute, Intent, IntentStatus
 from metering.runtime.clock import Clock
 
 SETTLING: Final = timedelta(minutes=15)
@@ -88,7 +88,7 @@ def _compare(
     attempt: _Known | None,
     credited_cents: dict[str, int],
     moves: dict[str, int],
-    returned: dict[str, int],
+    returned: "_Returned",
     now: datetime,
 ) -> None:
     settling = now - intent.created_at < SETTLING or (
@@ -105,7 +105,8 @@ def _compare(
     if intent.status != IntentStatus.SUCCEEDED:
         return
     found.taken_cents += intent.received_cents
-    found.returned_cents += returned.get(intent.id, 0)
+    returned_cents = returned.cents.get(intent.id, 0)
+    found.returned_cents += returned_cents
     credited = credited_cents.get(intent.id, 0)
     if credited != intent.received_cents:
         if settling and not credited:
@@ -118,26 +119,51 @@ def _compare(
                 f"{intent.id}: Stripe has taken {intent.received_cents} cents, {credited} are credited",
             )
         )
-    if -moves.get(intent.id, 0) != returned.get(intent.id, 0):
+    wrong_cents = moves.get(intent.id, 0) + returned_cents
+    if wrong_cents:
         found.violations.append(
             Violation(
                 REFUND_BOOKED,
                 attempt.org_id,
-                f"{intent.id}: {returned.get(intent.id, 0)} cents went back to the card, the ledger says"
-                f" {-moves.get(intent.id, 0)}",
+                f"{intent.id}: {returned_cents} cents went back to the card, the ledger says"
+                f" {-moves.get(intent.id, 0)}. If events of Stripe's can't be on their way any more: metering adjust"
+                f" {attempt.org_id} --cents {-wrong_cents} --reason ... --key {intent.id}",
             )
         )
+    for dispute in returned.foreign.get(intent.id, ()):
+        if dispute.id not in moves:
+            found.violations.append(
+                Violation(
+                    REFUND_BOOKED,
+                    attempt.org_id,
+                    f"{intent.id}: dispute {dispute.id} of {dispute.amount_cents} {dispute.currency} is not booked, because"
+                    f" it is not in {CURRENCY}. Look up what it came to: metering adjust {attempt.org_id} --cents ..."
+                    f" --reason ... --key {dispute.id}",
+                )
+            )
 
 
-def _returned(stripe: StripeApi, since: datetime) -> dict[str, int]:
+@dataclass(frozen=True, slots=True)
+class _Returned:
     """By PaymentIntent, what went back to the card, by refunds and disputes."""
-    returned: dict[str, int] = defaultdict(int)
+
+    cents: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    foreign: dict[str, list[Dispute]] = field(default_factory=lambda: defaultdict(list))
+    """Disputes in other currencies."""
+
+
+def _returned(stripe: StripeApi, since: datetime) -> _Returned:
+    returned = _Returned()
     for intent_id, refund in stripe.list_refunds(since=since):
         if intent_id is not None and refund.effective:
-            returned[intent_id] += refund.amount_cents
+            returned.cents[intent_id] += refund.amount_cents
     for intent_id, dispute in stripe.list_disputes(since=since):
-        if intent_id is not None:
-            returned[intent_id] += dispute.withdrawn_cents - dispute.reinstated_cents
+        if intent_id is None:
+            continue
+        if dispute.foreign:
+            returned.foreign[intent_id].append(dispute)
+        elif dispute.withdrawn:
+            returned.cents[intent_id] += 0 if dispute.reinstated else dispute.amount_cents
     return returned
 
 
@@ -152,7 +178,10 @@ def _since(engine: Engine, now: datetime) -> datetime:
 def _read(
     engine: Engine,
 ) -> tuple[dict[str, _Known], dict[UUID | None, _Known], dict[str, int], dict[str, int]]:
-    """Attempts by PaymentIntent, those without one by id; what is credited, and what was booked since; from one snapshot."""
+    """Attempts by PaymentIntent, those without one by id; what is credited, and what was booked since; from one snapshot.
+
+    Corrections count where their key says: an adjustment under a PaymentIntent's id, or a dispute's.
+    """
     known: dict[str, _Known] = {}
     unmet: dict[UUID | None, _Known] = {}
     credited_cents: dict[str, int] = {}
@@ -169,8 +198,8 @@ def _read(
         for row in connection.execute(_MONEY):
             if row.kind == "credit":
                 credited_cents[row.source_key] = row.amount_cents
-            elif row.payment_intent_id is not None:
-                moves[row.payment_intent_id] += row.amount_cents
+            else:
+                moves[row.payment_intent_id or row.source_key] += row.amount_cents
     return known, unmet, credited_cents, moves
 
 

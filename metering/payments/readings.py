@@ -11,6 +11,10 @@ from metering.rules.reloads import AUTHENTICATION_REQUIRED
 
 MAX_ORG_ID: Final = 2**63 - 1
 
+# Reporting categories of balance transactions (docs.stripe.com/reports/reporting-categories); fees and corrections have others.
+_WITHDRAWAL: Final = "dispute"
+_REVERSAL: Final = "dispute_reversal"
+
 
 def read_intent(found: Mapping[str, Any]) -> Intent:
     """A PaymentIntent. What its metadata say counts as ours only if all of it can be."""
@@ -40,12 +44,21 @@ def read_refund(found: Mapping[str, Any]) -> Refund:
 
 
 def read_dispute(found: Mapping[str, Any]) -> Dispute:
-    """A dispute: its entries in Stripe's own ledger say what was taken and what was given back, fees apart."""
-    amounts = [entry["amount"] for entry in found.get("balance_transactions") or []]
+    """A dispute: what Stripe has booked for it says whether money went and came back, and never how much.
+
+    These entries are in the currency that the account settles in, with fees and corrections of their own; the dispute's amount is
+    in that of the charge.
+    """
+    signs = {
+        (entry["reporting_category"], entry["amount"] < 0)
+        for entry in found.get("balance_transactions") or []
+    }
     return Dispute(
         found["id"],
-        withdrawn_cents=-sum(amount for amount in amounts if amount < 0),
-        reinstated_cents=sum(amount for amount in amounts if amount > 0),
+        amount_cents=found["amount"],
+        currency=found["currency"],
+        withdrawn=(_WITHDRAWAL, True) in signs,
+        reinstated=(_REVERSAL, False) in signs,
     )
 
 

@@ -69,11 +69,20 @@ class Refund:
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """A cardholder's dispute: what it has taken so far, and what was given back. An inquiry takes nothing."""
+    """A cardholder's dispute, of `amount_cents` of its own currency. An inquiry takes nothing."""
 
     id: str
-    withdrawn_cents: int
-    reinstated_cents: int
+    amount_cents: int
+    currency: str
+    withdrawn: bool
+    """Whether Stripe has taken the money, ever."""
+    reinstated: bool
+    """Whether it has given the money back since."""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it takes or gives something of which nobody knows what it is in USD."""
+        return self.withdrawn and self.currency != CURRENCY
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,10 @@ OTHER_CRASHES = (
         st.integers(1, 3),
     )
 )
+SETTLEMENTS = st.sampled_from(
+    [("usd", 1.0, False), ("usd", 1.0, True), ("eur", 0.85, False), ("gbp", 0.8, True), ("gbp", 0.74, True)]
+)
+"""What the account at Stripe settles in, at which rate, and whether a dispute's fee is a balance transaction of its own."""
 INDEX = st.integers(0, 10**6)
 """Picks one of however many there are."""
 
@@ -104,8 +108,9 @@ class PaymentsMachine(RuleBasedStateMachine):
             kind: len(store.ids(kind)) for kind in ("event", "payment_intent", "refund", "dispute")
         }
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(settlement=SETTLEMENTS)
+    def begin(self, settlement: tuple[str, float, bool]) -> None:
+        self.settle_in(settlement)
         self.world.make_org(self.org_id)
         self.card = self.world.save_card(org_id=self.org_id)
         customer = ensure_customer(self.world.payments, self.org_id)
@@ -200,6 +205,12 @@ class PaymentsMachine(RuleBasedStateMachine):
             self.world.sandbox.fail_card(self.card, decline_code="insufficient_funds")
         elif mood == "wants authentication":
             self.world.sandbox.fail_card(self.card, decline_code="authentication_required")
+
+    @rule(settlement=SETTLEMENTS)
+    def settle_in(self, settlement: tuple[str, float, bool]) -> None:
+        """The account settles in another currency, or the rate has moved: nothing to any org."""
+        currency, exchange_rate, fee_apart = settlement
+        self.world.sandbox.set_settlement(currency, exchange_rate=exchange_rate, fee_apart=fee_apart)
 
     @precondition(lambda self: self._intents("succeeded"))
     @rule(which=INDEX, amount_cents=st.none() | st.integers(1, 400))

@@ -20,6 +20,7 @@ from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault
 from metering.sandbox.stripe.values import Json, shown
 from tests.payments.crashing import Crash
+from tests.payments.machine import SETTLEMENTS
 from tests.payments.reload_model import LOST, Model
 from tests.payments.reload_world import Site
 from tests.payments.stage import Hand, Stage
@@ -87,9 +88,19 @@ class ReloadMachine(RuleBasedStateMachine):
         minimum=st.sampled_from(MINIMUMS),
         amount=st.sampled_from(AMOUNTS),
         limit=st.sampled_from(LIMITS),
+        settlement=SETTLEMENTS,
     )
-    def begin(self, balance: int, minimum: int, amount: int, limit: int | None) -> None:
+    def begin(
+        self,
+        balance: int,
+        minimum: int,
+        amount: int,
+        limit: int | None,
+        settlement: tuple[str, float, bool],
+    ) -> None:
         """With a card, mostly with money, and enabled."""
+        currency, exchange_rate, fee_apart = settlement
+        self.world.sandbox.set_settlement(currency, exchange_rate=exchange_rate, fee_apart=fee_apart)
         if balance:
             self.world.adjust(balance)
         self.world.read_events()  # from here on the list is read: what was before the first time is none of ours

@@ -73,7 +73,7 @@ class World:
         if balance_cents:
             self.adjust(balance_cents, org_id=org_id)
 
-    def adjust(self, cents: int, *, org_id: int = 1) -> None:
+    def adjust(self, cents: int, *, org_id: int = 1, key: str | None = None) -> None:
         """Move the balance; what follows, follows."""
         with transaction(self.engine) as connection:
             posted = connection.scalar(text("SELECT count(*) FROM transactions"))
@@ -82,7 +82,7 @@ class World:
                 org_id,
                 amount_cents=cents,
                 reason="test",
-                key=f"adjustment-{posted}",
+                key=key or f"adjustment-{posted}",
                 clock=self.clock,
             )
         follow(self.payments, done.reloads, done.change)

@@ -1,4 +1,8 @@
-"""What Stripe holds: the balance, and the transactions that it is the sum of."""
+"""What Stripe holds: the balance, and the transactions that it is the sum of.
+
+Transactions are in the account's settlement currency, whatever was charged in: `amount` is converted, `exchange_rate` says by how
+much, and fees are in that currency too (docs.stripe.com/api/balance_transactions/object).
+"""
 
 from typing import Final
 
@@ -21,6 +25,7 @@ _CATEGORIES: Final = {
     "refund_failure": ("refund_failure", "refund_failure"),
     "dispute": ("adjustment", "dispute"),
     "dispute_reversal": ("adjustment", "dispute_reversal"),
+    "dispute_fee": ("stripe_fee", "fee"),
 }
 
 
@@ -59,21 +64,23 @@ def list_transactions(work: Work, params: Json) -> Json:
 def record(
     work: Work, what: str, amount: int, *, source: str, description: str | None, currency: str = "usd"
 ) -> Json:
-    """Write down that `amount` came (or, negative, went), in cents, because of the object `source`."""
+    """Write down that `amount` of `currency` came (or, negative, went) because of the object `source`."""
     kind, category = _CATEGORIES[what]
-    fee = _fee(what, amount)
+    settled, exchange_rate = work.settlement.convert(amount, currency)
+    currency = work.settlement.currency
+    fee = _fee(what, settled, apart=work.settlement.fee_apart)
     fee_description = "Dispute fee" if what == "dispute" else "Stripe processing fees"
     return work.add(
         {
             "id": new_id("txn"),
             "object": "balance_transaction",
-            "amount": amount,
+            "amount": settled,
             "available_on": work.now,
             "balance_type": "payments",
             "created": work.now,
             "currency": currency,
             "description": description,
-            "exchange_rate": None,
+            "exchange_rate": exchange_rate,
             "fee": fee,
             "fee_details": [
                 {
@@ -86,7 +93,7 @@ def record(
             ]
             if fee
             else [],
-            "net": amount - fee,
+            "net": settled - fee,
             "reporting_category": category,
             "source": source,
             "status": "available",
@@ -95,8 +102,32 @@ def record(
     )
 
 
-def _fee(what: str, amount: int) -> int:
+def record_dispute(work: Work, dispute: Json) -> list[Json]:
+    """Write down that a dispute takes its money: the transactions that the dispute lists from then on."""
+    source, charge = dispute["id"], dispute["charge"]
+    taken = record(
+        work,
+        "dispute",
+        -dispute["amount"],
+        source=source,
+        description=f"Chargeback withdrawal for {charge}",
+        currency=dispute["currency"],
+    )
+    if not work.settlement.fee_apart:
+        return [taken]
+    fee = record(
+        work,
+        "dispute_fee",
+        -DISPUTE_FEE_CENTS,
+        source=source,
+        description=f"Dispute fee for {charge}",
+        currency=work.settlement.currency,
+    )
+    return [taken, fee]
+
+
+def _fee(what: str, amount: int, *, apart: bool) -> int:
     """What Stripe keeps of it: a consumer that books `net` where it should book `amount` must be found out."""
     if what == "charge":
         return (amount * CHARGE_FEE_PER_MILLE + 500) // 1_000 + CHARGE_FEE_CENTS
-    return DISPUTE_FEE_CENTS if what == "dispute" else 0
+    return DISPUTE_FEE_CENTS if what == "dispute" and not apart else 0

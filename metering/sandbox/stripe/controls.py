@@ -5,6 +5,7 @@ The same controls are methods of a `StripeSandbox` and, for other processes, `PO
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from random import Random
 
@@ -16,6 +17,7 @@ from metering.sandbox.stripe.confirmations import authenticate, finish_processin
 from metering.sandbox.stripe.errors import InvalidRequestError
 from metering.sandbox.stripe.faults import Chance, Fault, Faults, RequestFault, WebhookFault
 from metering.sandbox.stripe.holdings import Holding, holdings
+from metering.sandbox.stripe.settlement import Settlement
 from metering.sandbox.stripe.store import Store, Work
 from metering.sandbox.stripe.values import PRIVATE, Json, shown
 from metering.sandbox.stripe.webhooks import Target, Webhooks
@@ -137,8 +139,12 @@ class Controls:
         amount_cents: int | None = None,
         inquiry: bool = False,
         reason: str = "fraudulent",
+        currency: str | None = None,
     ) -> Json:
-        """The cardholder disputes a payment, or a part of it; an inquiry takes no money yet."""
+        """The cardholder disputes a payment, or a part of it; an inquiry takes no money yet.
+
+        `currency` is the dispute's own, where it isn't the charge's; `amount_cents` is in it.
+        """
         with self._store.work() as work:
             charge = successful_charge(
                 work, work.find(payment_intent, "payment_intent", "payment_intent")["id"]
@@ -146,7 +152,9 @@ class Controls:
             if charge is None:
                 raise InvalidRequestError(f"{payment_intent} has taken no money.")
             return _shown(
-                disputes.open_dispute(work, charge, amount=amount_cents, reason=reason, inquiry=inquiry)
+                disputes.open_dispute(
+                    work, charge, amount=amount_cents, reason=reason, inquiry=inquiry, currency=currency
+                )
             )
 
     def escalate_dispute(self, dispute: str) -> Json:
@@ -163,6 +171,15 @@ class Controls:
         """The bank decides against us. An inquiry is just closed."""
         with self._store.work() as work:
             return _shown(disputes.close_dispute(work, work.find(dispute, "dispute", "dispute"), won=False))
+
+    def set_settlement(
+        self, currency: str = "usd", *, exchange_rate: float = 1.0, fee_apart: bool = False
+    ) -> None:
+        """The account settles in this currency from now on: its balance transactions are in it, at this rate.
+
+        With `fee_apart` a dispute's fee is a balance transaction of its own.
+        """
+        self._store.settlement = Settlement(currency, Decimal(str(exchange_rate)), fee_apart)
 
     def resend(self, event: str) -> None:
         """Send an event's webhook once more, delivered or not."""

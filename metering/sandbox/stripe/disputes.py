@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from metering.sandbox.stripe.balance import record
+from metering.sandbox.stripe.balance import record, record_dispute
 from metering.sandbox.stripe.errors import InvalidRequestError
 from metering.sandbox.stripe.listing import page
 from metering.sandbox.stripe.params import EXPAND, LISTING, Boolean, Hash, Metadata, Text, changed_metadata
@@ -78,8 +78,12 @@ def open_dispute(
     amount: int | None = None,
     reason: str = "fraudulent",
     inquiry: bool = False,
+    currency: str | None = None,
 ) -> Json:
-    """A cardholder disputes a charge, or `amount` cents of it. Raises InvalidRequestError where that isn't left."""
+    """A cardholder disputes a charge, or `amount` cents of it. Raises InvalidRequestError where that isn't left.
+
+    `currency` is the dispute's, where it isn't the charge's.
+    """
     amount = charge["amount"] - charge["amount_refunded"] if amount is None else amount
     if (
         not charge["paid"]
@@ -89,7 +93,7 @@ def open_dispute(
         raise InvalidRequestError(f"Charge {charge['id']} can't be disputed for {amount} cents.")
     charge = work.edit(charge)
     charge["disputed"] = True
-    dispute = work.add(_dispute(work, charge, amount, reason))
+    dispute = work.add(_dispute(work, charge, amount, reason) | ({"currency": currency} if currency else {}))
     if inquiry:
         dispute |= {"status": "warning_needs_response", "is_charge_refundable": True}
         dispute["payment_method_details"]["card"]["case_type"] = "inquiry"
@@ -143,22 +147,14 @@ def close_dispute(work: Work, dispute: Json, *, won: bool) -> Json:
 
 
 def withdrawn_cents(dispute: Json) -> int:
-    """What a dispute has taken and not given back, in cents."""
-    amounts: list[int] = [each["amount"] for each in dispute["balance_transactions"]]
-    return -sum(amounts)
+    """What a dispute has taken and not given back, in its own currency, whatever the account settles in."""
+    entries = {each["reporting_category"] for each in dispute["balance_transactions"]}
+    amount: int = dispute["amount"]
+    return amount if "dispute" in entries and "dispute_reversal" not in entries else 0
 
 
 def _withdraw(work: Work, dispute: Json) -> None:
-    dispute["balance_transactions"].append(
-        record(
-            work,
-            "dispute",
-            -dispute["amount"],
-            source=dispute["id"],
-            description=f"Chargeback withdrawal for {dispute['charge']}",
-            currency=dispute["currency"],
-        )
-    )
+    dispute["balance_transactions"] += record_dispute(work, dispute)
 
 
 def _require_open(dispute: Json, verb: str) -> None:

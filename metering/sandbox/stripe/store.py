@@ -14,6 +14,7 @@ from typing import Any, Final
 from metering.runtime.clock import Clock
 from metering.sandbox.stripe.disk import Change, Disk, KeptAnswer, StoredObject
 from metering.sandbox.stripe.errors import StripeError, no_such
+from metering.sandbox.stripe.settlement import Settlement
 from metering.sandbox.stripe.values import API_VERSION, PRIVATE, Json, copied, new_id, shown, unix_seconds
 
 KEY_LIFE_S: Final = 24 * 60 * 60
@@ -61,6 +62,8 @@ class Store:
         self._next_position = 1
         self.answers: dict[str, KeptAnswer] = {}
         """By idempotency key, the oldest first."""
+        self.settlement = Settlement()
+        """What the account settles in."""
         self.announces = False
         """Whether events are to be delivered as webhooks."""
         self.on_events: Callable[[list[Json]], None] = lambda _: None
@@ -100,6 +103,7 @@ class Store:
             self._kinds.clear()
             self._index.clear()
             self.answers.clear()
+            self.settlement = Settlement()
 
     def close(self) -> None:
         """Close the file, if there is one. Work that begins afterwards raises StoreClosedError."""
@@ -182,6 +186,11 @@ class Work:
     changed: dict[str, Json] = field(default_factory=dict)
     events: list[Json] = field(default_factory=list)
     answer: KeptAnswer | None = None
+
+    @property
+    def settlement(self) -> Settlement:
+        """What the account settles in."""
+        return self._store.settlement
 
     def get(self, object_id: str, kind: str) -> Json | None:
         """An object, not to be changed; None where there is none of that kind."""

@@ -88,6 +88,27 @@ def test_a_lost_dispute_keeps_the_money(shop: Shop, sandbox: StripeSandbox) -> N
         sandbox.win_dispute(dispute["id"])
 
 
+def test_balance_transactions_are_in_the_currency_that_the_account_settles_in(
+    shop: Shop, sandbox: StripeSandbox
+) -> None:
+    """As Stripe makes them: amount, net and fee in that currency, and by which rate they were converted."""
+    sandbox.set_settlement("gbp", exchange_rate=0.8, fee_apart=True)
+    paid = shop.pay(2_000)
+    dispute = sandbox.win_dispute(sandbox.open_dispute(paid.id)["id"])
+    assert (dispute["amount"], dispute["currency"]) == (2_000, "usd")
+    told = ("reporting_category", "type", "amount", "currency", "exchange_rate", "fee")
+    assert [tuple(each[name] for name in told) for each in dispute["balance_transactions"]] == [
+        ("dispute", "adjustment", -1_600, "gbp", 0.8, 0),
+        ("fee", "stripe_fee", -1_500, "gbp", None, 0),
+        ("dispute_reversal", "adjustment", 1_600, "gbp", 0.8, 0),
+    ]
+    charge, *_ = shop.client.v1.balance_transactions.list({"type": "charge"}).data
+    assert (charge.amount, charge.currency, charge.net) == (1_600, "gbp", 1_600 - charge.fee)
+    assert shop.net() == 2_000
+    sandbox.set_settlement()
+    assert sandbox.open_dispute(shop.pay(2_000).id)["balance_transactions"][0]["currency"] == "usd"
+
+
 def test_an_inquiry_takes_nothing(shop: Shop, sandbox: StripeSandbox) -> None:
     inquiry = sandbox.open_dispute(shop.pay(2_000).id, inquiry=True)
     assert (inquiry["status"], inquiry["balance_transactions"]) == ("warning_needs_response", [])
