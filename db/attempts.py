@@ -27,6 +27,7 @@ class Attempt:
     amount_cents: int
     customer_id: str
     payment_method_id: str
+    return_url: str | None
     created_at: datetime
     monthly_limit_cents: int | None
     month_committed_cents: int
@@ -84,6 +85,7 @@ def make_attempt(
     customer_id: str,
     payment_method_id: str,
     at: datetime,
+    return_url: str | None = None,
     monthly_limit_cents: int | None = None,
     month_committed_cents: int = 0,
 ) -> UUID:
@@ -108,6 +110,8 @@ def make_attempt(
             last_sent_at=at if top_up else None,
             in_hand_until=at + WORK_LEASE if top_up else None,
             look_at=at + (WORK_LEASE if top_up else NUDGE_GRACE),
+            # The meter, which makes reloads, has no right to this column, and needs none: nobody is there to be sent back.
+            **({"return_url": return_url} if top_up else {}),
         )
     )
     return attempt_id

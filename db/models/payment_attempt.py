@@ -43,6 +43,8 @@ class PaymentAttempt(Base):
     amount_cents: Mapped[int]
     customer_id: Mapped[str]
     payment_method_id: Mapped[str]
+    return_url: Mapped[str | None]
+    """Of a top-up: where a bank that wants the whole page sends the customer back to. NULL in rows older than the column."""
     created_at: Mapped[datetime]
     """Also says to which UTC month an auto-reload belongs."""
     monthly_limit_cents: Mapped[int | None]

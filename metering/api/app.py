@@ -16,6 +16,7 @@ from metering.api.openapi import describe
 from metering.api.prices import keep_reading
 from metering.api.problems import tell_problems
 from metering.api.quick_answers import QuickAnswers
+from metering.api.return_page import serve_return_page
 from metering.api.watch import Watch
 
 READING_LIMIT_S: Final = 5.0
@@ -60,4 +61,5 @@ def make_app(context: ApiContext) -> FastAPI:
     app.add_middleware(Watch)  # the outermost: it counts those too
     tell_problems(app)
     serve_docs(app)
+    serve_return_page(app)
     return app

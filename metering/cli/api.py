@@ -23,16 +23,18 @@ def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = F
 
     from metering.api.app import make_app
     from metering.api.lanes import PAYMENTS_CONNECTIONS
+    from metering.api.return_page import PATH
     from metering.api.server import bind, serve
     from metering.cli.connections import LOCK_TIMEOUT_MS
     from metering.cli.http_port import local_url
+    from metering.cli.stripe_access import named_return_url
     from metering.runtime.settings import read_settings
 
     settings = read_settings()
+    return_url = named_return_url(settings)
     with (
-        bind(
-            settings.http_host, settings.http_port
-        ) as bound,  # before anything is waited for: the port may be taken
+        # Before anything is waited for: the port may be taken.
+        bind(settings.http_host, settings.http_port) as bound,
         running_role(
             "api",
             lock_timeout_ms=LOCK_TIMEOUT_MS,
@@ -41,23 +43,23 @@ def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = F
             stop_with_stdin=stop_with_stdin,
             charges=True,
         ) as role,
-        _context(role) as context,
     ):
-        if context is None:
-            return
         url = local_url(settings.http_host, bound.getsockname()[1])
-        log = structlog.get_logger()
-        serve(
-            make_app(context),
-            bound,
-            stop=role.stop,
-            trusted_proxies=settings.trusted_proxy_networks,
-            ready=lambda: log.info("the API is served", role="api", url=url, docs=f"{url}/docs"),
-        )
+        with _context(role, return_url=return_url or f"{url}{PATH}") as context:
+            if context is None:
+                return
+            log = structlog.get_logger()
+            serve(
+                make_app(context),
+                bound,
+                stop=role.stop,
+                trusted_proxies=settings.trusted_proxy_networks,
+                ready=lambda: log.info("the API is served", role="api", url=url, docs=f"{url}/docs"),
+            )
 
 
 @contextmanager
-def _context(role: RunningRole) -> "Iterator[ApiContext | None]":
+def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | None]":
     """What the API works with; None if the role was told to stop before Stripe was there."""
     from db.engine import make_engine
     from db.quick_reads import QuickReads
@@ -69,7 +71,7 @@ def _context(role: RunningRole) -> "Iterator[ApiContext | None]":
     from metering.runtime.settings import read_settings
     from metering.signals import gate_reader
 
-    opened = open_payments(role)
+    opened = open_payments(role, return_url=return_url)
     if opened is None:
         yield None
         return

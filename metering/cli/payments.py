@@ -22,8 +22,10 @@ class RolePayments:
     webhook_secrets: tuple[str, ...] = field(repr=False)
 
 
-def open_payments(role: RunningRole) -> RolePayments | None:
+def open_payments(role: RunningRole, *, return_url: str | None = None) -> RolePayments | None:
     """What a role works with that charges cards; None if it was told to stop before Stripe's stand-in was there.
+
+    `return_url` is where customers of top-ups come back to: whoever makes top-ups has to say it.
 
     Raises SettingsError where a setting is missing, CommandError where no stand-in runs.
     """
@@ -53,5 +55,6 @@ def open_payments(role: RunningRole) -> RolePayments | None:
         clock=system_clock,
         nudge=Nudges(role.client).nudge,
         top_up_limits=TopUpLimits(settings.top_up_min_cents, settings.top_up_max_cents),
+        return_url=return_url,
     )
     return RolePayments(payments, access.webhook_secrets)

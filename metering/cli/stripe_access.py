@@ -55,6 +55,27 @@ def named_stripe(settings: Settings) -> StripeAccess | None:
     return StripeAccess(key, secrets, settings.stripe_api_base)
 
 
+def named_return_url(settings: Settings) -> str | None:
+    """Where a bank sends the customers of top-ups back to; None where the settings leave it to a page of the API's own.
+
+    Raises SettingsError as `named_stripe` does, and where a live key goes with no address or with one that isn't safe: Stripe
+    adds the payment's client secret to it.
+    """
+    named = named_stripe(settings)
+    url = settings.return_url
+    if named is not None and is_live(named.api_key):
+        if url is None:
+            raise SettingsError(
+                "METERING_RETURN_URL is missing: set it to the page of yours to which a bank is to send a customer back after"
+                " 3D Secure, https://app.example.com/billing. Only with a test key does a page of the API's own serve."
+            )
+        if url.lower().startswith("http://"):
+            raise SettingsError(
+                "METERING_RETURN_URL must not begin with http:// with a live key: use https://."
+            )
+    return url
+
+
 def is_live(api_key: str) -> bool:
     """Whether real cards are charged with it."""
     return api_key.split("_")[1:2] == ["live"]

@@ -31,7 +31,7 @@ def up(
     from metering.cli.output import console, warn
     from metering.cli.roles import API, JOBS, STRIPE_SANDBOX, Supervisor, meter_roles, metrics_ports
     from metering.cli.stopping import stop_on_signals
-    from metering.cli.stripe_access import find_stripe, named_stripe
+    from metering.cli.stripe_access import find_stripe, named_return_url, named_stripe
     from metering.runtime.clock import system_clock
     from metering.runtime.redis_connection import connect_redis
     from metering.runtime.settings import read_settings
@@ -39,6 +39,7 @@ def up(
     # All that can be wrong with the settings, before anything starts.
     settings = read_settings()
     stand_in = named_stripe(settings) is None
+    named_return_url(settings)
     roles = [*meter_roles(meters), JOBS, API, *([STRIPE_SANDBOX] if stand_in else [])]
     ports = metrics_ports(roles)
     http_port = free_http_port(settings.http_host, settings.http_port)

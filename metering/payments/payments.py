@@ -33,3 +33,5 @@ class Payments:
     nudge: Callable[[int, UUID], None]
     """Tells the jobs of an attempt, by org and id, that is to be charged. Must not fail; the sweep finds what it loses."""
     top_up_limits: TopUpLimits = TopUpLimits()
+    return_url: str | None = None
+    """Where a bank sends a top-up's customer back to. None only where no top-ups are made: Stripe would refuse them."""

@@ -98,6 +98,8 @@ class StripeApi:
             "currency": CURRENCY,
             "customer": attempt.customer_id,
             "payment_method": attempt.payment_method_id,
+            # Excludes `automatic_payment_methods`, and so `allow_redirects`, by which a return_url could be spared:
+            # docs.stripe.com/changelog/dahlia/2026-07-29/allowed-payment-method-types-parameter
             "allowed_payment_method_types": ["card"],
             "confirm": True,
             "description": "Auto-reload" if attempt.kind is AttemptKind.AUTO_RELOAD else "Top-up",
@@ -107,10 +109,15 @@ class StripeApi:
                 "attempt_kind": attempt.kind.value,
             },
         }
+        # Intents of endive have dynamic payment methods, and whoever confirms those says where the customer comes back to, unless
+        # he isn't there: docs.stripe.com/changelog/2023-08-16/automatic-payment-methods. Stripe.js shows the bank's page inside
+        # the customer's (use_stripe_sdk); a bank that wants the whole window sends him back to the return_url.
         if attempt.kind is AttemptKind.AUTO_RELOAD:
             params["off_session"] = True
         else:
             params["use_stripe_sdk"] = True
+            if attempt.return_url is not None:  # rows from before the column are repeated as they were sent
+                params["return_url"] = attempt.return_url
         options: Any = {"idempotency_key": str(attempt.id)}
         asked = _TIMELY.set(timely)
         try:

@@ -177,7 +177,7 @@ def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
         )
         if found is not None and found.outcome_known and found.in_hand(now):
             return _Begun(found)
-        attempt = found or _make(connection, asked, now)
+        attempt = found or _make(connection, asked, now, payments.return_url)
         if asked.key is not None:
             keep_key(
                 connection,
@@ -190,7 +190,7 @@ def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
         return _Begun(attempt, made=found is None, joined=found is not None)
 
 
-def _make(connection: Connection, asked: _Asked, now: datetime) -> Attempt:
+def _make(connection: Connection, asked: _Asked, now: datetime, return_url: str | None) -> Attempt:
     attempt_id = make_attempt(
         connection,
         asked.org_id,
@@ -198,6 +198,7 @@ def _make(connection: Connection, asked: _Asked, now: datetime) -> Attempt:
         amount_cents=asked.amount_cents,
         customer_id=asked.customer_id,
         payment_method_id=asked.payment_method_id,
+        return_url=return_url,
         at=now,
     )
     attempt = find_attempt(connection, asked.org_id, attempt_id)

@@ -16,6 +16,7 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 _OWN_REDIS_OPTION: Final = re.compile(r"[?&](protocol|decode_responses)=")
 _STRIPE_KEY: Final = re.compile(r"(sk|rk)_(test|live)_[!-~]+")
 _STRIPE_TEST_KEY: Final = "sk_test_"
+_RETURN_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]+")
 _STRIPE_BASE: Final = re.compile(r"https?://[^\s/?#@]+/?")
 
 
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
     """The smallest top-up."""
     top_up_max_cents: int = Field(default=MAX_CHARGE_CENTS, ge=MIN_CHARGE_CENTS, le=MAX_CHARGE_CENTS)
     """The largest top-up."""
+    return_url: str | None = None
+    """Where a bank that wanted the whole window sends a customer back to after 3D Secure; an app's own scheme will do, too."""
 
     stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
     """A secret key of Stripe's, `sk_...`, or a restricted one, `rk_...`."""
@@ -113,6 +116,13 @@ class Settings(BaseSettings):
                 ip_network(part)
         except ValueError:
             raise ValueError("must be addresses or networks, 172.16.0.0/12, with commas in between") from None
+        return value
+
+    @field_validator("return_url")
+    @classmethod
+    def _check_return_url(cls, value: str | None) -> str | None:
+        if value is not None and not _RETURN_URL.fullmatch(value):
+            raise ValueError("must be an address that a browser can open, https://app.example.com/billing")
         return value
 
     @field_validator("stripe_api_key")

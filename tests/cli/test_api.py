@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from metering.sandbox.stripe.sandbox import StripeSandbox
 from tests.cli.conftest import Cli
 from tests.cli.test_roles import end
 from tests.conftest import Database
@@ -34,6 +35,34 @@ def running(cli: Cli) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, Any
 def api(database: Database, redis_url: str, **settings: str) -> Cli:
     servers = {"METERING_DATABASE_URL": database.url, "METERING_REDIS_URL": redis_url}
     return Cli({**servers, "METERING_HTTP_PORT": "0", **NO_STRIPE, **TOKEN, **settings})
+
+
+def test_with_a_test_key_customers_come_back_to_a_page_of_its_own(database: Database, redis_url: str) -> None:
+    """And with the address that is set, to that: through the whole of the role, as Stripe is told."""
+    for settings, expected in (
+        ({}, "{url}/payment-return"),
+        ({"METERING_RETURN_URL": "app://paid"}, "app://paid"),
+    ):
+        org_id = "42" if not settings else "43"
+        with StripeSandbox() as stripe:
+            cli = api(
+                database, redis_url, STRIPE_API_KEY=stripe.api_key, STRIPE_API_BASE=stripe.url, **settings
+            )
+            cli.run("org", "create", "Acme", "--id", org_id)
+            key = cli.json("key", "create", org_id)["api_key"]
+            headers = {"Authorization": f"Bearer {key}"}
+            with running(cli) as (_, served), httpx.Client(base_url=served["url"], headers=headers) as http:
+                setup = http.post("/v1/billing/setup-intent").json()["setup_intent_id"]
+                method = stripe.confirm_setup(setup)
+                http.post("/v1/billing/default-payment-method", json={"payment_method_id": method})
+                paid = http.post("/v1/billing/top-up", json={"amount_cents": 1_000})
+                assert (paid.status_code, paid.json()["status"]) == (201, "succeeded")
+                (asked,) = stripe.requests("payment_intents.create")
+                assert asked.params["return_url"] == expected.format(url=served["url"])
+                page = http.get("/payment-return?payment_intent=pi_1&payment_intent_client_secret=secret")
+                assert (page.status_code, page.headers["referrer-policy"]) == (200, "no-referrer")
+                assert "You may close this window" in page.text
+                assert "secret" not in page.text
 
 
 def test_it_serves_until_it_is_told_to_stop_and_says_where(database: Database, redis_url: str) -> None:

@@ -110,6 +110,7 @@ def test_a_port_that_somebody_has_is_told_before_anything_starts(data_dir: Path)
             {"STRIPE_WEBHOOK_SECRET": "whsec_x"},
             "STRIPE_API_KEY is missing, though STRIPE_WEBHOOK_SECRET is set",
         ),
+        ({"METERING_RETURN_URL": "app.example.com"}, "METERING_RETURN_URL must be an address"),
         ({"STRIPE_API_KEY": "nonsense"}, "STRIPE_API_KEY must be a secret key"),
     ],
 )

@@ -27,7 +27,7 @@ from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals, say_left
 from tests.conftest import Database
 from tests.gates.listening import signals_log
-from tests.payments.world import START, MovableClock, World, raw_stripe
+from tests.payments.world import RETURN_URL, START, MovableClock, World, raw_stripe
 from tests.spine.billing import price
 
 TIER: Final = price("cent", "0.60", increment_first_s=1, increment_next_s=1)
@@ -246,6 +246,7 @@ class Site:
             stripe=cast("StripeApi", stripe),
             clock=self.clock,
             nudge=lambda org_id, attempt_id: nudged.append((org_id, attempt_id)),
+            return_url=RETURN_URL,
         )
         world = ReloadWorld(
             engine=self.database.engine,

@@ -7,7 +7,10 @@ from tests.conftest import Database
 from tests.db import execute_as
 from tests.payments.world import World
 
-SENT = ("org_id", "id", "kind", "amount_cents", "customer_id", "payment_method_id", "created_at", "recovered")
+SENT = (
+    *("org_id", "id", "kind", "amount_cents", "customer_id", "payment_method_id", "return_url"),
+    *("created_at", "recovered"),
+)
 OF_THE_RULE = ("monthly_limit_cents", "month_committed_cents")
 HEARD = (
     "UPDATE stripe_events SET outcome = 'x'",

@@ -288,6 +288,7 @@ def test_nudges_of_other_peoples_charges_are_answered_and_not_booked(world: Worl
             "confirm": True,
             "payment_method": "pm_card_visa",
             "allowed_payment_method_types": ["card"],
+            "return_url": "https://example.com",
         }
     )
     world.sandbox.refund(other.id)

@@ -245,7 +245,11 @@ def test_an_intent_that_succeeded_instead_of_being_cancelled_is_credited(reloadi
         if operation == "charge":
             (intent,) = reloading.reload_intents()
             reloading.stripe.v1.payment_intents.confirm(
-                intent["id"], {"payment_method": reloading.sandbox.save_card(intent["customer"])}
+                intent["id"],
+                {
+                    "payment_method": reloading.sandbox.save_card(intent["customer"]),
+                    "return_url": "https://example.com",
+                },
             )
 
     reloading.watched.after = confirm

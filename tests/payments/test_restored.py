@@ -179,6 +179,7 @@ def test_a_second_payment_of_one_attempt_is_told_of_and_never_credited(world: Wo
             "confirm": True,
             "metadata": first["metadata"],
             "allowed_payment_method_types": ["card"],
+            "return_url": "https://example.com",
         }
     )
     before = NOT_BOOKED_TOTAL.labels("second_intent")._value.get()

@@ -203,7 +203,9 @@ def test_a_bank_that_declines_for_want_of_authentication_is_told_as_such(world: 
     assert len(world.intents()) == 1
 
     world.sandbox.mend_card(method)  # the customer confirms it in the browser
-    world.stripe.v1.payment_intents.confirm(intent["id"], {"payment_method": method})
+    world.stripe.v1.payment_intents.confirm(
+        intent["id"], {"payment_method": method, "return_url": "https://example.com"}
+    )
     world.deliver(*world.events("payment_intent.succeeded"))
     assert world.balance() == world.held_cents() == 2_000
     world.assert_sound()

@@ -37,6 +37,7 @@ from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
 from workers.sweep import Sweep
 
+RETURN_URL = "https://example.com/back"
 START = datetime(2026, 4, 20, 12, 0, tzinfo=UTC)
 
 
@@ -223,6 +224,7 @@ def make_world(engine: Engine, client: redis.Redis, *, at: datetime = START) -> 
             stripe=connect_stripe(sandbox.api_key, base_url=sandbox.url),
             clock=clock,
             nudge=lambda org_id, attempt_id: nudged.append((org_id, attempt_id)),
+            return_url=RETURN_URL,
         )
         world = World(engine, client, sandbox, clock, payments, raw_stripe(sandbox), nudged)
         world.make_org(1)

@@ -34,6 +34,7 @@ def charge_of(client: stripe.StripeClient, intent: stripe.PaymentIntent) -> stri
 
 def paying(stand_in: StandIn, customer_id: str, method_id: str, **changes: Any) -> Any:
     """The parameters of a payment of 2,000 cents, confirmed at once; `changes` replaces or adds some."""
+    customer_is_there = changes.get("confirm", True) and not changes.get("off_session")
     return {
         "amount": 2_000,
         "currency": "usd",
@@ -41,6 +42,7 @@ def paying(stand_in: StandIn, customer_id: str, method_id: str, **changes: Any) 
         "payment_method": method_id,
         "confirm": True,
         **stand_in.card_only,
+        **(stand_in.way_back if customer_is_there else {}),
         **changes,
     }
 

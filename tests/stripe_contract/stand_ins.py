@@ -33,6 +33,8 @@ class StandIn:
     """The customer of a PaymentIntent answers the challenge, or fails to."""
     card_only: Mapping[str, Any]
     """The parameters by which an intent takes cards only: endive's, or those of before."""
+    way_back: Mapping[str, Any]
+    """The parameters that every confirmation wants whose customer is there."""
     send_webhooks_to: Callable[[str | None, str], None]
     """Takes a URL (None: nowhere any more, if it can forget one) and a secret."""
 
@@ -54,6 +56,7 @@ def sandbox() -> Iterator[StandIn]:
                 process.url, "authenticate", payment_intent=intent.id, succeeds=succeeds
             ),
             {"allowed_payment_method_types": ["card"]},
+            {"return_url": "https://example.com/back"},
             lambda url, secret: control(process.url, "set_webhook", url=url, secrets=[secret]),
         )
 
@@ -83,6 +86,7 @@ def localstripe() -> Iterator[StandIn]:
                 {"client_secret": intent.client_secret, "success": succeeds, "key": "pk_test_browser"},
             ),
             {"payment_method_types": ["card"]},
+            {},
             lambda target, secret: _post(
                 f"{url}/_config/webhooks/contract", {"url": target or f"{url}/nowhere", "secret": secret}
             ),

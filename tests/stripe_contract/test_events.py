@@ -44,7 +44,8 @@ def test_a_decline_is_told(stand_in: StandIn) -> None:
 def test_a_saved_card_is_told(stand_in: StandIn) -> None:
     params: Any = dict(stand_in.card_only)
     made = stand_in.client.v1.setup_intents.create(params)
-    stand_in.client.v1.setup_intents.confirm(made.id, {"payment_method": card(stand_in.client).id})
+    confirming: Any = {"payment_method": card(stand_in.client).id, **stand_in.way_back}
+    stand_in.client.v1.setup_intents.confirm(made.id, confirming)
     assert made.id in _objects(stand_in.client, "setup_intent.succeeded")
 
 

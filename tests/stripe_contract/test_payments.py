@@ -64,7 +64,8 @@ def test_statuses_before_confirmation(stand_in: StandIn) -> None:
     customer_id, method_id = customer_with_card(stand_in.client)
     ready = intents.create(paying(stand_in, customer_id, method_id, confirm=False))
     assert ready.status == "requires_confirmation"
-    assert intents.confirm(ready.id).status == "succeeded"
+    confirming: Any = {**stand_in.way_back}
+    assert intents.confirm(ready.id, confirming).status == "succeeded"
 
 
 def test_a_decline_is_a_card_error(stand_in: StandIn) -> None:
@@ -101,7 +102,6 @@ def test_a_challenge_is_asked_for_on_session(stand_in: StandIn) -> None:
     intent = pay(stand_in, number=ALWAYS_AUTHENTICATES)
     assert intent.status == "requires_action"
     assert intent.next_action is not None
-    assert intent.next_action.type == "use_stripe_sdk"
 
 
 def test_a_challenge_that_is_met_pays(stand_in: StandIn) -> None:
@@ -177,28 +177,103 @@ def test_another_customers_card_is_refused(stand_in: StandIn) -> None:
         stand_in.client.v1.payment_intents.create(paying(stand_in, customer_id, foreign_id))
 
 
-def test_payment_method_types_are_no_parameter_any_more(client: stripe.StripeClient) -> None:
-    params: Any = {"amount": 500, "currency": "usd", "payment_method_types": ["card"]}
+@pytest.mark.parametrize("request_", ["create", "update", "confirm"])
+def test_payment_method_types_are_no_parameter_any_more(client: stripe.StripeClient, request_: str) -> None:
+    """docs.stripe.com/changelog/endive/2026-09-30/removes-the-payment-method-types-parameter-from-payment-intents-and-setup-intents"""
+    intents = client.v1.payment_intents
+    made = intents.create({"amount": 500, "currency": "usd"})
+    gone: Any = {"payment_method_types": ["card"]}
+    whole: Any = {"amount": 500, "currency": "usd", **gone}
+    given = (whole,) if request_ == "create" else (made.id, gone)
     with pytest.raises(stripe.InvalidRequestError) as raised:
-        client.v1.payment_intents.create(params)
-    assert raised.value.code == "payment_method_types_no_longer_supported"
+        getattr(intents, request_)(*given)
+    assert (raised.value.http_status, raised.value.code) == (400, "payment_method_types_no_longer_supported")
 
 
-def test_any_method_may_redirect_and_needs_a_way_back(stand_in: StandIn) -> None:
+@pytest.mark.parametrize("cards_only", [False, True])
+def test_a_payment_whose_customer_is_there_needs_a_way_back(stand_in: StandIn, cards_only: bool) -> None:
+    """docs.stripe.com/changelog/2023-08-16/automatic-payment-methods; whether cards alone are asked for or not."""
     params = paying(stand_in, *customer_with_card(stand_in.client))
-    for name in stand_in.card_only:
+    for name in (*stand_in.way_back, *(() if cards_only else stand_in.card_only)):
         del params[name]
     with pytest.raises(stripe.InvalidRequestError) as raised:
         stand_in.client.v1.payment_intents.create(params)
-    assert raised.value.param == "return_url"
+    assert (raised.value.http_status, error_of(raised)["type"]) == (400, "invalid_request_error")
+    assert "return_url" in str(raised.value)
+    params["confirm"] = False
+    waiting = stand_in.client.v1.payment_intents.create(params)
+    with pytest.raises(stripe.InvalidRequestError) as raised:
+        stand_in.client.v1.payment_intents.confirm(waiting.id)
+    assert "return_url" in str(raised.value)
+    confirming: Any = {"return_url": "https://example.com/back"}
+    assert stand_in.client.v1.payment_intents.confirm(waiting.id, confirming).status == "succeeded"
+
+
+def test_off_session_needs_no_way_back(stand_in: StandIn) -> None:
+    params = paying(stand_in, *customer_with_card(stand_in.client), off_session=True)
+    assert "return_url" not in params
+    assert stand_in.client.v1.payment_intents.create(params).status == "succeeded"
+    for name in stand_in.card_only:
+        del params[name]
+    assert stand_in.client.v1.payment_intents.create(params).status == "succeeded"
 
 
 def test_without_redirects_no_way_back_is_needed(stand_in: StandIn) -> None:
     params = paying(stand_in, *customer_with_card(stand_in.client))
-    for name in stand_in.card_only:
+    for name in (*stand_in.card_only, *stand_in.way_back):
         del params[name]
     params["automatic_payment_methods"] = {"enabled": True, "allow_redirects": "never"}
     assert stand_in.client.v1.payment_intents.create(params).status == "succeeded"
+
+
+def test_cards_alone_or_no_redirects_but_not_both(stand_in: StandIn) -> None:
+    """docs.stripe.com/changelog/dahlia/2026-07-29/allowed-payment-method-types-parameter: mutually exclusive."""
+    params = paying(stand_in, *customer_with_card(stand_in.client))
+    params["automatic_payment_methods"] = {"enabled": True, "allow_redirects": "never"}
+    with pytest.raises(stripe.InvalidRequestError) as raised:
+        stand_in.client.v1.payment_intents.create(params)
+    assert raised.value.http_status == 400
+
+
+def test_dynamic_methods_take_no_error_in_place_of_an_action(stand_in: StandIn) -> None:
+    params = paying(stand_in, *customer_with_card(stand_in.client), error_on_requires_action=True)
+    with pytest.raises(stripe.InvalidRequestError) as raised:
+        stand_in.client.v1.payment_intents.create(params)
+    assert "error_on_requires_action" in str(raised.value)
+
+
+def test_a_way_back_goes_with_confirm_only(client: stripe.StripeClient) -> None:
+    params: Any = {"amount": 500, "currency": "usd", "return_url": "https://example.com/back"}
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.payment_intents.create(params)
+
+
+def test_a_card_is_not_set_up_while_its_holder_is_away(stand_in: StandIn) -> None:
+    """As artsy/exchange#484 met it."""
+    params = paying(
+        stand_in, *customer_with_card(stand_in.client), off_session=True, setup_future_usage="off_session"
+    )
+    with pytest.raises(stripe.InvalidRequestError):
+        stand_in.client.v1.payment_intents.create(params)
+
+
+def test_stripe_js_meets_the_challenge_though_there_is_a_way_back(stand_in: StandIn) -> None:
+    """The bank's page is shown inside the seller's, unless the bank wants all of it: then it sends back to `return_url`."""
+    params = paying(stand_in, *customer_with_card(stand_in.client, ALWAYS_AUTHENTICATES), use_stripe_sdk=True)
+    made = stand_in.client.v1.payment_intents.create(params)
+    assert made.status == "requires_action"
+    assert made.next_action is not None
+    assert made.next_action.type == "use_stripe_sdk"
+    assert made.client_secret is not None
+
+
+def test_without_stripe_js_the_challenge_is_a_redirect_and_back(stand_in: StandIn) -> None:
+    intent = pay(stand_in, number=ALWAYS_AUTHENTICATES)
+    action = intent.next_action
+    assert action is not None
+    assert action.type == "redirect_to_url"
+    assert action.redirect_to_url is not None
+    assert action.redirect_to_url.return_url == "https://example.com/back"
 
 
 def test_the_customers_default_card_is_not_applied(client: stripe.StripeClient) -> None:

@@ -1,6 +1,6 @@
 """How a PaymentIntent is confirmed: the bank takes the money, wants the holder, or declines."""
 
-from typing import Any, Final
+from typing import Any
 
 from metering.sandbox.stripe.actions import (
     authentication_failure,
@@ -17,10 +17,6 @@ from metering.sandbox.stripe.payment_methods import card_of, save
 from metering.sandbox.stripe.store import Work
 from metering.sandbox.stripe.values import PRIVATE, Json, shown
 
-_ACTION_NOT_WANTED: Final = (
-    "This payment required an authentication action to complete, but `error_on_requires_action` was set."
-)
-
 
 def confirm_intent(work: Work, intent: Json, params: Json) -> Json:
     """Try to take the money of an intent that `work` is changing. Raises DeclinedError, which carries the intent."""
@@ -34,20 +30,34 @@ def confirm_intent(work: Work, intent: Json, params: Json) -> Json:
             payment_intent=intent,
         )
     off_session = bool(params.get("off_session"))
-    require_return_url(intent, params, "PaymentIntent")
+    _require_fitting(intent, params, off_session=off_session)
     intent |= {"payment_method": method["id"], "next_action": None}
     intent[PRIVATE]["off_session"] = off_session
     if not needs_holder(method, off_session=off_session):
         return _take(work, intent, method)
     if off_session:
         raise _declined(work, intent, method, decline_for("authentication_required"))
-    if params.get("error_on_requires_action"):
-        raise _declined(
-            work, intent, method, Decline("authentication_required", None, _ACTION_NOT_WANTED), charged=False
-        )
     intent |= {"status": "requires_action", "next_action": next_action(params, intent["id"])}
     work.emit("payment_intent.requires_action", intent)
     return intent
+
+
+def _require_fitting(intent: Json, params: Json, *, off_session: bool) -> None:
+    """Refuse ways to confirm that don't go with the intent, or with each other."""
+    if not off_session:
+        require_return_url(intent, params, "PaymentIntent")
+    elif intent["setup_future_usage"] is not None:
+        raise InvalidRequestError(
+            "You cannot confirm with the `off_session` parameter when `setup_future_usage` is also set on the PaymentIntent "
+            "because you cannot set up future usages when processing payments off-session.",
+            param="off_session",
+        )
+    # docs.stripe.com/changelog/2023-08-16/automatic-payment-methods
+    if params.get("error_on_requires_action"):
+        raise InvalidRequestError(
+            "The parameter `error_on_requires_action` cannot be used with dynamic payment methods.",
+            param="error_on_requires_action",
+        )
 
 
 def finish_processing(work: Work, intent_id: str, *, succeeds: bool) -> Json:
@@ -128,14 +138,11 @@ def _charge(work: Work, intent: Json, method: Json) -> Json:
     return intent
 
 
-def _declined(
-    work: Work, intent: Json, method: Json, decline: Decline, *, charged: bool = True
-) -> DeclinedError:
+def _declined(work: Work, intent: Json, method: Json, decline: Decline) -> DeclinedError:
     """The error for a card that said no; the intent goes back to where it needs another one."""
     details: dict[str, Any] = {"code": decline.code, "decline_code": decline.decline_code}
-    if charged:
-        charge = make_charge(work, intent, method, decline)
-        intent["latest_charge"] = details["charge"] = charge["id"]
+    charge = make_charge(work, intent, method, decline)
+    intent["latest_charge"] = details["charge"] = charge["id"]
     details["payment_method"] = shown(method)
     error = DeclinedError(decline.message, **details)
     _back_to_start(intent, shown(error.error) | {"type": CARD_ERROR})

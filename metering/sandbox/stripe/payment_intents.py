@@ -2,7 +2,14 @@
 
 from typing import Final
 
-from metering.sandbox.stripe.actions import CONFIRMING, METHODS, accepted_methods, chosen_method
+from metering.sandbox.stripe.actions import (
+    CONFIRMING,
+    METHODS,
+    NO_TYPES,
+    accepted_methods,
+    chosen_method,
+    require_confirm,
+)
 from metering.sandbox.stripe.confirmations import confirm_intent
 from metering.sandbox.stripe.errors import InvalidRequestError
 from metering.sandbox.stripe.listing import page
@@ -61,6 +68,7 @@ CREATE: Final = Hash(
 UPDATE: Final = Hash(
     {
         **_FIELDS,
+        **NO_TYPES,
         "amount": Integer(1),
         "payment_method": Text(),
         "payment_method_data": CONFIRMING["payment_method_data"],
@@ -70,6 +78,7 @@ RETRIEVE: Final = Hash({**EXPAND, "client_secret": Text()})
 CONFIRM: Final = Hash(
     {
         **EXPAND,
+        **NO_TYPES,
         **_CONFIRMING,
         "receipt_email": _FIELDS["receipt_email"],
         "setup_future_usage": _FIELDS["setup_future_usage"],
@@ -96,13 +105,7 @@ def create(work: Work, params: Json) -> Json:
         )
     if "customer" in params:
         work.find(params["customer"], "customer", "customer")
-    if not params.get("confirm"):
-        for name in _ONLY_WHEN_CONFIRMED:
-            if params.get(name):
-                raise InvalidRequestError(
-                    f"The parameter `{name}` cannot be passed when creating a PaymentIntent unless `confirm` is set to true.",
-                    param=name,
-                )
+    require_confirm(params, _ONLY_WHEN_CONFIRMED, "PaymentIntent")
     intent = work.add(_intent(work, params, currency))
     method = chosen_method(work, intent, params)
     if method is not None:

@@ -5,10 +5,12 @@ from typing import Any, Final
 from metering.sandbox.stripe.actions import (
     CONFIRMING,
     METHODS,
+    NO_TYPES,
     accepted_methods,
     authentication_failure,
     chosen_method,
     next_action,
+    require_confirm,
     require_return_url,
 )
 from metering.sandbox.stripe.cards import Authentication, decline_for
@@ -42,7 +44,7 @@ CREATE: Final = Hash(
     }
 )
 RETRIEVE: Final = Hash({**EXPAND, "client_secret": Text()})
-UPDATE: Final = Hash({**EXPAND, "description": Text(unsettable=True), "metadata": Metadata()})
+UPDATE: Final = Hash({**EXPAND, **NO_TYPES, "description": Text(unsettable=True), "metadata": Metadata()})
 CONFIRM: Final = Hash({**EXPAND, **CONFIRMING})
 CANCEL: Final = Hash(
     {**EXPAND, "cancellation_reason": Choice(("abandoned", "duplicate", "requested_by_customer"))}
@@ -56,6 +58,7 @@ def create(work: Work, params: Json) -> Json:
     """Make a SetupIntent; with `confirm` save the card at once."""
     if "customer" in params:
         work.find(params["customer"], "customer", "customer")
+    require_confirm(params, ("return_url",), "SetupIntent")
     intent = work.add(_intent(work, params))
     method = chosen_method(work, intent, params)
     if method is not None:

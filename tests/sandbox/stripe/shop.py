@@ -23,16 +23,19 @@ class Shop:
         return self.method
 
     def params(self, amount: int = 2_000, **changes: Any) -> Any:
-        """What a payment is asked for with."""
-        return {
+        """What a payment is asked for with. None as a change leaves the parameter out."""
+        customer_is_there = changes.get("confirm", True) and not changes.get("off_session")
+        asked = {
             "amount": amount,
             "currency": "usd",
             "customer": self.customer,
             "payment_method": self.method,
             "confirm": True,
             "allowed_payment_method_types": ["card"],
+            "return_url": "https://example.com" if customer_is_there else None,
             **changes,
         }
+        return {name: value for name, value in asked.items() if value is not None}
 
     def pay(self, amount: int = 2_000, *, key: str | None = None, **changes: Any) -> stripe.PaymentIntent:
         """A payment, on-session unless it is told otherwise."""

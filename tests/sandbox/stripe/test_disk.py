@@ -27,6 +27,7 @@ def _charge(client: stripe.StripeClient, key: str) -> stripe.PaymentIntent:
             "payment_method": "pm_card_visa",
             "confirm": True,
             "allowed_payment_method_types": ["card"],
+            "return_url": "https://example.com",
         },
         {"idempotency_key": key},
     )

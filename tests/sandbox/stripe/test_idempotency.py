@@ -92,7 +92,7 @@ def test_what_is_wrong_only_with_the_state_uses_the_key_up(shop: Shop, client: s
 def test_a_refused_request_leaves_nothing_behind(shop: Shop) -> None:
     before = shop.events()
     with pytest.raises(stripe.InvalidRequestError):  # found out only when it is to be confirmed
-        shop.pay(allowed_payment_method_types=None)
+        shop.pay(return_url=None)
     assert shop.events() == before
     assert shop.client.v1.payment_intents.list({"customer": shop.customer}).data == []
 
