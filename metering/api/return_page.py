@@ -21,7 +21,7 @@ PAGE: Final = """<!DOCTYPE html>
 <style>body { font: 18px/1.5 system-ui, sans-serif; margin: 4rem auto; max-width: 32rem; padding: 0 1rem; }</style>
 </head><body>
 <h1>You are back from your bank</h1>
-<p>You may close this window, and go on where you started the payment. 
+<p>You may close this window, and go on where you started the payment.
 Your balance shows it as soon as your bank has confirmed.</p>
 </body></html>
 """
