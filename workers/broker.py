@@ -13,8 +13,8 @@ NAMESPACE: Final = "metering:jobs"
 MONEY_QUEUE: Final = "money"
 """Charges and what settles them."""
 
-MAINTENANCE_CHANCE: Final = 50_000
-"""Of 1,000,000 calls to Redis, how many look for the messages of dead workers: every twentieth, not every thousandth."""
+NO_MAINTENANCE: Final = 0
+"""Of 1,000,000 calls to Redis, how many make dramatiq look for dead workers, by KEYS: none. workers/dead_workers.py does it."""
 HEARTBEAT_TIMEOUT_MS: Final = 10_000
 """A worker that hasn't been heard of for so long is dead, and its messages go to another."""
 
@@ -34,7 +34,7 @@ def make_broker(client: redis.Redis) -> RedisBroker:
     broker = RedisBroker(  # type: ignore[no-untyped-call]
         client=client,
         namespace=NAMESPACE,
-        maintenance_chance=MAINTENANCE_CHANCE,
+        maintenance_chance=NO_MAINTENANCE,
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         middleware=[
             AgeLimit(),

@@ -11,6 +11,7 @@ from metering.payments.payments import Payments
 from workers.audit_job import audit_rounds
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker
+from workers.dead_workers import DeadWorkers
 from workers.payments_sweep import ATTEMPT_THREADS, payment_rounds
 from workers.sweep import Sweep
 
@@ -42,7 +43,11 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
             stop.set()
 
     sweep = Sweep(payments.engine, payments.gates, clock=payments.clock)
-    rounds = [*payment_rounds(payments), *audit_rounds(payments.engine, payments.clock)]
+    rounds = [
+        *payment_rounds(payments),
+        *audit_rounds(payments.engine, payments.clock),
+        DeadWorkers(broker).round(),
+    ]
     runs = {"gates": sweep.run} | {each.name: each.run for each in rounds}
     sweeping = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
     for thread in sweeping:

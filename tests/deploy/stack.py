@@ -153,10 +153,10 @@ class Stack:
 
     @contextmanager
     def started(self, service: str) -> Iterator[Running]:
-        """Start a service's command; it is killed at the end if it runs still."""
+        """Start a service's command, with a log of its own; it is killed at the end if it runs still."""
         metrics_port, http_port = free_port(), free_port()
-        log_path = self.data_dir / f"{service}.log"
-        with log_path.open("wb") as log:
+        log_path = self.data_dir / f"{service}-{metrics_port}.log"
+        with log_path.open("xb") as log:
             process = subprocess.Popen(
                 [*self.image.program, *self.services[service]["command"]],
                 env=self.environment(service, metrics_port, http_port),

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis
+from dramatiq.common import current_millis
 
 from metering.client import MeteringClient, Refused, Unreachable
 from metering.rules.gates import Balance
@@ -25,6 +27,8 @@ from tests.deploy.stack import PASSWORDS, clean_environment
 from tests.payments.world import World, make_world
 from tests.spine.billing import event, prepare, price, running_meters
 from tests.waiting import wait_until
+from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, NAMESPACE, make_broker
+from workers.dead_workers import HEARTBEATS, DeadWorkers
 from workers.jobs import run_jobs
 from workers.metrics import BacklogCollector
 from workers.nudges import Nudges
@@ -225,6 +229,31 @@ def test_a_program_that_may_not_is_told_so(valkey: Guarded, operator: redis.Redi
         client.gate(1)
     with MeteringClient(f"unix://{valkey.socket_path}.gone") as client, pytest.raises(Unreachable):
         client.gate(1)
+
+
+@pytest.mark.parametrize("user", ["meter", "api", "jobs"])
+def test_every_nudge_gets_through_while_a_dead_worker_is_listed(
+    valkey: Guarded, operator: redis.Redis, user: str
+) -> None:
+    operator.zadd(HEARTBEATS, {"dead": 1})
+    operator.acl_log_reset()
+    with valkey.client(user) as client:
+        nudges = Nudges(client)
+        for _ in range(200):
+            nudges.nudge(1, uuid4())
+    assert operator.llen(f"{NAMESPACE}:{MONEY_QUEUE}") == 200
+    assert operator.acl_log() == []
+
+
+def test_jobs_may_take_over_what_a_dead_worker_has_in_hand(valkey: Guarded, operator: redis.Redis) -> None:
+    with valkey.client("api") as api, valkey.client("jobs") as died, valkey.client("jobs") as jobs:
+        Nudges(api).nudge(1, uuid4())
+        assert next(make_broker(died).consume(MONEY_QUEUE, prefetch=1, timeout=1)) is not None
+        operator.acl_log_reset()
+        DeadWorkers(make_broker(jobs), lambda: current_millis() + HEARTBEAT_TIMEOUT_MS + 1_000).clear()
+        assert operator.llen(f"{NAMESPACE}:{MONEY_QUEUE}") == 1
+        assert operator.zcard(HEARTBEATS) == 0
+        assert operator.acl_log() == []
 
 
 def test_the_roles_do_their_work_as_their_users(
