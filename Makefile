@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-long chaos check format bench lock clean
+.PHONY: help demo up test test-long test-containers chaos check format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,10 +14,13 @@ demo: $(VENV)/.installed ## start everything on embedded servers, watch calls be
 	$(BIN)/metering demo
 
 test: $(VENV)/.installed ## run the tests, on servers that they start themselves
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not long"
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not long and not containers"
 
 test-long: $(VENV)/.installed ## run the tests that take longer
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m long
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not containers"
+
+test-containers: $(VENV)/.installed ## run docker-compose.yml through a life on this machine's Docker Engine, beside any that runs
+	$(BIN)/pytest -m containers tests/containers
 
 chaos: $(VENV)/.installed ## kill, cut off, empty and restore everything for some minutes; nothing may be lost: CHAOS="--minutes 30"
 	$(BIN)/metering chaos $(CHAOS)

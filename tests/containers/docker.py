@@ -1,0 +1,195 @@
+"""Docker's command line, and one installation of docker-compose.yml that leaves every other one of this machine alone."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.deploy.composed import OURS, ROOT, compose_file, environment_file, references
+
+PROJECT: Final = f"metering-check-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+"""Of this checkout alone: a real installation is called `metering`, and another checkout may be tried at the same time."""
+IMAGE: Final = PROJECT
+FILES: Final = ROOT / ".containers"
+"""In the checkout, because Docker's command line may see no other folder of this machine."""
+COMPOSE: Final = (
+    *("docker", "compose", "--project-name", PROJECT, "--env-file", f"{FILES.name}/env"),
+    *("--file", "docker-compose.yml", "--file", f"{FILES.name}/images.yml"),
+)
+LEAST: Final = {"Docker Engine": (25, 0), "Compose": (2, 24)}
+"""What docs/how-to/operations.md asks for."""
+LIMIT_S: Final = 600.0
+LOG_LINES: Final = 60
+
+
+class DockerError(Exception):
+    """A command of Docker's failed. The text is the command and what it said."""
+
+
+def run(*command: str, stdin: str = "", limit_s: float = LIMIT_S) -> str:
+    """Run a command in the checkout, and give what it printed. Raises DockerError unless it ends with status 0."""
+    unwanted = {name for name, _, _ in references(compose_file())}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        # Variables of the shell would win over the file's.
+        env={
+            name: value
+            for name, value in os.environ.items()
+            if name not in unwanted and not name.startswith("COMPOSE_")
+        },
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = (done.stdout[-4_000:] + done.stderr[-4_000:]).strip()
+        raise DockerError(f"{' '.join(command)}\nended with status {done.returncode}:\n{said}")
+    return done.stdout
+
+
+def unusable() -> str | None:
+    """Why the checks can't run on this machine, as a sentence; None if they can."""
+    asked = {
+        "Docker Engine": ("docker", "version", "--format", "{{.Server.Version}}"),
+        "Compose": ("docker", "compose", "version", "--short"),
+    }
+    for name, command in asked.items():
+        needed = f"{name} {'.'.join(map(str, LEAST[name]))} or newer is needed for the container checks"
+        try:
+            found = run(*command, limit_s=60).strip()
+        except (OSError, DockerError, subprocess.TimeoutExpired) as error:
+            said = str(error).strip().splitlines()[-1]
+            return f"{needed}, and `{' '.join(command)}` finds none ({said}). Start one, or name one by DOCKER_HOST."
+        version = tuple(int(number) for number in re.findall(r"\d+", found)[:2])
+        if version < LEAST[name]:
+            return f"{needed}; this is {found}."
+    return None
+
+
+@dataclass(frozen=True)
+class Installation:
+    """docker-compose.yml as it stands, under a project's name, an image's name, ports and passwords of its own."""
+
+    variables: Mapping[str, str]
+
+    @classmethod
+    def prepare(cls) -> "Installation":
+        """Write the files that it needs. Nothing is started."""
+        wanted = environment_file(ROOT / ".env.example")
+        stripe = {"STRIPE_API_KEY": "sk_test_check", "STRIPE_WEBHOOK_SECRET": "whsec_check"}
+        # 0: Docker takes free ports, and others each time that a container is started.
+        ports = {"HTTP_PORT": "0", "VALKEY_PORT": "0"}
+        variables = {name: secrets.token_hex(24) for name in wanted} | stripe | ports
+        FILES.mkdir(exist_ok=True, mode=0o700)
+        environment = "".join(f"{name}={value}\n" for name, value in variables.items())
+        (FILES / "env").write_text(environment, encoding="utf-8")
+        images = {"services": {name: {"image": IMAGE} for name in OURS}}
+        (FILES / "images.yml").write_text(json.dumps(images), encoding="utf-8")  # JSON is YAML
+        return cls(variables)
+
+    def compose(self, *words: str, stdin: str = "") -> str:
+        """Run `docker compose` on it."""
+        return run(*COMPOSE, *words, stdin=stdin)
+
+    def start(self, *, meters: int = 1) -> None:
+        """`up`, until all is healthy."""
+        self.compose("up", "--detach", "--wait", "--scale", f"meter={meters}")
+
+    def remove(self) -> None:
+        """Take everything of it away: containers, network, volumes, image, files."""
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20")
+        if run("docker", "image", "ls", "--quiet", IMAGE):
+            run("docker", "image", "rm", "--force", IMAGE)
+        shutil.rmtree(FILES)
+
+    def operator(self, *words: str) -> str:
+        """Run an operator's command."""
+        return self.compose("run", "--rm", "-T", "operator", *words)
+
+    def balance_cents(self) -> int:
+        """The sum of all balances."""
+        return int(json.loads(self.operator("status", "--json"))["balance_cents"])
+
+    def documented(self, lines: Sequence[str]) -> None:
+        """Run lines of docs/how-to/operations.md as they stand, but for what is this installation's own, without a terminal."""
+        own = {"docker compose": " ".join(COMPOSE), "metering_postgres": f"{PROJECT}_postgres"}
+        for line in lines:
+            here = line.replace("metering.dump", f"{FILES.name}/metering.dump")
+            for name, replacement in own.items():
+                here = here.replace(name, replacement)
+            here = re.sub(r" (exec|run --rm)(?! -T)", r" \1 -T", here)
+            run("/bin/sh", "-c", here)
+
+    def address(self, service: str, port: int) -> str:
+        """Where a port is published now, as host and port."""
+        return self.compose("port", service, str(port)).strip()
+
+    def outside(self, code: str, **given: Any) -> str:
+        """Run Python beside Docker, in the machine's own network, where published ports are; `given` are its variables."""
+        return run(
+            *("docker", "run", "--rm", "--interactive", "--network", "host", "--entrypoint", "python", IMAGE),
+            *("-c", f"import json, sys\nglobals().update(json.load(sys.stdin))\n{code}"),
+            stdin=json.dumps(given),
+        )
+
+    def push(self, call_ids: Sequence[int]) -> None:
+        """Push calls of org 1 as telephony does, by the published port: of 75 seconds each, for 16 cents."""
+        user = f"telephony:{self.variables['TELEPHONY_PASSWORD']}"
+        call = {"org_id": 1, "tier": "bolt", "direction": "outbound", "duration_seconds": 75}
+        call["ended_at"] = "2026-04-20T18:25:06.201Z"
+        self.outside(
+            "from metering.client import MeteringClient\n"
+            "with MeteringClient(url) as telephony:\n    telephony.push_many(calls)",
+            url=f"redis://{user}@{self.address('valkey', 6379)}/0",
+            calls=[call | {"call_id": call_id} for call_id in call_ids],
+        )
+
+    def ask_api(self, path: str, key: str = "") -> Any:
+        """What the API answers by its published port."""
+        text = self.outside(
+            "from urllib.request import ProxyHandler, Request, build_opener\n"
+            "request = Request(url, headers={'Authorization': f'Bearer {key}'} if key else {})\n"
+            "print(build_opener(ProxyHandler({})).open(request, timeout=20).read().decode())",
+            url=f"http://{self.address('api', 8000)}{path}",
+            key=key,
+        )
+        return json.loads(text)
+
+    def container(self, service: str, number: int = 1) -> str:
+        """The name of a service's container."""
+        return f"{PROJECT}-{service}-{number}"
+
+    def state(self, container: str, template: str) -> str:
+        """What Docker says of a container."""
+        return run("docker", "inspect", container, "--format", template).strip()
+
+    def kill(self, container: str) -> None:
+        """SIGKILL, as by the kernel: told by `docker kill`, Docker would not start it again."""
+        run(
+            *("docker", "run", "--rm", "--pid", "host", "--network", "none", "--user", "0:0"),
+            *("--cap-drop", "ALL", "--cap-add", "KILL", "--entrypoint", "python", IMAGE),
+            *("-c", "import os, sys; os.kill(int(sys.argv[1]), 9)", self.state(container, "{{.State.Pid}}")),
+        )
+
+    def logs(self, *services: str, since: str = "", lines: int | None = None) -> str:
+        """What services logged, or all of them."""
+        options = [*(["--since", since] if since else []), *(["--tail", str(lines)] if lines else [])]
+        return self.compose("logs", "--no-color", *options, *services)
+
+
+def wait_until(condition: Callable[[], object], what: str, *, limit_s: float = 60.0) -> None:
+    """Return as soon as `condition` holds; fail, naming `what`, if it doesn't within `limit_s` seconds."""
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"{what}: not within {limit_s:.0f} s"
+        time.sleep(0.5)
