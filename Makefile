@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DOCS_VENV ?= .venv-docs
 PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-long test-containers chaos check format bench lock clean
+.PHONY: help demo up test test-long test-containers chaos check docs format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ check: $(VENV)/.installed ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(DOCS_VENV)/.installed ## build the pages into site/; a dead link or anchor fails
+	$(DOCS_VENV)/bin/zensical build --clean --strict
+
 format: $(VENV)/.installed ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -43,6 +47,8 @@ lock: $(VENV)/.installed ## resolve the dependencies anew (names, versions and h
 		-o requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade \
 		--extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	$(BIN)/uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade \
+		-o requirements-docs.lock requirements-docs.in
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -51,5 +57,10 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(DOCS_VENV)/.installed: requirements-docs.lock
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
 clean: ## remove what the targets above made, data of the embedded servers included
-	rm -rf $(VENV) .metering .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DOCS_VENV) .cache site .metering .mypy_cache .ruff_cache .pytest_cache .hypothesis

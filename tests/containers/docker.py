@@ -121,7 +121,7 @@ class Installation:
         return int(json.loads(self.operator("status", "--json"))["balance_cents"])
 
     def documented(self, lines: Sequence[str]) -> None:
-        """Run lines of docs/how-to/operations.md as they stand, but for what is this installation's own, without a terminal."""
+        """Run lines of a how-to page as they stand, but for what is this installation's own, without a terminal."""
         own = {"docker compose": " ".join(COMPOSE), "metering_postgres": f"{PROJECT}_postgres"}
         for line in lines:
             here = line.replace("metering.dump", f"{FILES.name}/metering.dump")

@@ -10,22 +10,21 @@ import pytest
 
 from metering import __version__
 from tests.containers.docker import IMAGE, Installation, run, wait_until
-from tests.deploy.composed import ROLES, ROOT, compose_file
+from tests.deploy.composed import ROLES, compose_file
+from tests.docs.pages import page, section
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1_200), pytest.mark.usefixtures("api_key")]
 
-OPERATIONS: Final = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
 CALL_CENTS: Final = 16
 STOP_LIMIT_S: Final = 20.0
 WATCHED_S: Final = 40.0
 """A worker counts as dead after 10 s."""
 
 
-def commands(heading: str) -> list[str]:
-    """The first block of commands in a part of docs/how-to/operations.md, comments dropped."""
-    part = re.split(r"^## ", OPERATIONS.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
-    block = re.findall(r"(?:^    .*\n)+", part, re.MULTILINE)[0]
-    return [line.partition(" #")[0].strip() for line in block.splitlines()]
+def commands(name: str, heading: str) -> list[str]:
+    """The first block of commands under a heading of a how-to page."""
+    block = re.findall(r"(?:^    .*\n)+", section(page(f"how-to/{name}.md"), heading), re.MULTILINE)[0]
+    return [line.strip() for line in block.splitlines()]
 
 
 def billed(installation: Installation, before_cents: int, calls: int) -> None:
@@ -109,7 +108,7 @@ def test_calls_wait_while_meters_stop_and_over_down_and_up(installation: Install
 def test_an_upgrade_as_documented(installation: Installation) -> None:
     installation.start()
     before = installation.balance_cents()
-    pull, *upgrade = commands("Upgrade")
+    pull, *upgrade = commands("upgrade", "Upgrade")
     assert pull == "git pull"
     installation.documented(upgrade)
     installation.push([601])
@@ -119,8 +118,8 @@ def test_an_upgrade_as_documented(installation: Installation) -> None:
 def test_a_backup_and_its_restoring_as_documented(installation: Installation) -> None:
     installation.start()
     before = installation.balance_cents()
-    installation.documented(commands("Back up"))
-    installation.documented(commands("Restore"))
+    installation.documented(commands("backup-and-restore", "Back up"))
+    installation.documented(commands("backup-and-restore", "Restore"))
     assert installation.balance_cents() == before
     installation.push([701])
     billed(installation, before, 1)

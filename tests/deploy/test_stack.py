@@ -17,7 +17,7 @@ from tests.deploy.composed import ROLES, ROOT, duration_s
 from tests.deploy.stack import LIMIT_S, PASSWORDS, Stack, free_port
 from tests.waiting import wait_until
 
-OPERATIONS = ROOT / "docs" / "how-to" / "operations.md"
+RESTORE = ROOT / "docs" / "how-to" / "backup-and-restore.md"
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_role_runs_is_healthy_and_stops_in_time(stack: Stack, role: str) -> No
 
 
 def test_a_call_is_billed_and_the_backup_brings_it_back(stack: Stack, tmp_path: Path) -> None:
-    """The commands of docs/how-to/operations.md, the one inside the container run here."""
+    """The commands of docs/how-to/backup-and-restore.md, the one inside the container run here."""
 
     def metering(*command: str, on: Stack = stack, stdin: bytes = b"") -> bytes:
         done = on.run("operator", command, input=stdin)
@@ -177,7 +177,7 @@ def test_a_call_is_billed_and_the_backup_brings_it_back(stack: Stack, tmp_path: 
         assert running.stop(duration_s(stack.services["meter"]["stop_grace_period"])) == 0
 
     dump, restore = re.findall(
-        r"docker compose exec -T postgres (pg_\w+ [^<>\n]*?) ([<>]) (\S+)\n", OPERATIONS.read_text("utf-8")
+        r"docker compose exec -T postgres (pg_\w+ [^<>\n]*?) ([<>]) (\S+)\n", RESTORE.read_text("utf-8")
     )
     assert (dump[1], restore[1]) == (">", "<")
     assert dump[2] == restore[2]

@@ -136,7 +136,7 @@ def test_a_user_has_its_own_password_and_strangers_have_none(
 
 
 def test_telephony_is_the_user_that_its_guide_tells_of() -> None:
-    guide = (ROOT / "docs" / "how-to" / "telephony.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "how-to" / "plain-redis.md").read_text(encoding="utf-8")
     described = re.search(r"ACL SETUSER telephony reset on '>change-this' \\\n(.*?)\n```", guide, re.DOTALL)
     line = next(line for line in users_file().stdout.splitlines() if line.startswith("user telephony "))
     assert described is not None

@@ -4,10 +4,9 @@ import re
 
 import pytest
 
-from metering.runtime.settings import Settings
-from tests.deploy.composed import ROOT
+from tests.docs.pages import ROOT, page
 
-TEXT = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
+TEXT = page("explanation/guarantees.md")
 CITED = sorted(set(re.findall(r"`((?:tests|db|deploy|docs|workers|metering)/[\w/.-]+(?:::\w+)?)`", TEXT)))
 ROWS = [
     row
@@ -31,8 +30,3 @@ def test_every_promise_has_a_mechanism_and_a_test() -> None:
         assert promise
         assert mechanism
         assert "`tests/" in tests, promise
-
-
-def test_settings_are_named_as_they_are() -> None:
-    for name in re.findall(r"METERING_(\w+)", TEXT):
-        assert name.lower() in Settings.model_fields

@@ -1,4 +1,4 @@
-"""docs/how-to/telephony.md says what is so: its lines for plain Redis and its programs run, and every name in it exists."""
+"""The pages for telephony say what is so: their lines for plain Redis and their programs run, and every name exists."""
 
 import importlib.util
 import json
@@ -17,18 +17,35 @@ import redis
 import typer.main
 from redis.exceptions import NoPermissionError
 
+from db.rejections import MAX_KEPT_BYTES
 from db.reloads import SKIPPED_SIGNAL
 from db.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.main import app
 from metering.client import MeteringClient, Unreachable
-from metering.rules.events import MAX_PHONE_NUMBER_CHARS, CallEvent, _Fields, parse_event
-from metering.rules.gates import Balance, SignalType
+from metering.rules.events import (
+    MAX_AHEAD,
+    MAX_DURATION_S,
+    MAX_EVENT_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_DEPTH,
+    MAX_PHONE_NUMBER_CHARS,
+    CallEvent,
+    _Fields,
+    parse_event,
+)
+from metering.rules.gates import Balance, GateState, SignalType
 from metering.rules.rejections import Reason
 from metering.rules.reloads import HINDRANCES
 from metering.signals.gates import GATE_PREFIX, SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, Gates
+from tests.docs.pages import first_column, page, section
 from workers.stream import EVENT_FIELD, STREAM
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "how-to" / "telephony.md").read_text()
+HOW_TO: Final = ("telephony", "plain-redis", "python-client", "freeswitch", "asterisk", "kamailio")
+PAGE: Final = "\n".join(page(f"how-to/{name}.md") for name in HOW_TO)
+EVENTS: Final = page("reference/call-events.md")
+GATE: Final = page("reference/gate.md")
+RELOADS: Final = page("reference/auto-reload.md")
+ALL: Final = f"{PAGE}\n{EVENTS}\n{GATE}\n{RELOADS}"
 NOW: Final = datetime(2100, 1, 1, tzinfo=UTC)
 """Later than any time on the page, whatever the machine's clock says."""
 NASTY: Final = "x\"y\\z' %s \u00e9 {} "
@@ -46,17 +63,6 @@ def blocks(mark: str) -> list[str]:
 def blocks_of(language: str, text: str) -> list[str]:
     """The code blocks in `text` that are in `language`."""
     return re.findall(rf"```{language}\n(.*?)\n```", text, re.DOTALL)
-
-
-def section(title: str) -> str:
-    """What stands under a heading, up to the next one."""
-    return re.split(r"^#+ ", PAGE.split(f"# {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def first_column(text: str) -> set[str]:
-    """What stands in backquotes in the first column of the table in `text`."""
-    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
 def redis_commands() -> list[list[str]]:
@@ -140,34 +146,43 @@ def test_lines_for_plain_redis_do_what_the_page_says(redis_client: redis.Redis, 
 
 def test_names_of_keys_and_fields_are_the_programs_own(redis_client: redis.Redis, gates: Gates) -> None:
     known = {STREAM, SIGNALS_LOG, SIGNALS_CHANNEL}
-    named = set(re.findall(r"\b(?:calls|balance):[a-z:]*[a-z]", PAGE))
+    named = set(re.findall(r"\b(?:calls|balance):[a-z:]*[a-z]", ALL))
     assert named == known
-    assert set(re.findall(r"\b\w*gate\w*:(?=[0-9$%*{])", PAGE)) == {GATE_PREFIX}
-    for command in re.findall(r"XADD [^\n`]*", PAGE):
+    assert set(re.findall(r"\b\w*gate\w*:(?=[0-9$%*{])", ALL)) == {GATE_PREFIX}
+    for command in re.findall(r"XADD [^\n`]* [^\n`]*", ALL):
         assert command.split()[1] == STREAM
         assert command.split()[3] == EVENT_FIELD.decode()
-    for field in re.findall(r"HGET \S+ (\w+)", PAGE):
+    for field in re.findall(r"HGET \S+ (\w+)", ALL):
         assert field == "state"
     (hmget,) = (words for words in redis_commands() if words[0] == "HMGET")
     held: Any = redis_client.hgetall(f"{GATE_PREFIX}42")
     assert {name.encode() for name in hmget[2:]} == set(held)
+    assert {name.encode() for name in first_column(section(GATE, "Asking"))} == set(held)
+    assert {state.value for state in GateState} == set(
+        re.findall(r"`(\w+)`", next(row for row in GATE.splitlines() if row.startswith("| `state`")))
+    ) - {"state"}
 
-    assert f"field `{SIGNAL_FIELD}`" in PAGE
-    balance, reloads = blocks_of("json", section("Signals"))
+
+def test_signals_are_the_programs_own(redis_client: redis.Redis, gates: Gates) -> None:
+    told = section(GATE, "Signals")
+    assert f"field `{SIGNAL_FIELD}`" in told
+    (balance,) = blocks_of("json", told)
     newest: Any = redis_client.xrevrange(SIGNALS_LOG, count=1)
     assert set(json.loads(balance)) == set(json.loads(newest[0][1][SIGNAL_FIELD.encode()]))
-    assert set(re.findall(r"`(balance\.\w+)`", PAGE)) == {kind.value for kind in SignalType}
+    assert set(re.findall(r"`(balance\.\w+)`", told)) == {kind.value for kind in SignalType}
+    reloads = blocks_of("json", section(RELOADS, "Signals"))[0]
     assert {json.loads(line)["type"] for line in reloads.splitlines()} == RELOAD_SIGNALS
     types = {kind.value for kind in SignalType} | RELOAD_SIGNALS
-    assert set(re.findall(r'"type":"([^"]+)"', PAGE)) <= types
-    assert set(re.findall(r"`(auto_reload\.\w+)`", PAGE)) == RELOAD_SIGNALS
+    assert set(re.findall(r'"type":"([^"]+)"', ALL)) <= types
+    assert set(re.findall(r"`(auto_reload\.\w+)`", ALL)) == RELOAD_SIGNALS
 
 
 def test_reload_signals_have_the_fields_that_the_page_names() -> None:
-    _, reloads = blocks_of("json", section("Signals"))
+    told = section(RELOADS, "Signals")
+    (reloads,) = blocks_of("json", told)
     rows = {
         row.split("|")[1].strip(" `"): set(re.findall(r"`(\w+)`", row.split("|")[3]))
-        for row in section("Signals").splitlines()
+        for row in told.splitlines()
         if row.startswith("| `auto_reload.")
     }
     assert rows.keys() == RELOAD_SIGNALS
@@ -179,16 +194,27 @@ def test_reload_signals_have_the_fields_that_the_page_names() -> None:
 
 
 def test_names_of_event_fields_are_those_the_meter_reads() -> None:
-    read = first_column(section("What goes into an event"))
-    assert read == EVENT_FIELDS
+    assert first_column(section(PAGE, "What goes into an event")) == EVENT_FIELDS
+    assert first_column(section(EVENTS, "Fields")) == EVENT_FIELDS
     (push,) = (words for words in redis_commands() if words[0] == "XADD")
-    assert set(json.loads(push[-1])) == read
-    assert set(re.findall(r'jansson_set\("\w+", "(\w+)"', PAGE)) | {"duration_seconds"} <= read
-    assert f"at most {MAX_PHONE_NUMBER_CHARS} characters" in PAGE
+    assert set(json.loads(push[-1])) == EVENT_FIELDS
+    assert set(re.findall(r'jansson_set\("\w+", "(\w+)"', PAGE)) | {"duration_seconds"} <= EVENT_FIELDS
+
+
+def test_limits_of_event_fields_are_the_meters() -> None:
+    for text in (PAGE, EVENTS):
+        assert f"at most {MAX_PHONE_NUMBER_CHARS} characters" in text
+        assert f"{MAX_DURATION_S}" in text
+    assert f"at most {MAX_EVENT_BYTES // 1024} KiB" in EVENTS
+    assert f"at most {MAX_METADATA_BYTES // 1024} KiB, nested at most {MAX_METADATA_DEPTH} deep" in EVENTS
+    assert f"at most {MAX_AHEAD.total_seconds() / 60:.0f} minutes ahead" in EVENTS
+    assert f"first {MAX_KEPT_BYTES // 1024} KiB" in EVENTS
 
 
 def test_reasons_are_all_there() -> None:
-    assert first_column(section("Rejected events")) == {reason.value for reason in Reason}
+    reasons = {reason.value for reason in Reason}
+    assert first_column(section(PAGE, "Rejected events")) == reasons
+    assert first_column(section(EVENTS, "Rejected events")) == reasons
 
 
 def test_commands_exist_with_their_options() -> None:
@@ -202,14 +228,6 @@ def test_commands_exist_with_their_options() -> None:
                 command = command.commands[word]
             elif word.startswith("--"):
                 assert word in {option for parameter in command.params for option in parameter.opts}, line
-
-
-def test_every_link_leads_somewhere() -> None:
-    anchors = {
-        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
-    }
-    assert set(re.findall(r"\(#([^)]+)\)", PAGE)) <= anchors
 
 
 def test_recipe_for_call_ids(tmp_path: Path) -> None:
