@@ -10,7 +10,7 @@ TEXT = page("explanation/guarantees.md")
 CITED = sorted(set(re.findall(r"`((?:tests|db|deploy|docs|workers|metering)/[\w/.-]+(?:::\w+)?)`", TEXT)))
 ROWS = [
     row
-    for row in re.findall(r"^\| (?!---|promise).*\|$", TEXT.split("## The audit")[0], re.MULTILINE)
+    for row in re.findall(r"^\| (?!---|promise).*\|$", TEXT.split("## What is not promised")[0], re.MULTILINE)
     if row.count("|") == 4
 ]
 
