@@ -27,6 +27,13 @@ from typing import Any, Final, Self
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.exceptions import (
     AuthorizationError,
     ExternalAuthProviderError,
@@ -49,6 +56,8 @@ BLOCK_S: Final = 1.0
 """How long Redis is asked to wait for the next signal; as late an iterator may notice that it was closed."""
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 1.0
+ROLE_CHECK_S: Final = 2.0
+"""How often a connection in use asks for its server's role: for so long a gate may be one that a demoted server held."""
 
 _MAX_BYTES: Final = 1_000_000
 """Far more than can be billed. The meter keeps what is too large; but above this the server may hang up, for each try anew."""
@@ -63,6 +72,10 @@ _BEFORE_ALL: Final = "0-0"
 
 _NOT_NOW: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
 """How the answers begin that pass by themselves, where redis-py has no class for them."""
+_LEFT_AT: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "NOREPLICAS", "MISCONF"})
+"""What a server answers that is no longer the primary (the first three), or can't be it now: there may be another one by then."""
+_ASK_ROLE: Final = b"*1\r\n$5\r\nHELLO\r\n"
+"""HELLO tells the role, changes nothing, and no ACL can forbid it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -162,25 +175,15 @@ class MeteringClient:
         """Use `server`: a URL (`redis://`, `rediss://`, `unix://`), or a redis.Redis for what a URL can't say.
 
         `timeout_s` limits each connecting and each answer. A push is tried `tries` times, so it takes at most about
-        2 * tries * timeout_s. A redis.Redis is used as it is, with time-outs and retries of its own, and not closed.
+        2 * tries * timeout_s. A redis.Redis is used as it is, with time-outs and retries of its own, and not closed; but
+        connections to a server that is not the primary are closed, so that its next ones find the new one.
 
         Raises ValueError where the URL is none.
         """
         if timeout_s <= 0 or tries < 1:
             raise ValueError("timeout_s must be above 0 and tries at least 1")
         self._own = isinstance(server, str)
-        self._client = (
-            redis.Redis.from_url(
-                server,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                client_name="metering-client",
-                protocol=2,
-            )
-            if isinstance(server, str)
-            else server
-        )
+        self._client = _connected_to(server, timeout_s) if isinstance(server, str) else server
         self._tries = tries
         self._closed = False
 
@@ -238,12 +241,22 @@ class MeteringClient:
 
         Raises Unreachable or Refused when the gate can't be asked. There is no default, on purpose: letting the call start may
         give it away, since the org may be exhausted; refusing it turns customers away who have paid. Which is worse, and for
-        how long, only the caller can say. It is asked once, without repeating: a caller is waiting.
+        how long, only the caller can say. It is asked once, without repeating, because a caller is waiting; only a server that
+        answers that it is no longer the primary is left, and its successor asked.
+
+        The answer comes from the primary: of one that was demoted it is at most ROLE_CHECK_S older than that.
         """
         key = f"{GATE_PREFIX}{_id('org_id', org_id)}"
         try:
-            found: Any = self._client.hmget(key, ["state", "balance_cents", "version"])
+            try:
+                found = self._read_gate(key)
+            except redis.RedisError as error:
+                if not _tells_to_leave(error):
+                    raise
+                _leave_if_told(self._client, error)
+                found = self._read_gate(key)
         except redis.RedisError as error:
+            _leave_if_told(self._client, error)
             raise _failure(
                 error,
                 f"the gate of org {org_id} can't be asked: whether its calls may start is yours to decide",
@@ -268,6 +281,20 @@ class MeteringClient:
             raise ValueError(f"since must be the id of a signal, such as 1776709506201-0, not {since!r}")
         return Signals(self._client, since, lambda: self._closed)
 
+    def _read_gate(self, key: str) -> Any:
+        """One round trip. A client that was given may hold connections to anybody, so it is asked for the role each time."""
+        names = ["state", "balance_cents", "version"]
+        if self._own:
+            return self._client.hmget(key, names)
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command("HELLO")  # type: ignore[no-untyped-call]
+            pipeline.hmget(key, names)
+            about, found = pipeline.execute(raise_on_error=False)
+        if isinstance(found, Exception):
+            raise found
+        _check_role(about)
+        return found
+
     def _append(self, payloads: Sequence[bytes], pushed_before: int) -> list[str]:
         """Append all of `payloads`; repeat from the first that isn't surely in, as long as that may help."""
         stream_ids: list[str] = []
@@ -276,6 +303,7 @@ class MeteringClient:
             error = self._try_to_append(payloads[len(stream_ids) :], stream_ids)
             if error is None:
                 continue
+            _leave_if_told(self._client, error)
             failure = _failure(
                 error,
                 "it isn't known whether it arrived, so push it again: a call is billed once",
@@ -315,6 +343,8 @@ class Signals:
 
     def __init__(self, client: redis.Redis, since: str | None, ended: Callable[[], bool]) -> None:
         self._client = client
+        self._asks_role = not issubclass(client.connection_pool.connection_class, _LeavesReplicas)
+        self._role_due_s = 0.0
         self._ended = ended
         self._closed = False
         self._read: deque[Signal] = deque()
@@ -365,16 +395,19 @@ class Signals:
             if not newest:
                 self._removed_before = _removed(about)
         except redis.RedisError as error:
+            _leave_if_told(self._client, error)
             raise _failure(error, "the signals can't be listened to: call signals() again") from error
         return _text(newest[0][0]) if newest else _BEFORE_ALL
 
     def _read_or_wait(self) -> None:
         try:
+            self._ask_role_if_due()
             entries = self._next_entries()
             if not entries:
                 # Only to be woken: which signals come next, and whether all are there, is decided above.
                 self._client.xread({SIGNALS_LOG: self._read_up_to}, count=1, block=self._block_ms)
         except redis.RedisError as error:
+            _leave_if_told(self._client, error)
             failure = _failure(error, "the signals can't be read")
             if not isinstance(failure, Unreachable):
                 raise failure from error
@@ -391,6 +424,14 @@ class Signals:
             signal = _signal(self._read_up_to, fields)
             if signal is not None:
                 self._read.append(signal)
+
+    def _ask_role_if_due(self) -> None:
+        """Ask a client that was given; of our own each connection asks by itself."""
+        if self._asks_role and time.monotonic() >= self._role_due_s:
+            with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.execute_command("HELLO")  # type: ignore[no-untyped-call]
+                _check_role(*pipeline.execute(raise_on_error=False))
+            self._role_due_s = time.monotonic() + ROLE_CHECK_S
 
     def _next_entries(self) -> list[Any]:
         """What stands in the log after the last entry read; SignalsLost unless it is certain that nothing is missing.
@@ -420,6 +461,168 @@ class Signals:
             f"The log of signals doesn't hold what came after {self._read_up_to}, or not for certain. "
             "Call signals() again, then gate() of every org whose state you keep, then go on with the new signals."
         )
+
+
+class _NotPrimary(redis.ConnectionError, redis.ResponseError):
+    """The server takes no writes now, and its connection is closed.
+
+    What passes by trying again is a connection error; being an answer too, it leaves a pipeline those that came before it.
+    """
+
+
+@dataclass(slots=True)
+class _Primary:
+    """What the connections of one client know of their server."""
+
+    changes: int = 0
+    """How often it has ceased to be the primary. A connection from before the last time is closed before it is used again."""
+
+
+class _LeavesReplicas(AbstractConnection):
+    """A connection that is closed as soon as its server isn't the primary; the command that found out raises _NotPrimary.
+
+    A server that is demoted keeps its connections, refuses what is written, and answers what is read with what it has. So each
+    connection asks for the role: with its first command, then every ROLE_CHECK_S along with another, in the same round trip.
+    """
+
+    def __init__(self, *, primary: _Primary, **options: Any) -> None:
+        self._primary = primary
+        self._forget()
+        super().__init__(**options)
+
+    def _forget(self) -> None:
+        self._changes = self._primary.changes
+        self._was_primary = False
+        self._role_due_s = 0.0
+        self._asked = False
+        """Whether the next answer is the role."""
+        self._left = False
+        """Whether answers that are still waited for won't come."""
+
+    def connect(self) -> None:
+        """Connect, unless it is connected, and nobody has found since that this is the wrong server."""
+        if self.is_connected and self._changes != self._primary.changes:
+            self.disconnect()
+        self._left = False
+        super().connect()  # type: ignore[no-untyped-call]
+
+    def disconnect(self, *args: Any, **options: Any) -> None:
+        """Close the socket."""
+        self._forget()
+        super().disconnect(*args, **options)  # type: ignore[no-untyped-call]
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send, and where it is due ask for the role before: the server answers both in one go."""
+        if not self.is_connected:
+            self._left = False
+            self.connect_check_health(check_health=False)
+        if check_health and not self._asked and time.monotonic() >= self._role_due_s:
+            self._asked = True
+            command = [_ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """The answer to what was sent. Raises _NotPrimary where the server isn't the primary."""
+        if self._left:
+            raise _NotPrimary("what this server answered wasn't read: it takes no writes now")
+        if self._asked:
+            self._read_role()
+        try:
+            return super().read_response(*args, **options)
+        except redis.ResponseError as error:
+            if _tells_to_leave(error):
+                self._leave(error)
+            raise
+
+    def _read_role(self) -> None:
+        self._asked = False
+        try:
+            about = super().read_response()
+        except redis.ResponseError:  # it knows no HELLO (a proxy, perhaps), so isn't asked again
+            self._role_due_s = float("inf")
+            return
+        try:
+            _check_role(about)
+        except _NotPrimary as error:
+            self._leave(error)
+        self._was_primary = True
+        self._role_due_s = time.monotonic() + ROLE_CHECK_S
+
+    def _leave(self, why: redis.ResponseError) -> None:
+        # Not where it never was the primary: others may have found the right one meanwhile.
+        if self._was_primary and self._changes == self._primary.changes:
+            self._primary.changes += 1
+        self.disconnect()
+        self._left = True
+        raise (
+            why if isinstance(why, _NotPrimary) else _NotPrimary(f"this server takes no writes now: {why}")
+        ) from why
+
+
+class _PrimaryConnection(_LeavesReplicas, Connection):
+    """Over TCP."""
+
+
+class _PrimarySSLConnection(_LeavesReplicas, SSLConnection):
+    """Over TLS."""
+
+
+class _PrimaryUnixConnection(_LeavesReplicas, UnixDomainSocketConnection):
+    """Over a Unix socket."""
+
+
+_CLASSES: Final[dict[type, type]] = {
+    Connection: _PrimaryConnection,
+    SSLConnection: _PrimarySSLConnection,
+    UnixDomainSocketConnection: _PrimaryUnixConnection,
+}
+
+
+def _connected_to(url: str, timeout_s: float) -> redis.Redis:
+    """A client that never repeats a command by itself, and leaves a server that isn't the primary. Nothing connects yet."""
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "metering-client",
+        "protocol": 2,
+    }
+    options |= parse_url(url)  # type: ignore[no-untyped-call]
+    options["connection_class"] = _CLASSES[options.get("connection_class", Connection)]
+    return redis.Redis.from_pool(redis.ConnectionPool(primary=_Primary(), **options))
+
+
+def _tells_to_leave(error: Exception) -> bool:
+    """Whether an answer says that the server is no longer the primary, or can't be it now."""
+    if not isinstance(error, redis.ResponseError):
+        return False
+    said = str(error)
+    code = error.status_code or said.partition(" ")[0]
+    if code == "EXECABORT":  # a transaction that was begun before
+        code = said.rpartition("because of: ")[2].partition(" ")[0]
+    return code in _LEFT_AT or isinstance(error, _NotPrimary)
+
+
+def _check_role(about: Any) -> None:
+    """Take what HELLO answered. Raises _NotPrimary if it came from a server that isn't the primary."""
+    if isinstance(about, redis.ResponseError) and not _tells_to_leave(about):
+        return  # it knows no HELLO
+    if isinstance(about, Exception):
+        raise about
+    said = about if isinstance(about, Mapping) else dict(zip(about[::2], about[1::2], strict=True))
+    role = _text(said.get(b"role", said.get("role")))
+    if role != "master":
+        raise _NotPrimary(f"this server takes no writes now: it says that it is a {role}")
+
+
+def _leave_if_told(client: redis.Redis, error: Exception) -> None:
+    """Close the idle connections of a client that was given, where a server said that it isn't the primary."""
+    if not _tells_to_leave(error) or issubclass(client.connection_pool.connection_class, _LeavesReplicas):
+        return  # our own close by themselves
+    client.connection_pool.disconnect(inuse_connections=False)
+    if client.connection is not None:  # its only one
+        with client.single_connection_lock:
+            client.connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 def _removed(about: Any) -> int:

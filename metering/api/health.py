@@ -32,7 +32,7 @@ class NotReadyAnswer(Problem):
     """Something that is needed is away."""
 
     code: Literal["not_ready"]
-    away: list[str] = Field(description="`postgres`, `redis`.")
+    away: list[str] = Field(description="`postgres`, `redis`: they don't answer, or take no writes.")
 
 
 @router.get(
@@ -50,19 +50,19 @@ async def healthz() -> OkAnswer:
     summary="Whether it can work",
     response_model=OkAnswer,
     responses=answers(
-        answer(HTTPStatus.OK, OkAnswer, {"ok": True}, "Postgres and Redis are there."),
+        answer(HTTPStatus.OK, OkAnswer, {"ok": True}, "Postgres and Redis are there, and take writes."),
         answer(
             HTTPStatus.SERVICE_UNAVAILABLE,
             NotReadyAnswer,
             {"detail": "away: redis", "code": "not_ready", "away": ["redis"]},
-            "Something is away.",
+            "Something is away, or takes no writes.",
         ),
     ),
 )
 async def readyz(request: Request) -> JSONResponse:
-    """Asks Postgres and Redis."""
+    """Asks Postgres, and Redis whether it can be written: a server that was demoted answers everything else."""
     context = context_of(request)
-    asked = {"postgres": await _postgres_answers(context), "redis": await context.gate_reader.answers()}
+    asked = {"postgres": await _postgres_answers(context), "redis": await context.gate_reader.takes_writes()}
     away = [name for name, answers in asked.items() if not answers]
     if not away:
         return JSONResponse({"ok": True})

@@ -1,7 +1,13 @@
-"""Connections to Redis or Valkey."""
+"""Connections to Redis or Valkey, which leave a server that is no longer the primary."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
 
 import redis
 import redis.asyncio
+from redis import connection as blocking
+from redis.asyncio import connection as awaited
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -9,20 +15,46 @@ from redis.retry import Retry
 TIMEOUT_S = 5.0
 """How long a command may take. Longer than any blocking read that we ask for."""
 
+ROLE_CHECK_S: Final = 2.0
+"""How often a connection in use asks for its server's role: for so long a demoted one may be read from. Writes it refuses."""
+
+ASK_ROLE: Final = b"*1\r\n$5\r\nHELLO\r\n"
+"""HELLO tells the role, changes nothing, and no ACL can forbid it; ROLE and INFO are for administrators."""
+
+LEFT_AT: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "NOREPLICAS", "MISCONF"})
+"""What a server answers that is no longer the primary (the first three), or can't be it now: there may be another one by then."""
+
+
+class NotPrimaryError(redis.ConnectionError):
+    """The server takes no writes now. Its connection is closed; the next command connects to the address anew.
+
+    A connection error, because to everybody who uses redis-py, dramatiq too, that is what passes by trying again.
+    """
+
+
+@dataclass(slots=True)
+class Primary:
+    """What the connections of one client know of their server."""
+
+    changes: int = 0
+    """How often it has ceased to be the primary. A connection from before the last time is closed before it is used again."""
+
 
 def connect_redis(url: str) -> redis.Redis:
     """A client for `url` that never repeats a command by itself: a read from a group and an append aren't idempotent.
 
     Nothing connects yet. Answers are bytes.
     """
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        client_name="metering",
-        protocol=2,
-    )
+    options: dict[str, Any] = {
+        "socket_timeout": TIMEOUT_S,
+        "socket_connect_timeout": TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "metering",
+        "protocol": 2,
+    }
+    options |= blocking.parse_url(url)  # type: ignore[no-untyped-call]
+    options["connection_class"] = _CLASSES[options.get("connection_class", blocking.Connection)]
+    return redis.Redis.from_pool(redis.ConnectionPool(primary=Primary(), **options))
 
 
 def connect_redis_async(url: str, *, timeout_s: float, max_connections: int) -> redis.asyncio.Redis:
@@ -30,14 +62,223 @@ def connect_redis_async(url: str, *, timeout_s: float, max_connections: int) -> 
 
     Whoever finds all connections in use waits for one as long as for an answer: `timeout_s`.
     """
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=AsyncRetry(NoBackoff(), 0),
-        client_name="metering",
-        protocol=2,
-    )
-    return redis.asyncio.Redis.from_pool(pool)
+    options: dict[str, Any] = {
+        "max_connections": max_connections,
+        "timeout": timeout_s,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": AsyncRetry(NoBackoff(), 0),
+        "client_name": "metering",
+        "protocol": 2,
+    }
+    options |= awaited.parse_url(url)
+    options["connection_class"] = _ASYNC_CLASSES[options.get("connection_class", awaited.Connection)]
+    return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool(primary=Primary(), **options))
+
+
+class _Watch:
+    """What one connection knows of its server's role. Whoever holds it asks along with a command, in the same round trip."""
+
+    def __init__(self, primary: Primary) -> None:
+        self._primary = primary
+        self.start()
+
+    def start(self) -> None:
+        """Know nothing: the next connection may lead elsewhere."""
+        self._changes = self._primary.changes
+        self._was_primary = False
+        self._due_s = 0.0
+        self.asked = False
+        """Whether the next answer is the role."""
+
+    def outdated(self) -> bool:
+        """Whether another connection has found since that the server is no longer the primary."""
+        return self._changes != self._primary.changes
+
+    def ask(self) -> bool:
+        """Whether to ask for the role with the command that is about to be sent. Counts as asked then."""
+        if self.asked or time.monotonic() < self._due_s:
+            return False
+        self.asked = True
+        return True
+
+    def hear(self, answer: Any) -> None:
+        """Take what HELLO answered. Raises NotPrimaryError if the server isn't the primary."""
+        said = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+        role = said.get(b"role", said.get("role"))
+        if role not in (b"master", "master"):
+            self.leave(f"it says that it is a {_text(role)}")
+        self._was_primary = True
+        self._due_s = time.monotonic() + ROLE_CHECK_S
+
+    def cannot_hear(self) -> None:
+        """This server knows no HELLO (a proxy, perhaps); don't ask it again."""
+        self._due_s = float("inf")
+
+    def look_at(self, error: redis.ResponseError) -> None:
+        """Raise NotPrimaryError if that is what a command's error says."""
+        if tells_to_leave(error):
+            self.leave(str(error))
+
+    def leave(self, said: str) -> NoReturn:
+        # Not where it never was the primary: others may have found the right one meanwhile.
+        if self._was_primary and not self.outdated():
+            self._primary.changes += 1
+        raise NotPrimaryError(f"this server takes no writes now ({said}); connecting anew finds the primary")
+
+
+def tells_to_leave(error: redis.ResponseError) -> bool:
+    """Whether an answer says that the server is no longer the primary, or can't be it now."""
+    said = str(error)
+    code = error.status_code or said.partition(" ")[0]
+    if code == "EXECABORT":  # a transaction that was begun before
+        code = said.rpartition("because of: ")[2].partition(" ")[0]
+    return code in LEFT_AT
+
+
+def _text(role: Any) -> str:
+    return role.decode(errors="replace") if isinstance(role, bytes) else str(role)
+
+
+class _LeavesReplicas(blocking.AbstractConnection):
+    """A connection that is closed as soon as its server isn't the primary; the command that found out raises NotPrimaryError."""
+
+    def __init__(self, *, primary: Primary, **options: Any) -> None:
+        self._watch = _Watch(primary)
+        super().__init__(**options)
+
+    def connect(self) -> None:
+        """Connect, unless it is connected, and nobody has found since that this is the wrong server."""
+        if self.is_connected and self._watch.outdated():
+            self.disconnect()
+        super().connect()  # type: ignore[no-untyped-call]
+
+    def disconnect(self, *args: Any, **options: Any) -> None:
+        """Close the socket."""
+        self._watch.start()
+        super().disconnect(*args, **options)  # type: ignore[no-untyped-call]
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send, and where it is due ask for the role before: the server answers both in one go."""
+        if not self.is_connected:
+            self.connect_check_health(check_health=False)
+        if check_health and self._watch.ask():
+            command = [ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """The answer to what was sent. Raises NotPrimaryError where the server isn't the primary."""
+        try:
+            if self._watch.asked:
+                self._read_role()
+            return super().read_response(*args, **options)
+        except redis.ResponseError as error:
+            try:
+                self._watch.look_at(error)
+            except NotPrimaryError:
+                self.disconnect()
+                raise
+            raise
+
+    def _read_role(self) -> None:
+        self._watch.asked = False
+        try:
+            answer = super().read_response()
+        except redis.ResponseError:
+            self._watch.cannot_hear()
+            return
+        try:
+            self._watch.hear(answer)
+        except NotPrimaryError:
+            self.disconnect()
+            raise
+
+
+class PrimaryConnection(_LeavesReplicas, blocking.Connection):
+    """Over TCP."""
+
+
+class PrimarySSLConnection(_LeavesReplicas, blocking.SSLConnection):
+    """Over TLS."""
+
+
+class PrimaryUnixConnection(_LeavesReplicas, blocking.UnixDomainSocketConnection):
+    """Over a Unix socket."""
+
+
+class _LeavesReplicasAsync(awaited.AbstractConnection):
+    """The same in an event loop."""
+
+    def __init__(self, *, primary: Primary, **options: Any) -> None:
+        self._watch = _Watch(primary)
+        super().__init__(**options)
+
+    async def connect(self) -> None:
+        """Connect, unless it is connected, and nobody has found since that this is the wrong server."""
+        if self.is_connected and self._watch.outdated():
+            await self.disconnect(nowait=True)
+        await super().connect()  # type: ignore[no-untyped-call]
+
+    async def disconnect(self, *args: Any, **options: Any) -> None:
+        """Close the socket."""
+        self._watch.start()
+        await super().disconnect(*args, **options)
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send, and where it is due ask for the role before: the server answers both in one go."""
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health and self._watch.ask():
+            command = [ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
+        await super().send_packed_command(command, check_health)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """The answer to what was sent. Raises NotPrimaryError where the server isn't the primary."""
+        try:
+            if self._watch.asked:
+                await self._read_role()
+            return await super().read_response(*args, **options)
+        except redis.ResponseError as error:
+            try:
+                self._watch.look_at(error)
+            except NotPrimaryError:
+                await self.disconnect(nowait=True)
+                raise
+            raise
+
+    async def _read_role(self) -> None:
+        self._watch.asked = False
+        try:
+            answer = await super().read_response()
+        except redis.ResponseError:
+            self._watch.cannot_hear()
+            return
+        try:
+            self._watch.hear(answer)
+        except NotPrimaryError:
+            await self.disconnect(nowait=True)
+            raise
+
+
+class PrimaryConnectionAsync(_LeavesReplicasAsync, awaited.Connection):
+    """Over TCP."""
+
+
+class PrimarySSLConnectionAsync(_LeavesReplicasAsync, awaited.SSLConnection):
+    """Over TLS."""
+
+
+class PrimaryUnixConnectionAsync(_LeavesReplicasAsync, awaited.UnixDomainSocketConnection):
+    """Over a Unix socket."""
+
+
+_CLASSES: Final[dict[type, type]] = {
+    blocking.Connection: PrimaryConnection,
+    blocking.SSLConnection: PrimarySSLConnection,
+    blocking.UnixDomainSocketConnection: PrimaryUnixConnection,
+}
+_ASYNC_CLASSES: Final[dict[type, type]] = {
+    awaited.Connection: PrimaryConnectionAsync,
+    awaited.SSLConnection: PrimarySSLConnectionAsync,
+    awaited.UnixDomainSocketConnection: PrimaryUnixConnectionAsync,
+}

@@ -14,6 +14,8 @@ from metering.signals.gates import GATE_PREFIX, Gate, held_gate
 TIMEOUT_S: Final = 0.5
 """How long Redis may take."""
 MAX_CONNECTIONS: Final = 32
+NO_GATE: Final = f"{GATE_PREFIX}0"
+"""No org's. To keep what isn't there from expiring changes nothing, and is refused like every other write."""
 PAUSE_S: Final = 1.0
 """How long Redis isn't asked again after it didn't answer: so that not everybody waits for nothing."""
 
@@ -46,11 +48,10 @@ class GateReader:
         counts = gate.version is not None and gate.balance_cents is not None and gate.state in _STATES
         return gate if counts else None
 
-    async def answers(self) -> bool:
-        """Whether Redis answers at all."""
+    async def takes_writes(self) -> bool:
+        """Whether Redis answers, and writes: not if it is a replica, has lost its replicas, or can't write its file."""
         try:
-            pong: Any = self._client.ping()
-            await pong
+            await self._client.persist(NO_GATE)
         except (redis.RedisError, OSError):
             return False
         return True

@@ -39,10 +39,15 @@ MAX_VERSION: Final = 2**53 - 2
 _WRITING: Final = """
 local log, channel, at, log_length = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local written, failed, first_error, said = 0, 0, '', {}
-local pcall, match, tonumber, type = redis.pcall, string.match, tonumber, type
+local pcall, match, tonumber, type, error = redis.pcall, string.match, tonumber, type, error
 
 local function failure(answer)
-    return type(answer) == 'table' and answer.err or nil
+    local problem = type(answer) == 'table' and answer.err or nil
+    -- Nothing can be written, so it fails as a whole: then the client sees the error, and leaves this server.
+    if problem and (match(problem, '^READONLY') or match(problem, '^NOREPLICAS') or match(problem, '^MISCONF')) then
+        error(answer)
+    end
+    return problem
 end
 
 local function version_of(text)
@@ -53,7 +58,7 @@ end
 local function read(key)
     local held = pcall('HMGET', key, 'state', 'version')
     if held.err then -- not a hash: somebody else's doing
-        pcall('DEL', key)
+        failure(pcall('DEL', key))
         return false, nil
     end
     return held[1], version_of(held[2])
