@@ -58,14 +58,23 @@ def own_valkey(data_dir: Path) -> Iterator[OwnValkey]:
         yield OwnValkey(data_dir, servers.redis_url)
 
 
+PRIMARY = b"*2\r\n$4\r\nrole\r\n$6\r\nmaster"
+"""What HELLO answers, as far as anybody looks."""
+
+
 class ScriptedRedis(socketserver.ThreadingTCPServer):
-    """Greets every connection, then answers one command after another as it was told; None hangs up instead."""
+    """Greets every connection, then answers one command after another as it was told; None hangs up instead.
+
+    Who asks for its role is answered only with the next command: nobody may make a round trip of its own for that.
+    """
 
     daemon_threads = True
 
-    def __init__(self, answers: Sequence[bytes | None]) -> None:
+    def __init__(self, answers: Sequence[bytes | None], role: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Conversation)
         self.answers = list(answers)
+        self.role = role
+        self.roles_asked = 0
         self.commands: list[list[bytes]] = []
 
     @property
@@ -76,24 +85,31 @@ class ScriptedRedis(socketserver.ThreadingTCPServer):
 class _Conversation(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         server = cast("ScriptedRedis", self.server)
+        owed = b""
         while header := self.rfile.readline():
             words = []
             for _ in range(int(header[1:])):
                 length = int(self.rfile.readline()[1:])
                 words.append(self.rfile.read(length + 2)[:-2])
+            if words[0] == b"HELLO":
+                server.roles_asked += 1
+                owed = server.role + b"\r\n"
+                continue
             if words[0] == b"CLIENT":  # redis-py introducing itself
-                self.wfile.write(b"+OK\r\n")
+                self.wfile.write(owed + b"+OK\r\n")
+                owed = b""
                 continue
             server.commands.append(words)
             answer = server.answers.pop(0)
             if answer is None:
                 return
-            self.wfile.write(answer + b"\r\n")
+            self.wfile.write(owed + answer + b"\r\n")
+            owed = b""
 
 
 @contextmanager
-def scripted_redis(*answers: bytes | None) -> Iterator[ScriptedRedis]:
-    with ScriptedRedis(answers) as server:
+def scripted_redis(*answers: bytes | None, role: bytes = PRIMARY) -> Iterator[ScriptedRedis]:
+    with ScriptedRedis(answers, role) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -470,14 +470,17 @@ def test_what_passes_is_tried_again_as_often_as_was_said(answer: bytes | None) -
         with pytest.raises(Unreachable):
             client.push(event())
         assert len(server.commands) == 1
-    with scripted_redis(answer) as server, MeteringClient(server.url) as client:
+    left = answer is not None and answer.startswith(
+        (b"-READONLY", b"-MISCONF", b"-MASTERDOWN", b"-NOREPLICAS")
+    )
+    with scripted_redis(*[answer] * (1 + left)) as server, MeteringClient(server.url) as client:
         with pytest.raises(Unreachable):
             client.gate(42)
-        assert len(server.commands) == 1
+        assert len(server.commands) == 1 + left  # a server that was left may have a successor
 
 
 def test_only_what_is_not_surely_in_is_pushed_again() -> None:
-    answers = [b"$3\r\n1-0", b"-READONLY for a moment", b"$3\r\n2-0", b"$3\r\n2-1", b"$3\r\n2-2"]
+    answers = [b"$3\r\n1-0", b"-BUSY for a moment", b"$3\r\n2-0", b"$3\r\n2-1", b"$3\r\n2-2"]
     with scripted_redis(*answers) as server, MeteringClient(server.url) as client:
         assert client.push_many(calls(3)) == ["1-0", "2-1", "2-2"]
         assert [json.loads(words[-1])["call_id"] for words in server.commands] == [1, 2, 3, 2, 3]

@@ -74,6 +74,10 @@ class Links:
         """Where the link listens, on HOST."""
         return self._links[name].port
 
+    def move(self, name: str, target: Address) -> None:
+        """Let the link lead to another server from now on. Connections that there are stay with the one that they have."""
+        self._links[name].target = target
+
     def stall(self, name: str) -> None:
         """Let nothing through for now."""
         self._set(name, State.STALLED)
