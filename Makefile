@@ -21,7 +21,7 @@ test-long: $(VENV)/.installed ## run the tests that take longer
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not containers"
 
 test-containers: $(VENV)/.installed ## run docker-compose.yml through a life on this machine's Docker Engine, beside any that runs
-	$(BIN)/pytest -m containers tests/containers
+	$(BIN)/pytest --verbose -m containers tests/containers
 
 chaos: $(VENV)/.installed ## kill, cut off, empty and restore everything for some minutes; nothing may be lost: CHAOS="--minutes 30"
 	$(BIN)/metering chaos $(CHAOS)
