@@ -17,7 +17,7 @@ from metering.cli.errors import explain
 from metering.cli.jobs import jobs
 from metering.cli.meter import meter
 from metering.cli.migrate import migrate
-from metering.cli.output import say, warn
+from metering.cli.output import say, survive_any_terminal, warn
 from metering.cli.push import push
 from metering.cli.status import status
 from metering.cli.stripe_sandbox import stripe_sandbox
@@ -95,4 +95,5 @@ app.command(rich_help_panel=LOOK)(chaos)
 
 def main() -> None:
     """Run the command that the command line names."""
+    survive_any_terminal()
     app(prog_name="metering")

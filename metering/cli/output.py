@@ -1,5 +1,6 @@
 """How commands show what they have to say: tables for people, JSON for programs."""
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,12 +28,24 @@ OffsetOption = Annotated[
 ]
 
 
+def survive_any_terminal() -> None:
+    """See to it that no output of this process fails because its encoding lacks a character: that is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def printable(text: str) -> str:
-    """`text` with whatever could steer a terminal shown as an escape: it may come from anywhere."""
-    return "".join(
+    """`text` with whatever could steer a terminal, or isn't in its encoding, shown as an escape: it may come from anywhere.
+
+    Escaped here, and not only when it is written, because a table must know how wide it is.
+    """
+    shown = "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def counted(number: int, noun: str) -> str:

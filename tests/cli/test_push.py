@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from metering.cli import push
+from metering.cli import event_input, push
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 from workers.stream import STREAM
@@ -58,7 +58,8 @@ def test_gzip_is_known_by_its_bytes(
 def test_standard_input_plain_and_gzip(cli: Cli, redis_client: redis.Redis, events_file: Path) -> None:
     for data in (events_file.read_bytes(), gzip.compress(events_file.read_bytes())):
         done = cli.process("push", "-", "--json", stdin=data)
-        assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"pushed": 3}, b"")
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"pushed": 3})
+        assert done.stderr.startswith(b"Line 5 is no JSON object: it was pushed as it is")
     assert pushed(redis_client) == LINES * 2
 
 
@@ -98,7 +99,7 @@ def test_long_lines_do_not_make_large_batches(
 def test_a_line_without_end_is_refused_by_its_number(
     cli: Cli, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    longest = push.MAX_LINE_BYTES
+    longest = event_input.MAX_LINE_BYTES
     with gzip.open(tmp_path / "events.gz", "wb", compresslevel=1) as file:
         file.write(b"first\n" + b"x" * longest + b"\n" + b"y" * (longest + 1) + b"\nlast\n")
     said = cli.fail("push", str(tmp_path / "events.gz"))
@@ -141,7 +142,7 @@ def test_gzip_is_pushed_as_it_comes_and_known_by_two_bytes_however_they_come(
     cli: Cli, redis_client: redis.Redis
 ) -> None:
     packer = zlib.compressobj(wbits=31)
-    first = packer.compress(b"1\n") + packer.flush(zlib.Z_SYNC_FLUSH)
+    first = packer.compress(b"{}\n") + packer.flush(zlib.Z_SYNC_FLUSH)
     with cli.start("push", "-") as process:
         assert process.stdin is not None
         process.stdin.write(first[:1])
@@ -150,10 +151,10 @@ def test_gzip_is_pushed_as_it_comes_and_known_by_two_bytes_however_they_come(
             process.wait(timeout=3)
         process.stdin.write(first[1:])
         process.stdin.flush()
-        wait_until(lambda: pushed(redis_client) == [b"1"], "pushing a line")
-        output, errors = process.communicate(packer.compress(b"2\n") + packer.flush(), timeout=60)
+        wait_until(lambda: pushed(redis_client) == [b"{}"], "pushing a line")
+        output, errors = process.communicate(packer.compress(b"{ }\n") + packer.flush(), timeout=60)
     assert (output, errors) == (b"2 events pushed.\n", b"")
-    assert pushed(redis_client) == [b"1", b"2"]
+    assert pushed(redis_client) == [b"{}", b"{ }"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -178,7 +179,7 @@ def test_told_to_stop_it_pushes_what_it_has_read(redis_client: redis.Redis) -> N
     with os.fdopen(reading), os.fdopen(writing, "wb") as file:
         file.write(b"1\n2\n")
         file.flush()
-        source = push.Input("pipe", reading)
+        source = event_input.Input("pipe", reading)
         pusher = push.Pusher(redis_client, lambda _: None)
         with pytest.raises(push._ToldToStopError):
             push.push_lines(source, pusher, stop=lambda: source.read_bytes == 4)
@@ -193,7 +194,9 @@ def test_a_damaged_file_is_pushed_up_to_the_damage(
     said = cli.fail("push", str(tmp_path / "events.gz"))
     number = len(pushed(redis_client))
     assert number > 1_000
-    assert f"can't be read after line {number} (" in said
+    assert (
+        f"ends early, in the middle of what gzip has packed, after line {number}: get the whole file" in said
+    )
     assert f"{number:,} events before that pushed. Pushing the same input again is safe" in said
 
 
@@ -202,7 +205,6 @@ def test_a_file_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
         cli.fail("push", str(tmp_path / "none"))
         == f"FILE: {tmp_path}/none can't be read (No such file or directory)."
     )
-    assert cli.fail("push", str(tmp_path)) == f"FILE: {tmp_path} can't be read (Is a directory)."
 
 
 def test_what_redis_refuses_is_not_counted(cli: Cli, redis_client: redis.Redis, events_file: Path) -> None:
