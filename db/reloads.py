@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,6 +31,10 @@ SKIPPED_SIGNAL: Final = "auto_reload.skipped"
 
 PAGE: Final = 500
 """How many orgs a sweep looks at in one transaction."""
+WALK_PAGE: Final = 200
+"""How many orgs that have reloads enabled the walk looks at in one turn: some 10 ms, however many there are."""
+SINCE_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before every `ask_at` but the default."""
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ _FACTS: Final = """
             WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status = 'open'
         ) AS attempt_open,
         coalesce(month.committed_cents, 0)::bigint AS committed_cents,
-        pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason
+        pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason, ask_at
     FROM accounts
     JOIN unnest(CAST(:org_ids AS bigint[]), CAST(:ats AS timestamptz[])) AS asked (org_id, at) USING (org_id)
     LEFT JOIN reload_states USING (org_id)
@@ -83,12 +87,21 @@ _FACTS: Final = """
     ORDER BY accounts.org_id
 """
 
-# Without locks, so it may be out of date: whoever acts on it locks the org and asks again.
-_WORTH_ASKING: Final = text("""
-    SELECT org_id FROM accounts LEFT JOIN reload_states USING (org_id)
-    WHERE auto_reload_enabled AND org_id > :after
-        AND (balance_cents < greatest(auto_reload_minimum_cents, 1) OR skip_reason IS NOT NULL)
-    ORDER BY org_id LIMIT :limit
+# Both without locks, so they may be out of date: whoever acts on them locks the org and asks again.
+DUE: Final = """
+    SELECT ask_at, org_id FROM reload_states
+    WHERE ask_at <= :now AND (ask_at, org_id) > (:after_at, :after) ORDER BY ask_at, org_id LIMIT :limit
+"""
+"""Orgs whose time has come, from one on: along the index on `ask_at`, so that whoever waits costs nothing."""
+
+# What bounds the work is the number of rows that are looked at, not of those that are found.
+_WALK: Final = text("""
+    SELECT org_id, balance_cents < greatest(auto_reload_minimum_cents, 1) OR skip_reason IS NOT NULL AS worth_asking
+    FROM (
+        SELECT org_id, balance_cents, auto_reload_minimum_cents FROM accounts
+        WHERE auto_reload_enabled AND org_id > :after ORDER BY org_id LIMIT :limit
+    ) AS enabled LEFT JOIN reload_states USING (org_id)
+    ORDER BY org_id
 """)
 
 _LOCK_FREE: Final = text("""
@@ -109,29 +122,56 @@ def ask_reload_rule(connection: Connection, orgs: Mapping[int, datetime]) -> Rel
     return reloads
 
 
-def ask_worth_asking(engine: Engine, now: datetime) -> Iterator[Reloads]:
-    """Ask the rule for every org that has reloads enabled: a month may have turned, a pause ended, a message been lost.
+def ask_due(engine: Engine, now: datetime) -> Iterator[Reloads]:
+    """Ask the rule for every org for which time alone may have changed its answer: a pause has ended, a month has turned.
 
-    A page at a time, each in a transaction of its own that is committed before its result is given. Only orgs for which there
-    is something to write are locked; one that somebody else holds is left for the next time.
+    A page at a time, each committed before its result is given. One that somebody else holds is left for the next time.
     """
     now = to_milliseconds(now)
-    after = 0
+    after_at, after = SINCE_EVER, 0
     while True:
         with transaction(engine) as connection:
-            page = list(connection.scalars(_WORTH_ASKING, {"after": after, "limit": PAGE}))
-            facts = _facts(connection, dict.fromkeys(page, now))
-            stirring = [each.org_id for each in facts if _changes_something(each, _decide(each))]
-        if stirring:
-            with transaction(engine) as connection:
-                locked = connection.execute(_LOCK_FREE, {"org_ids": array(stirring)}).all()
-                reloads = ask_reload_rule(
-                    connection, {row.org_id: max(now, row.last_posted_at or now) for row in locked}
-                )
-            yield reloads
+            values = {"now": now, "after_at": after_at, "after": after, "limit": PAGE}
+            page = connection.execute(text(DUE), values).all()
+        if page:
+            yield _ask(engine, [row.org_id for row in page], now)
         if len(page) < PAGE:
             return
-        after = page[-1]
+        after_at, after = page[-1]
+
+
+def ask_page(engine: Engine, now: datetime, after: int) -> tuple[Reloads, int]:
+    """Ask the rule for a page of the orgs that have reloads enabled, those with ids above `after`.
+
+    Gives what followed, and where the next page begins: 0 behind the last one. So it is found out what nobody has noted: by a
+    clock that was wrong, by a program of before that runs beside this one, by hand. Only orgs for which there is something to
+    write are locked.
+    """
+    now = to_milliseconds(now)
+    with transaction(engine) as connection:
+        page = connection.execute(_WALK, {"after": after, "limit": WALK_PAGE}).all()
+        facts = _facts(connection, {row.org_id: now for row in page if row.worth_asking})
+        stirring = [each.org_id for each in facts if _changes_something(each, _decide(each))]
+    reloads = _ask(engine, stirring, now) if stirring else Reloads()
+    return reloads, page[-1].org_id if len(page) == WALK_PAGE else 0
+
+
+def ask_every(engine: Engine, now: datetime) -> Iterator[Reloads]:
+    """Ask the rule for every org that has reloads enabled, page by page; gives what followed, where anything did."""
+    after: int | None = None
+    while after != 0:
+        reloads, after = ask_page(engine, now, after or 0)
+        if reloads != Reloads():
+            yield reloads
+
+
+def _ask(engine: Engine, org_ids: Iterable[int], now: datetime) -> Reloads:
+    """Lock those of the orgs that are free, and ask the rule for them."""
+    with transaction(engine) as connection:
+        locked = connection.execute(_LOCK_FREE, {"org_ids": array(org_ids)}).all()
+        return ask_reload_rule(
+            connection, {row.org_id: max(now, row.last_posted_at or now) for row in locked}
+        )
 
 
 def _facts(connection: Connection, orgs: Mapping[int, datetime]) -> Iterable[Row[Any]]:
@@ -198,8 +238,13 @@ def _hindrance(decision: Due | Skipped) -> SkipReason | None:
     return decision.reason if isinstance(decision, Skipped) and decision.reason in HINDRANCES else None
 
 
+def _ask_at(decision: Due | Skipped) -> datetime | None:
+    return decision.until if isinstance(decision, Skipped) else None
+
+
 def _changes_something(facts: Row[Any], decision: Due | Skipped) -> bool:
-    return isinstance(decision, Due) or facts.skip_reason != _hindrance(decision)
+    stored = (facts.skip_reason, facts.ask_at)
+    return isinstance(decision, Due) or stored != (_hindrance(decision), _ask_at(decision))
 
 
 def _act(connection: Connection, facts: Row[Any], decision: Due | Skipped, reloads: Reloads) -> None:
@@ -216,10 +261,13 @@ def _act(connection: Connection, facts: Row[Any], decision: Due | Skipped, reloa
             month_committed_cents=facts.committed_cents,
         )
         reloads.attempts.append((facts.org_id, attempt_id))
-    hindrance = _hindrance(decision)
+    hindrance, ask_at = _hindrance(decision), _ask_at(decision)
     if facts.skip_reason == hindrance:
+        if facts.ask_at != ask_at:
+            write_state(connection, facts.org_id, ask_at=ask_at)
         return
-    write_state(connection, facts.org_id, skip_reason=hindrance, skip_since=facts.now if hindrance else None)
+    since = facts.now if hindrance else None
+    write_state(connection, facts.org_id, skip_reason=hindrance, skip_since=since, ask_at=ask_at)
     if hindrance is not None:
         fields = {"reason": hindrance.value}
         signal_id = add_signal(connection, facts.org_id, SKIPPED_SIGNAL, fields, facts.now)

@@ -14,7 +14,7 @@ import structlog
 
 from db.attempts import due_attempts
 from db.failures import Failure, diagnose
-from db.reloads import ask_worth_asking
+from db.reloads import ask_due, ask_page
 from metering.payments.charges import work_on
 from metering.payments.event_list import read_events
 from metering.payments.payments import Payments
@@ -39,18 +39,30 @@ def payment_rounds(payments: Payments) -> list[Round]:
     """All that has to go round in every jobs process."""
     return [
         Round("attempts", DueAttempts(payments).work, PERIOD_S),
-        Round("reload rule", lambda stop: ask_reload_rule(payments, stop), PERIOD_S),
+        Round("reload rule", ReloadRule(payments).turn, PERIOD_S),
         Round("signals", lambda _: say_left(payments.engine, payments.signals, payments.clock()), PERIOD_S),
         Round("Stripe's events", lambda _: read_events(payments), PERIOD_S),
     ]
 
 
-def ask_reload_rule(payments: Payments, stop: threading.Event) -> None:
-    """Ask the rule for every org that has reloads enabled: a month may have turned, a pause ended, anything been lost."""
-    for reloads in ask_worth_asking(payments.engine, payments.clock()):
-        follow(payments, reloads)
-        if stop.is_set():
-            return
+class ReloadRule:
+    """Asks the reload rule where no transaction does, because nothing has changed but the time."""
+
+    def __init__(self, payments: Payments) -> None:
+        self._payments = payments
+        self._walked_to = 0
+
+    def turn(self, stop: threading.Event) -> None:
+        """Ask for every org whose time has come; then for a page of all that have reloads enabled.
+
+        What it costs follows what is due: an org that is paused is looked at when its pause ends, and as the walk comes by.
+        """
+        for reloads in ask_due(self._payments.engine, self._payments.clock()):
+            follow(self._payments, reloads)
+            if stop.is_set():
+                return
+        reloads, self._walked_to = ask_page(self._payments.engine, self._payments.clock(), self._walked_to)
+        follow(self._payments, reloads)
 
 
 class DueAttempts:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint
+from sqlalchemy import CheckConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models.base import Base
@@ -19,6 +19,7 @@ class ReloadState(Base):
             " AND (coalesce(pause_lifts_with, '') = 'time') = (paused_until IS NOT NULL)",
             name="pause",
         ),
+        Index("reload_states_ask_at_idx", "ask_at", "org_id", postgresql_where=text("ask_at IS NOT NULL")),
     )
 
     org_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -35,3 +36,10 @@ class ReloadState(Base):
     skip_reason: Mapped[str | None]
     """Why a reload that the balance asks for is not made; NULL while nothing stands in its way."""
     skip_since: Mapped[datetime | None]
+    ask_at: Mapped[datetime | None] = mapped_column(
+        server_default=text("'1970-01-01 00:00:00+00'::timestamptz")
+    )
+    """From when on time alone may change the rule's answer, so that the sweep is to ask; NULL while only a change can.
+
+    A row of somebody who says nothing of it, as a program of before, is due at once.
+    """

@@ -1,7 +1,7 @@
 """When an org is reloaded, and what a card that fails leads to (CONTRACT.md section 6)."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -101,6 +101,9 @@ class Skipped:
     """No charge is to be made."""
 
     reason: SkipReason
+    until: datetime | None = None
+    """When time alone may change this answer: always later than the time that it is of. None where only a change does, in whose
+    transaction the rule is asked anyway."""
 
 
 def reload_below_cents(minimum_cents: int) -> int:
@@ -117,21 +120,29 @@ def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime
     `month_committed_cents` is what this UTC month's auto-reloads hold of the limit, succeeded plus open. It fits whole or is
     skipped whole, never a part of it.
     """
-    limit_cents = account.monthly_limit_cents
-    for applies, reason in (
-        (not account.enabled, SkipReason.DISABLED),
-        (account.balance_cents >= reload_below_cents(account.minimum_cents), SkipReason.ABOVE_MINIMUM),
-        (not account.has_payment_method, SkipReason.NO_PAYMENT_METHOD),
-        (account.attempt_open, SkipReason.ATTEMPT_OPEN),
-        (account.pause is not None and account.pause.holds(now), SkipReason.PAUSED),
+    limit_cents, pause = account.monthly_limit_cents, account.pause
+    for applies, reason, until in (
+        (not account.enabled, SkipReason.DISABLED, None),
+        (account.balance_cents >= reload_below_cents(account.minimum_cents), SkipReason.ABOVE_MINIMUM, None),
+        (not account.has_payment_method, SkipReason.NO_PAYMENT_METHOD, None),
+        (account.attempt_open, SkipReason.ATTEMPT_OPEN, None),
+        (pause is not None and pause.holds(now), SkipReason.PAUSED, pause.until if pause else None),
         (
             limit_cents is not None and month_committed_cents + account.amount_cents > limit_cents,
             SkipReason.MONTHLY_LIMIT,
+            next_month(now),
         ),
     ):
         if applies:
-            return Skipped(reason)
+            return Skipped(reason, until)
     return Due(account.amount_cents)
+
+
+def next_month(at: datetime) -> datetime:
+    """When the UTC month after that of `at` begins."""
+    at = at.astimezone(UTC)
+    year, month = (at.year + 1, 1) if at.month == 12 else (at.year, at.month + 1)  # noqa: PLR2004 - December
+    return datetime(year, month, 1, tzinfo=UTC)
 
 
 def is_soft(code: str) -> bool:

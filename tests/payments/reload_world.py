@@ -15,7 +15,7 @@ from db.attempts import Attempt
 from db.engine import in_transaction, transaction
 from db.ledger import Posted, post_calls, price_call
 from db.prices import load_price_book, set_price
-from db.reloads import ask_worth_asking, read_state
+from db.reloads import ask_due, ask_every, read_state
 from metering.payments.payments import Payments
 from metering.payments.settling import follow
 from metering.payments.stripe_api import StripeApi, StripeFailure, connect_stripe
@@ -129,9 +129,10 @@ class ReloadWorld(World):
         self.work()
 
     def ask_rule(self) -> None:
-        """Let the sweep ask the rule for every org that may wait."""
-        for reloads in ask_worth_asking(self.engine, self.clock()):
+        """Let the sweep ask the rule for every org whose time has come; nobody else has anything to wait for."""
+        for reloads in ask_due(self.engine, self.clock()):
             follow(self.payments, reloads)
+        assert list(ask_every(self.engine, self.clock())) == [], "the walk found what had to be noted as due"
 
     def glance(self, query: str, *parameters: object) -> list[Any]:
         """Rows, as `rows` gives them, for who looks very often."""

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from db.reloads import ask_worth_asking
+from db.reloads import ask_due
 from metering.payments.charges import work_on
 from metering.payments.settling import follow
 from tests.payments.reload_world import AMOUNT, MINIMUM, TIER, ReloadWorld
@@ -72,7 +72,7 @@ def test_meters_that_bill_while_charges_are_made_and_the_sweep_goes_round_never_
         for _ in range(60):
             for attempt in [each for each in reloading.reloads() if each.open]:
                 work_on(reloading.payments, attempt.org_id, attempt.id)
-            for reloads in ask_worth_asking(reloading.engine, reloading.clock()):
+            for reloads in ask_due(reloading.engine, reloading.clock()):
                 follow(reloading.payments, reloads)
 
     def meter() -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from db.reloads import ask_worth_asking
+from db.reloads import ask_every
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld, Site
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
@@ -262,10 +262,10 @@ def test_the_sweep_asks_for_every_org_that_waits_and_for_no_other(reloading: Rel
     reloading.settings(org_id=4, enabled=False)
     posted = reloading.post((org_id, 1) for org_id in range(2, 6))  # whoever posted it died here
     assert len(posted.reloads.attempts) == 2
-    assert list(ask_worth_asking(reloading.engine, reloading.clock())) == []
+    assert list(ask_every(reloading.engine, reloading.clock())) == []
 
     reloading.clock.move(seconds=6)
     reloading.sweep()
 
     assert [reloading.taken(org_id) for org_id in range(2, 6)] == [1, 1, 0, 0]
-    assert list(ask_worth_asking(reloading.engine, reloading.clock())) == []
+    assert list(ask_every(reloading.engine, reloading.clock())) == []

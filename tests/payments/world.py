@@ -19,7 +19,7 @@ from db.audit import run_audit
 from db.billing import BillingAccount, read_account
 from db.engine import transaction
 from db.orgs import create_org
-from db.reloads import ask_worth_asking
+from db.reloads import ask_due
 from metering.payments.accounts import SettingsPatch, change_settings
 from metering.payments.audit import audit_against_stripe
 from metering.payments.cards import ensure_customer, set_default_payment_method
@@ -149,7 +149,7 @@ class World:
         """Let the sweep go over everything once: due attempts, the rule, the list of events."""
         self.work_on_due()
         self.read_events()
-        for reloads in ask_worth_asking(self.engine, self.clock()):
+        for reloads in ask_due(self.engine, self.clock()):
             follow(self.payments, reloads)
         self.work()
 

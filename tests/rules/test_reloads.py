@@ -106,7 +106,20 @@ def test_below_the_minimum_or_exhausted(
 def test_it_fits_the_months_limit_whole_or_is_skipped(
     limit_cents: int | None, committed_cents: int, expected: Due | Skipped
 ) -> None:
-    assert reload_due(account(monthly_limit_cents=limit_cents), committed_cents, NOW) == expected
+    said = reload_due(account(monthly_limit_cents=limit_cents), committed_cents, NOW)
+    assert said == expected or (isinstance(said, Skipped) and skipped(said.reason) == expected)
+
+
+@pytest.mark.parametrize(
+    ("now", "turn"),
+    [
+        (datetime(2026, 4, 30, 23, 59, 59, 999_000, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)),
+        (datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)),
+        (datetime(2026, 12, 31, 12, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_what_does_not_fit_is_looked_at_again_when_the_month_turns(now: datetime, turn: datetime) -> None:
+    assert reload_due(account(monthly_limit_cents=0), 0, now) == Skipped(SkipReason.MONTHLY_LIMIT, until=turn)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +135,14 @@ def test_it_fits_the_months_limit_whole_or_is_skipped(
 )
 def test_each_hindrance_alone_keeps_it_from_being_due(fields: dict[str, Any], reason: SkipReason) -> None:
     assert reload_due(account(), 0, NOW) == DUE
-    assert reload_due(account(**fields), 0, NOW) == Skipped(reason)
+    said = reload_due(account(**fields), 0, NOW)
+    assert isinstance(said, Skipped)
+    assert said.reason is reason
+    assert (said.until is None) == (reason is not SkipReason.MONTHLY_LIMIT)
 
 
 def test_a_pause_that_time_lifts_ends_at_its_end() -> None:
-    assert reload_due(account(pause=TIMED), 0, NOW - MILLISECOND) == Skipped(SkipReason.PAUSED)
+    assert reload_due(account(pause=TIMED), 0, NOW - MILLISECOND) == Skipped(SkipReason.PAUSED, until=NOW)
     assert reload_due(account(pause=TIMED), 0, NOW) == DUE
 
 

@@ -248,7 +248,7 @@ def test_a_part_that_fails_goes_on_and_stops_no_other(
         raise ZeroDivisionError
 
     monkeypatch.setattr(payments_sweep, "PERIOD_S", 0.05)
-    monkeypatch.setattr(payments_sweep, "ask_worth_asking", fails)
+    monkeypatch.setattr(payments_sweep, "ask_due", fails)
     world.sandbox.set_fault(RequestFault.UNAUTHORIZED, operation="events.list", count=None)
     with running_jobs(world):
         world.clock.move(seconds=60)
