@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from db.ledger import Posted
+from metering.runtime.role_metrics import UNKNOWN
 from workers.stream import backlog
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
@@ -39,6 +40,7 @@ COMMIT_TO_SIGNAL_SECONDS: Final = Histogram(
 GATES_EXHAUSTED: Final = Gauge(
     "metering_gates_exhausted", "Orgs whose gate is closed, as the last sweep saw them."
 )
+GATES_EXHAUSTED.set(UNKNOWN)
 GATES_MENDED: Final = Counter("metering_gates_mended", "Gates that a sweep found wrong and mended or closed.")
 SWEEP_SECONDS: Final = Histogram(
     "metering_sweep_seconds", "How long a sweep over all gates took.", buckets=_SECONDS

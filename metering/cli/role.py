@@ -76,7 +76,7 @@ def running_role(
     ):
         _wait_for_schema(engine, stop)
         # Only now: a health check that reads them must not find a role well that can't work yet.
-        with serving_metrics(settings.metrics_host, settings.metrics_port) as metrics_url:
+        with serving_metrics(settings.metrics_host, settings.metrics_port, command) as metrics_url:
             structlog.get_logger().info("metrics are served", role=command, url=metrics_url)
             gc.collect()
             gc.freeze()  # what is there by now stays: a collection that looked at all of it would halt everything for 80 ms

@@ -44,3 +44,10 @@ def test_a_command_that_a_rule_tells_of_exists(rule: dict[str, Any]) -> None:
         command: Any = typer.main.get_command(app)
         for word in words.split():
             command = command.commands[word]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_a_number_is_told_as_people_say_it(rule: dict[str, Any]) -> None:
+    """`increase` gives 5.007 for five; only whole numbers, and durations, are told."""
+    for told in re.findall(r"{{(.*?)}}", " ".join(rule["annotations"].values())):
+        assert "$value" not in told or told.strip() in {'printf "%.0f" $value', "$value | humanizeDuration"}
