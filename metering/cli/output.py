@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,8 @@ from metering.rules.times import format_time
 PIPED_WIDTH: Final = 200
 """Columns where nobody looks on: wide enough that rows stay lines."""
 MAX_CELL_CHARS: Final = 120
+UNBROKEN_CHARS: Final = 36
+"""Words up to this length stay whole in every table: times, and ids as Stripe and we make them."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 LimitOption = Annotated[
@@ -110,7 +113,53 @@ def console(*, stderr: bool = False) -> Console:
 
 def show_table(shown: Table) -> None:
     """Print a table for people."""
-    console().print(shown)
+    out = console()
+    out.print(laid_out(shown, out.width))
+
+
+def laid_out(shown: Table, width: int) -> RenderableType:
+    """A table so that it fits `width` columns with no word broken; row by row, where it can't be one beside the other."""
+    texts = [[_plain(cell) for cell in (column.header, *column.cells)] for column in shown.columns]
+    least = [min(max(_longest_word(text) for text in column), UNBROKEN_CHARS) for column in texts]
+    most = [max(cell_len(text) for text in column) for column in texts]
+    spare = width - sum(least) - 3 * len(least) - 1  # a border and two blanks for each column
+    if spare < 0:
+        return _row_by_row(shown, texts)
+    while spare and (missing := max(full - given for full, given in zip(most, least, strict=True))) > 0:
+        widest = next(at for at, full in enumerate(most) if full - least[at] == missing)
+        least[widest] += 1
+        spare -= 1
+    for column, given in zip(shown.columns, least, strict=True):
+        column.width = given
+    return shown
+
+
+def _row_by_row(shown: Table, texts: Sequence[Sequence[str]]) -> RenderableType:
+    """Each row as lines of a name and a value, a blank line between two rows."""
+    rows = Table(
+        box=None,
+        show_header=False,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        title=shown.title,
+        title_justify="left",
+    )
+    rows.add_column(no_wrap=True, style="bold")
+    rows.add_column(overflow="fold")
+    for at in range(shown.row_count):
+        if at:
+            rows.add_row("", "")
+        for name, *values in texts:
+            rows.add_row(name, Text(values[at]))
+    return rows
+
+
+def _plain(cell: RenderableType) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
+
+
+def _longest_word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
 
 
 def show_page(shown: Table, noun: str, *, offset: int, total: int) -> None:
