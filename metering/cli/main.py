@@ -53,7 +53,6 @@ app = typer.Typer(
     "unset, the embedded database goes with a stand-in that charges nobody.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks may show values, and values may be secrets
 )
 
