@@ -129,7 +129,9 @@ def data_dir(tmp_path: Path) -> Path:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What is expected to fail, in a line: those of localstripe are known and listed; any other would be said by name."""
     expected = terminalreporter.stats.get("xfailed", [])
-    known = [report for report in expected if report.wasxfail.removeprefix("reason: ").startswith("localstripe ")]
+    known = [
+        report for report in expected if report.wasxfail.removeprefix("reason: ").startswith("localstripe ")
+    ]
     for report in expected:
         if report not in known:
             terminalreporter.write_line(f"XFAIL {report.nodeid}: {report.wasxfail}")
