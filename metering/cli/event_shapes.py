@@ -66,7 +66,7 @@ def other_shape(line: bytes, label: str, *, path: str | None, packed: bool) -> s
     if found is None:
         return None
     what, program = found
-    remedy = piped(program) if program else "docs/how-to/telephony.md shows its fields"
+    remedy = piped(program) if program else "docs/reference/call-events.md tells its fields"
     return f"{label} {what}, and push takes one JSON object per line: {remedy}"
 
 

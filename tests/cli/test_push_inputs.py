@@ -82,7 +82,7 @@ REFUSED: Final[dict[str, tuple[bytes, tuple[str, ...]]]] = {
         f"{EVENT},\r\n{OTHER}\r\n".encode(),
         ("a comma after", "one JSON object per line", "sed"),
     ),
-    "CSV": (b"call_id,org_id,tier\n1,42,bolt\n", ("looks like CSV", "docs/how-to/telephony.md")),
+    "CSV": (b"call_id,org_id,tier\n1,42,bolt\n", ("looks like CSV", "docs/reference/call-events.md")),
     "CSV with semicolons": (b"1;42;bolt;outbound;75\n", ("looks like CSV",)),
     "tabs": (b"call_id\torg_id\ttier\n", ("looks like CSV",)),
     "old line ends": (f"{EVENT}\r{OTHER}\r".encode(), ("carriage returns alone", "tr '\\r' '\\n'")),

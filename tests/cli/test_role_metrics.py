@@ -18,7 +18,7 @@ import workers.metrics
 from metering.runtime.role_metrics import API, JOBS, METER, ROLES, UNKNOWN, role_registry
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
-from tests.deploy.test_operations import ROWS
+from tests.docs.pages import page, rows
 
 MADE_BY: Final = (metering.api.watch, metering.payments.metrics, workers.audit_job, workers.metrics)
 """Whoever makes metrics: imported here, so that all are registered."""
@@ -27,8 +27,7 @@ MADE_BY: Final = (metering.api.watch, metering.payments.metrics, workers.audit_j
 def documented() -> dict[str, set[str]]:
     """By metric, without `_total`: the roles that export it, by the table."""
     found = {}
-    for row in ROWS:
-        first, second = row.split("|")[1:3]
+    for first, second, *_ in rows(page("reference/metrics.md")):
         for name in re.findall(r"`(metering_\w+?)(?:_total)?(?:\{[^}]*\})?`", first):
             found[name] = (
                 {METER, JOBS, API} if second.strip() == "all" else set(re.findall(r"`(\w+)`", second))
