@@ -31,7 +31,7 @@ sys.exit(bool(now["stream"]["lag"] or now["stream"]["pending"] or now["attempts"
 }
 """
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(500)]
 
 
 def answers(url: str) -> bool:
@@ -75,7 +75,7 @@ def run(script: str, cli: Cli, api: str) -> str:
         cwd=os.fspath(ROOT),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
