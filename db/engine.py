@@ -1,15 +1,18 @@
 """Connections to Postgres, and the one place that commits."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 
 from db.exchange import COMMIT, Statement, exchange
+from db.failures import says_read_only
+from db.writable import ask_again, use_writable_only
 from metering.runtime.crashpoints import CrashPoint, reach
 
 _state = threading.local()
@@ -25,12 +28,13 @@ def make_engine(
     lock_timeout_ms: int = 0,
     statement_timeout_ms: int = 0,
 ) -> Engine:
-    """An engine for `url`. Nothing connects yet. A statement waits at most `lock_timeout_ms` for a lock, and takes at most
-    `statement_timeout_ms`; 0 is without limit.
+    """An engine for `url`, whose connections may write (`db.writable`). Nothing connects yet.
+
+    A statement waits at most `lock_timeout_ms` for a lock, and takes at most `statement_timeout_ms`; 0 is without limit.
 
     READ COMMITTED is asked for by name: the ledger's second statement must see what was committed while its first one waited.
     """
-    return create_engine(
+    engine = create_engine(
         url,
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
@@ -39,38 +43,50 @@ def make_engine(
         pool_timeout=30,
         connect_args={
             **connect_args(
-                application_name, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms
+                make_url(url),
+                application_name,
+                lock_timeout_ms=lock_timeout_ms,
+                statement_timeout_ms=statement_timeout_ms,
             ),
             # What is hot is prepared by db.exchange. After a rollback psycopg has the session forget all that anybody has
             # prepared, if it has prepared anything itself.
             "prepare_threshold": None,
         },
     )
+    use_writable_only(engine)
+    return engine
 
 
 def connect_args(
-    application_name: str, *, lock_timeout_ms: int = 0, statement_timeout_ms: int = 0
+    url: URL, application_name: str, *, lock_timeout_ms: int = 0, statement_timeout_ms: int = 0
 ) -> dict[str, Any]:
-    """What every connection of ours is opened with: in UTC, and it notices where the other end is gone without a word.
+    """What every connection of ours is opened with: in UTC, and within 8 s it notices where the other end is gone without a word.
 
     Text goes as UTF-8, whatever the environment, the role or the database has set: `db.debit_rows` and `db.exchange` write
     and read it themselves.
     """
+    several = "," in _driver_args(url).get("host", "")
     return {
+        **({"target_session_attrs": "read-write"} if several else {}),
         "application_name": application_name,
         "client_encoding": "utf8",
         "connect_timeout": 5,
         "options": f"-c lock_timeout={lock_timeout_ms} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 30_000,
+        "keepalives_idle": 4,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "tcp_user_timeout": 8_000,
     }
 
 
 def psycopg_url(url: URL) -> str:
-    """The same place as psycopg alone has it; with the password."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    """The same place as psycopg alone has it, in keys and values; with the password."""
+    return make_conninfo(**_driver_args(url))
+
+
+def _driver_args(url: URL) -> MutableMapping[str, Any]:
+    """What psycopg is given for `url`. Raises sqlalchemy.exc.ArgumentError where it makes no sense."""
+    return url.get_dialect()().create_connect_args(url)[1]
 
 
 @contextmanager
@@ -88,11 +104,14 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             yield connection
             reach(CrashPoint.METER_BEFORE_COMMIT)
             _commit(connection)
-        except BaseException:
+        except BaseException as error:
             # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would hide this error.
-            if not connection.invalidated and not _can_roll_back(driver_connection(connection)):
-                connection.invalidate()  # or the pool would try to, and log that it can't
-                engine.dispose()  # its other connections may have gone the same way: each would fail somebody first
+            if not connection.invalidated:
+                if says_read_only(error) or not _can_roll_back(driver_connection(connection)):
+                    connection.invalidate()  # or the pool would try to roll back, and log that it can't
+                    engine.dispose()  # its other connections may have gone the same way: each would fail somebody first
+                else:
+                    ask_again(connection.info)
             raise
         finally:
             _state.open = False

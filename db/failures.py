@@ -25,6 +25,14 @@ def driver_error(error: BaseException) -> psycopg.Error | None:
     return error if isinstance(error, psycopg.Error) else None
 
 
+def says_read_only(error: BaseException) -> bool:
+    """Whether the server says that nothing can be written: it is a standby, or the database was made read-only.
+
+    A connection that says so is left at once: it would say so for ever, though a server that writes can be reached by now.
+    """
+    return isinstance(driver_error(error), errors.ReadOnlySqlTransaction)
+
+
 def diagnose(error: Exception) -> Failure:
     """Tell what `error`, raised while a batch was posted, calls for.
 

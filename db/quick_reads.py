@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-import psycopg
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import URL
 
 from db.api_keys import ORG_OF_KEY, key_hash
 from db.billing import ACCOUNT_COLUMNS, BillingAccount
 from db.engine import connect_args, psycopg_url
+from db.writable import WritableConnection, check_async
 
 CONNECTIONS: Final = 8
 WAIT_S: Final = 0.1
@@ -17,6 +17,8 @@ WAIT_S: Final = 0.1
 TIMEOUT_MS: Final = 1_000
 """How long Postgres may take over a statement."""
 IDLE_S: Final = 600.0
+RECONNECT_S: Final = 4.0
+"""How long the pool tries by itself to replace a connection, ever more rarely; then it begins anew when somebody asks."""
 
 _BILLING: Final = f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE org_id = ({ORG_OF_KEY})"  # noqa: S608 - our own words
 
@@ -26,14 +28,21 @@ class QuickReads:
 
     def __init__(self, url: URL, *, application_name: str) -> None:
         """Connections to `url`. Nothing connects before `open`."""
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Sequence[Any]]] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[WritableConnection] = AsyncConnectionPool(
             psycopg_url(url),
+            connection_class=WritableConnection,
+            configure=check_async,
+            check=check_async,
             min_size=1,
             max_size=CONNECTIONS,
             timeout=WAIT_S,
             max_idle=IDLE_S,
+            reconnect_timeout=RECONNECT_S,
             open=False,
-            kwargs={"autocommit": True, **connect_args(application_name, statement_timeout_ms=TIMEOUT_MS)},
+            kwargs={
+                "autocommit": True,
+                **connect_args(url, application_name, statement_timeout_ms=TIMEOUT_MS),
+            },
         )
 
     async def open(self) -> None:

@@ -69,17 +69,12 @@ class AuditJob:
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
+        self._left: dict[str, Claim] = {}
+        """By kind of pass: what this process may have claimed and has not given up, because Postgres went away."""
 
     def audit_changes(self, stop: threading.Event) -> None:
         """Look at what is new, if it is time; tell what is known by now, whoever found it."""
-        claim = claim_pass(
-            self._engine,
-            CHANGES,
-            self._clock(),
-            every=CHANGES_EVERY,
-            rest=CHANGES_REST,
-            lease=CHANGES_LEASE,
-        )
+        claim = self._claim(CHANGES, every=CHANGES_EVERY, rest=CHANGES_REST, lease=CHANGES_LEASE)
         if claim is not None:
             with self._released_unless_finished(claim):
                 changes = audit_changes(
@@ -96,9 +91,7 @@ class AuditJob:
 
     def audit_everything(self, stop: threading.Event) -> None:
         """Look at everything, if it is time."""
-        claim = claim_pass(
-            self._engine, WHOLE, self._clock(), every=WHOLE_EVERY, rest=WHOLE_REST, lease=WHOLE_LEASE
-        )
+        claim = self._claim(WHOLE, every=WHOLE_EVERY, rest=WHOLE_REST, lease=WHOLE_LEASE)
         if claim is None:
             return
         with self._released_unless_finished(claim):
@@ -109,13 +102,28 @@ class AuditJob:
                 self._finish(claim, found)
                 log.info("audited everything", violations=len(found))
 
+    def _claim(self, name: str, *, every: timedelta, rest: int, lease: timedelta) -> Claim | None:
+        """Take a pass upon this process, if it is time. First it gives up what an outage left: its lease would last for long."""
+        if name in self._left:
+            self._release(self._left[name])
+        now = self._clock()
+        self._left[name] = Claim(name, now, None)  # until the answer is there it may have been claimed
+        claim = claim_pass(self._engine, name, now, every=every, rest=rest, lease=lease)
+        if claim is None:
+            del self._left[name]
+        return claim
+
     @contextmanager
     def _released_unless_finished(self, claim: Claim) -> Iterator[None]:
         """Whatever ends a pass early, the next one need not wait until its lease is over."""
         try:
             yield
         finally:
-            release_pass(self._engine, claim, self._clock())
+            self._release(claim)
+
+    def _release(self, claim: Claim) -> None:
+        release_pass(self._engine, claim, self._clock())
+        del self._left[claim.name]
 
     def _finish(self, claim: Claim, violations: list[Violation], *, cleared: set[int] | None = None) -> None:
         now = self._clock()

@@ -80,15 +80,24 @@ class DueAttempts:
         self._in_hand.clear()
         with ThreadPoolExecutor(ATTEMPT_THREADS, thread_name_prefix="attempt") as threads:
             while not stop.is_set():
-                for key in self._due():
-                    while len(self._in_hand) >= ATTEMPT_THREADS and not stop.is_set():
-                        self._take_done(limit_s=PERIOD_S)
-                    if stop.is_set():
-                        return
-                    if key not in self._in_hand.values():
-                        self._in_hand[threads.submit(work_on, self._payments, *key)] = key
+                try:
+                    self._begin_due(threads, stop)
+                except Exception as error:
+                    if diagnose(error) is Failure.POISON:
+                        raise
+                    # The round goes on: its end would wait for all that hang at Stripe, and nothing else be begun meanwhile.
+                    log.warning("due attempts can't be read now", error=sentence(error))
                 stop.wait(PERIOD_S)
                 self._take_done(limit_s=0)
+
+    def _begin_due(self, threads: ThreadPoolExecutor, stop: threading.Event) -> None:
+        for key in self._due():
+            while len(self._in_hand) >= ATTEMPT_THREADS and not stop.is_set():
+                self._take_done(limit_s=PERIOD_S)
+            if stop.is_set():
+                return
+            if key not in self._in_hand.values():
+                self._in_hand[threads.submit(work_on, self._payments, *key)] = key
 
     def _due(self) -> Iterator[AttemptKey]:
         """Every attempt that is due, each once, and none that gets due meanwhile for ever."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from sqlalchemy import Engine, text
 
 from db.engine import transaction
+from db.writable import QUESTION, refuse_read_only
 from metering.api.answers import Answer, Problem, answer, answers
 from metering.api.context import ApiContext, context_of
 from metering.api.problems import problem
@@ -60,16 +61,16 @@ async def healthz() -> OkAnswer:
     ),
 )
 async def readyz(request: Request) -> JSONResponse:
-    """Asks Postgres, and Redis whether it can be written: a server that was demoted answers everything else."""
+    """Asks Postgres and Redis whether they can be written: a server that was demoted answers everything else."""
     context = context_of(request)
-    asked = {"postgres": await _postgres_answers(context), "redis": await context.gate_reader.takes_writes()}
+    asked = {"postgres": await _postgres_writes(context), "redis": await context.gate_reader.takes_writes()}
     away = [name for name, answers in asked.items() if not answers]
     if not away:
         return JSONResponse({"ok": True})
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"away: {', '.join(away)}", "not_ready", away=away)
 
 
-async def _postgres_answers(context: ApiContext) -> bool:
+async def _postgres_writes(context: ApiContext) -> bool:
     try:
         with fail_after(LIMIT_S):
             # Left behind where it hangs: so the lane bounds how many do.
@@ -83,4 +84,4 @@ async def _postgres_answers(context: ApiContext) -> bool:
 
 def _ask(engine: Engine) -> None:
     with transaction(engine) as connection:
-        connection.execute(text("SELECT 1"))
+        refuse_read_only(connection.scalar(text(QUESTION)))

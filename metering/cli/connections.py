@@ -10,11 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 from psycopg import ProgrammingError
-from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-from db.engine import make_engine
+from db.engine import make_engine, psycopg_url
 from db.schema import check_schema, migrate
 from metering.cli.errors import CommandError
 from metering.runtime.redis_connection import connect_redis
@@ -137,8 +136,7 @@ def _check_urls(settings: Settings) -> None:
     remedy = "(are `@`, `:`, `/` and the like in its password percent-encoded?)"
     if settings.database_url is not None:
         try:
-            url = make_url(settings.database_url)
-            make_conninfo(**url.get_dialect()().create_connect_args(url)[1])
+            psycopg_url(make_url(settings.database_url))
         except (ArgumentError, ValueError, ProgrammingError):
             raise CommandError(f"METERING_DATABASE_URL is not a URL that can be read {remedy}.") from None
     if settings.redis_url is not None:
@@ -153,6 +151,10 @@ def _check_urls(settings: Settings) -> None:
 def address(url: str) -> str:
     """Where a URL leads, without user, password and options: for people to read."""
     parts = urlsplit(url)
-    host = parts.hostname or parse_qs(parts.query).get("host", [""])[0]
+    options = parse_qs(parts.query)
+    host = parts.hostname or options.get("host", [""])[0]
+    if "," in host:
+        ports = options.get("port", [""])[0].split(",")
+        host = ",".join(f"{each}:{port}" for each, port in zip(host.split(","), ports, strict=True))
     port = f":{parts.port}" if parts.port else ""
     return f"{host}{port}{parts.path}"

@@ -55,6 +55,11 @@ def _explain_postgres(error: Exception) -> str | None:
     said = cause.diag.message_primary or quoted(cause)
     if isinstance(cause, errors.LockNotAvailable):
         return "Another transaction holds what this needs and does not end: try again in a moment."
+    if isinstance(cause, errors.ReadOnlySqlTransaction):
+        return (
+            "Postgres takes no writes there: it is a standby, or the database was made read-only; see to the server, or let"
+            " METERING_DATABASE_URL name the one that writes."
+        )
     if isinstance(cause, errors.InsufficientPrivilege):
         return (
             f"Postgres refuses: {said}; METERING_DATABASE_URL must name a role that may do this"

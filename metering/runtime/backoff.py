@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 
-def backoff_s(first_s: float = 0.1, longest_s: float = 5.0) -> Iterator[float]:
+def backoff_s(first_s: float = 0.1, longest_s: float = 3.0) -> Iterator[float]:
     """Seconds to wait before each next try, without end: doubling from `first_s` to `longest_s`.
 
     Each is shortened at random by up to half, so that processes that failed together don't come back together.

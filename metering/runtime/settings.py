@@ -12,6 +12,11 @@ from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS, MIN_TOP_
 
 PREFIX: Final = "METERING_"
 
+POSTGRES_PORT: Final = "5432"
+DRIVER: Final = "postgresql+psycopg"
+
+_POSTGRES_SCHEMES: Final = frozenset({"postgres", "postgresql", DRIVER})
+_KEY_AND_VALUE: Final = re.compile(r"\s*[a-z_]+\s*=")
 _TOKEN: Final = re.compile(r"[!-~]+")
 _OWN_REDIS_OPTION: Final = re.compile(r"[?&](protocol|decode_responses)=")
 _STRIPE_KEY: Final = re.compile(r"(sk|rk)_(test|live)_[!-~]+")
@@ -32,7 +37,10 @@ class Settings(BaseSettings):
     )
 
     database_url: str | None = None
-    """`postgresql://user:password@host/name`. Role `metering_app` may do what the product needs; `migrate` needs the owner."""
+    """`postgresql://user:password@host/name`, several hosts with commas in between, or `host=... dbname=...` as libpq has it.
+
+    Role `metering_app` may do what the product needs; `migrate` needs the owner. Kept as SQLAlchemy reads it.
+    """
     redis_url: str | None = None
     """`redis://`, `rediss://` or `unix://`."""
     data_dir: Path = Field(default=Path(".metering"))
@@ -83,9 +91,12 @@ class Settings(BaseSettings):
         if value is None:
             return None
         scheme, separator, rest = value.partition("://")
-        if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
-            raise ValueError("must be a Postgres URL, postgresql://user:password@host:5432/name")
-        return f"postgresql+psycopg://{rest}"
+        if separator and scheme in _POSTGRES_SCHEMES:
+            several = "," in rest.partition("/")[0].rpartition("@")[2]
+            return from_libpq(f"postgresql://{rest}") if several else f"{DRIVER}://{rest}"
+        if _KEY_AND_VALUE.match(value):
+            return from_libpq(value)
+        raise ValueError("must be a Postgres URL, postgresql://user:password@host:5432/name")
 
     @field_validator("redis_url")
     @classmethod
@@ -167,6 +178,35 @@ class Settings(BaseSettings):
         if self.top_up_min_cents > self.top_up_max_cents:
             raise ValueError("METERING_TOP_UP_MIN_CENTS must not be more than METERING_TOP_UP_MAX_CENTS")
         return self
+
+
+def from_libpq(conninfo: str) -> str:
+    """A URL as SQLAlchemy reads it, of one with several hosts, or of keys and values. Raises ValueError, which quotes nothing."""
+    from psycopg import ProgrammingError  # noqa: PLC0415 - only here: the driver takes a while to load
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+    from sqlalchemy import URL  # noqa: PLC0415
+
+    try:
+        said = {key: str(value) for key, value in conninfo_to_dict(conninfo).items() if value is not None}
+    except ProgrammingError:
+        raise ValueError(
+            "is not what libpq reads: postgresql://user:password@host1:5432,host2:5432/name or host=... dbname=... user=..."
+            " (are `@`, `:`, `/` and the like in a URL's password percent-encoded?)"
+        ) from None
+    user, password, database = (said.pop(key, None) for key in ("user", "password", "dbname"))
+    if "host" in said:
+        hosts, ports = said["host"].split(","), said.get("port", "").split(",")
+        if len(ports) == 1:
+            ports *= len(hosts)
+        if len(ports) != len(hosts):
+            raise ValueError(
+                f"names {len(hosts)} hosts and {len(ports)} ports: it must be one for each, or one for all"
+            )
+        if not all(port.isdecimal() or not port for port in ports):
+            raise ValueError("names a port that is not a number")
+        said["port"] = ",".join(port or POSTGRES_PORT for port in ports)
+    url = URL.create(DRIVER, user, password, database=database, query=said)
+    return url.render_as_string(hide_password=False)
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -83,18 +83,18 @@ def test_what_fails_while_a_statement_still_runs_is_told_as_it_is(
     assert versions(orgs) == [0, 0]
 
 
-def test_sessions_that_were_ended_fail_only_the_first_who_meets_one(orgs: Database) -> None:
+def test_sessions_that_were_ended_fail_only_who_has_one_in_hand(orgs: Database) -> None:
     with ExitStack() as stack:
         held = [stack.enter_context(orgs.engine.connect()) for _ in range(4)]
         pids = [each.scalar(text("SELECT pg_backend_pid()")) for each in held]
-    for pid in pids:
-        execute_as(orgs.admin_url, f"SELECT pg_terminate_backend({pid}, 5000)")
 
-    def lock() -> None:
+    def lock(*ended: int) -> None:
         with transaction(orgs.engine) as connection:
+            for pid in ended:
+                execute_as(orgs.admin_url, f"SELECT pg_terminate_backend({pid}, 5000)")
             lock_accounts(driver_connection(connection), [1], system_clock)
 
     with pytest.raises(psycopg.OperationalError):
-        lock()
+        lock(*pids)
     for _ in pids:
         lock()
