@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import httpx
@@ -12,14 +12,17 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from db import writable
 from db.engine import make_engine, transaction
 from db.quick_reads import QuickReads
 from metering.api import accounts, transactions
 from metering.api.app import make_app
+from metering.api.lanes import QUICK_CONNECTIONS
 from metering.api.watch import UNMATCHED
 from tests.api.site import Site, api_context, assert_problem, served
 from tests.api.test_orgs_apart import REQUESTS
 from tests.conftest import Database
+from tests.db import made_read_only
 from tests.waiting import wait_until
 
 
@@ -48,6 +51,33 @@ def test_while_postgres_is_away_clients_are_told_to_come_again(site: Site, redis
         # Telephony's gate needs Redis alone.
         telephony = {"Authorization": "Bearer telephony-token"}
         assert http.get("/v1/gate/1", headers=telephony).json()["balance_cents"] == 7
+
+
+def test_a_database_that_takes_no_writes_is_away(site: Site) -> None:
+    """Until it takes them again; nobody stays on a connection of that time."""
+    asked = [partial(site.get, "/v1/billing"), partial(site.get, "/v1/billing/transactions")]
+    assert [ask().status_code for ask in asked] == [200, 200]
+    with made_read_only(site.admin_url):
+        assert assert_problem(site.http.get("/readyz"), 503, "not_ready")["away"] == ["postgres"]
+        for ask in (*asked, partial(site.patch, auto_reload_minimum_cents=5)):
+            assert_problem(ask(), 503, "unavailable")
+    for _ in range(20):
+        assert site.http.get("/readyz").json() == {"ok": True}
+        assert [ask().status_code for ask in asked] == [200, 200]
+        assert site.patch(auto_reload_minimum_cents=5).status_code == 200
+
+
+def test_readyz_asks_whether_it_may_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sessions that were writable when they were last asked: who only reads may use them for some seconds yet."""
+    monkeypatch.setattr(writable, "ASK_AGAIN_AFTER_S", 3_600.0)
+    assert site.http.get("/readyz").status_code == 200
+    with ExitStack() as stack:
+        for _ in range(QUICK_CONNECTIONS):
+            connection = stack.enter_context(site.context.engine.connect())
+            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+            connection.commit()
+    assert site.http.get("/readyz").status_code == 503
+    assert site.http.get("/readyz").status_code == 200  # that one was left
 
 
 def test_an_account_that_somebody_holds_is_answered_503_and_not_changed(site: Site) -> None:

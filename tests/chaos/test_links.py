@@ -51,6 +51,17 @@ def test_a_link_carries_both_ways_and_the_end_too(link: tuple[Links, int]) -> No
         assert connection.recv(1_000) == b""
 
 
+def test_a_link_that_was_moved_leads_new_connections_elsewhere(
+    link: tuple[Links, int],
+) -> None:
+    links, port = link
+    with _connected(port) as before, socket.create_server((HOST, 0)) as elsewhere:
+        assert _said(before, b"x") == b"X"
+        links.move("a > b", elsewhere.getsockname())
+        with _connected(port), elsewhere.accept()[0]:
+            assert _said(before, b"y") == b"Y"
+
+
 def test_a_stalled_link_takes_connections_and_lets_through_later_what_it_held_up(
     link: tuple[Links, int],
 ) -> None:

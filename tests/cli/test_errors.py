@@ -8,6 +8,7 @@ import pytest
 from metering.cli.connections import address
 from tests.cli.conftest import Cli
 from tests.conftest import Database
+from tests.db import made_read_only
 from tests.stripe_away import NO_STRIPE
 
 SECRET = "s3cr3t"  # noqa: S105 - none that opens anything
@@ -50,6 +51,12 @@ def test_nothing_runs(offline: Cli, data_dir: Path, command: list[str]) -> None:
         f"Nothing runs under {data_dir}: start it with `metering up`, or set METERING_DATABASE_URL"
     )
     assert not data_dir.exists()
+
+
+def test_a_postgres_that_takes_no_writes(cli: Cli, database: Database) -> None:
+    with made_read_only(database.admin_url):
+        for command in (["audit"], ["org", "create", "Acme"]):
+            assert cli.fail(*command).startswith("Postgres takes no writes there: it is a standby, or")
 
 
 def test_redis_away_while_postgres_is_there(cli: Cli) -> None:

@@ -1,7 +1,6 @@
 """Nobody stays on a connection that may not write."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,11 +17,17 @@ from db.exchange import Statement, exchange
 from db.failures import Failure, diagnose, driver_error
 from db.quick_reads import QuickReads
 from tests.conftest import Database
-from tests.db import execute_as
+from tests.db import execute_as, made_read_only
 
 INSERT = "INSERT INTO accounts (org_id, name, created_at) VALUES (1, 'one', now())"
 INSERT_ONE = Statement("insert_one", INSERT)
 SET_VERSION = Statement("set_version", "UPDATE accounts SET version = $1[1] WHERE org_id = 1", ("int8[]",))
+
+
+@pytest.fixture(autouse=True)
+def _asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, nobody is asked again of his own accord, unless the test has it so."""
+    monkeypatch.setattr(writable, "ASK_AGAIN_AFTER_S", 3_600.0)
 
 
 @pytest.fixture
@@ -45,13 +50,6 @@ def demote(engine: Engine) -> int:
         connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
         pid: int = connection.scalar(text("SELECT pg_backend_pid()"))
         return pid
-
-
-def made_read_only(database: Database, read_only: bool) -> None:
-    name = make_url(database.url).database
-    value = "on" if read_only else "off"
-    elsewhere = make_url(database.admin_url).set(database="postgres").render_as_string(hide_password=False)
-    execute_as(elsewhere, f"ALTER DATABASE {name} SET default_transaction_read_only = {value}")
 
 
 def by_sql(engine: Engine) -> None:
@@ -100,8 +98,7 @@ def test_a_connection_that_says_read_only_is_left_at_once(
 def test_who_only_reads_leaves_it_within_seconds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     demoted = demote(engine)
     assert backend(engine) == demoted, "no round trip for each transaction"
-    monkeypatch.setattr(writable, "ASK_AGAIN_AFTER_S", 0.05)
-    time.sleep(0.1)
+    monkeypatch.setattr(writable, "ASK_AGAIN_AFTER_S", 0.0)
     assert backend(engine) != demoted
 
 
@@ -143,13 +140,12 @@ def by_reading(engine: Engine) -> None:
 
 def test_a_database_that_is_made_read_only_is_an_outage_until_it_is_not(database: Database) -> None:
     engine = make_engine(database.url, application_name="tests", pool_size=1)
-    made_read_only(database, True)
-    for write in (by_sql, by_reading):
-        with pytest.raises(DBAPIError) as raised:
-            write(engine)
-        assert isinstance(driver_error(raised.value), errors.ReadOnlySqlTransaction)
-        assert diagnose(raised.value) is Failure.OUTAGE
-    made_read_only(database, False)
+    with made_read_only(database.admin_url):
+        for write in (by_sql, by_reading):
+            with pytest.raises(DBAPIError) as raised:
+                write(engine)
+            assert isinstance(driver_error(raised.value), errors.ReadOnlySqlTransaction)
+            assert diagnose(raised.value) is Failure.OUTAGE
     by_sql(engine)
     engine.dispose()
 
@@ -173,10 +169,8 @@ def test_quick_reads_leave_it_too(database: Database, monkeypatch: pytest.Monkey
         reads = QuickReads(url, application_name="quick")
         await reads.open()
         await until_asked(reads)
-        made_read_only(database, True)
-        end_quick(database)  # who connects now finds it read-only
-        assert not await asked(reads)
-        made_read_only(database, False)
+        with made_read_only(database.admin_url):
+            assert not await asked(reads)
         await until_asked(reads)
         # A pooler in between: the connection stays, what it leads to doesn't.
         monkeypatch.setattr(writable, "ASK_AGAIN_AFTER_S", 0.0)
@@ -189,13 +183,6 @@ def test_quick_reads_leave_it_too(database: Database, monkeypatch: pytest.Monkey
         await reads.close()
 
     asyncio.run(ask())
-
-
-def end_quick(database: Database) -> None:
-    execute_as(
-        database.admin_url,
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'quick'",
-    )
 
 
 def test_a_server_that_starts_is_an_outage() -> None:

@@ -3,7 +3,10 @@
 import os
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import make_url
 
+from db.engine import psycopg_url
 from metering.runtime.settings import SettingsError, read_settings
 
 WORD = "s3cr3t"
@@ -72,3 +75,42 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", f"whsec_{WORD}")
     monkeypatch.setenv("METERING_TELEPHONY_TOKEN", WORD)
     assert WORD not in repr(read_settings())
+
+
+@pytest.mark.parametrize(
+    ("said", "host", "port"),
+    [
+        ("postgresql://u:p%40@h1:5432,h2:5433/metering?sslmode=disable", "h1,h2", "5432,5433"),
+        ("postgres://u:p%40@h1,[::1]:6000/metering", "h1,::1", "5432,6000"),
+        ("host=h1,h2 port=6000 dbname=metering user=u password=p@", "h1,h2", "6000,6000"),
+        ("host=/run/postgresql dbname=metering user=u password=p@", "/run/postgresql", "5432"),
+    ],
+)
+def test_postgres_may_be_named_as_libpq_has_it(
+    monkeypatch: pytest.MonkeyPatch, said: str, host: str, port: str
+) -> None:
+    """Several hosts, of which the one that writes is taken; keys and values instead of a URL."""
+    monkeypatch.setenv("METERING_DATABASE_URL", said)
+    read = read_settings().database_url
+    assert read is not None
+    given = conninfo_to_dict(psycopg_url(make_url(read)))
+    named = {"host": host, "port": port, "dbname": "metering", "user": "u", "password": "p@"}
+    assert given == named | ({"sslmode": "disable"} if "sslmode" in said else {})
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (f"host=h1,h2,h3 port=1,2 password={WORD}", "names 3 hosts and 2 ports"),
+        (f"host=h1 pasword={WORD}", "is not what libpq reads"),
+        (f"postgresql://u:{WORD}@h1,h2:x/name", "names a port that is not a number"),
+        (f"mysql://u:{WORD}@h1/name", "must be a Postgres URL"),
+    ],
+)
+def test_a_postgres_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, said: str, why: str
+) -> None:
+    monkeypatch.setenv("METERING_DATABASE_URL", said)
+    with pytest.raises(SettingsError, match=f"^METERING_DATABASE_URL {why}") as raised:
+        read_settings()
+    assert WORD not in str(raised.value)

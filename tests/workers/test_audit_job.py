@@ -123,6 +123,25 @@ def test_a_pass_that_fails_or_is_stopped_holds_up_no_later_one(billed: Database)
     owner.dispose()
 
 
+def test_a_pass_that_an_outage_ended_waits_for_no_lease(billed: Database) -> None:
+    """What the outage kept it from giving up, it gives up as soon as Postgres is back."""
+    clock = MovableClock(system_clock())
+    job = AuditJob(billed.engine, clock)
+
+    def outage(*_: object, **__: object) -> None:
+        execute_as(billed.owner_url, "ALTER TABLE audit_passes RENAME TO away")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("workers.audit_job.audit_changes", outage)
+        for _ in range(2):  # nor can it give up then what it claimed
+            with pytest.raises(Exception, match="audit_passes"):
+                job.audit_changes(NOBODY_STOPS)
+    execute_as(billed.owner_url, "ALTER TABLE away RENAME TO audit_passes")
+    clock.move(seconds=CHANGES_EVERY.total_seconds())
+    job.audit_changes(NOBODY_STOPS)
+    assert read_standing(billed.engine).finished_at[CHANGES] == clock.at
+
+
 def test_a_clock_that_was_wrong_holds_up_nobody_until_then(billed: Database) -> None:
     right = MovableClock(system_clock())
     AuditJob(billed.engine, MovableClock(right.at + timedelta(days=40))).audit_changes(NOBODY_STOPS)
