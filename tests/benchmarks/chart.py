@@ -84,7 +84,7 @@ def draw(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
         for at, value, lowest, highest in line.points:
             parts.append(_line(across(at), up(lowest), across(at), up(highest), colour))
             parts.append(f'<circle cx="{across(at):.1f}" cy="{up(value):.1f}" r="3" fill="{colour}"/>')
-        parts.append(_text(WIDTH - RIGHT, TOP + 16 * number, line.name, anchor="end", colour=colour))
+        parts.append(_text(LEFT + 12, TOP + 16 * number, line.name, colour=colour))
     return "\n".join([*parts, "</svg>", ""])
 
 
