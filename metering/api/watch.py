@@ -23,6 +23,9 @@ REQUEST_SECONDS: Final = Histogram(
 )
 UNMATCHED: Final = "unmatched"
 """Route and method of a request to nowhere: what clients make up must not become labels without end."""
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER: Final = "other"
+"""Any other method: a client may make up as many as it likes, of 60 KB each."""
 CLIENT_GONE: Final = 499
 """Counted where the client was gone before there was an answer."""
 
@@ -63,7 +66,8 @@ class Watch:
             await problem(500, *INTERNAL_ERROR)(scope, receive, noting)
         finally:
             route = _route(scope)
-            labels = (UNMATCHED if route == UNMATCHED else scope["method"], route, str(status))
+            method = scope["method"] if scope["method"] in METHODS else OTHER
+            labels = (UNMATCHED if route == UNMATCHED else method, route, str(status))
             REQUESTS.labels(*labels).inc()
             REQUEST_SECONDS.labels(*labels).observe(time.perf_counter() - began_s)
 
