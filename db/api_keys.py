@@ -2,13 +2,15 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from db.engine import transaction
 from db.models import Account, ApiKey
 from db.orgs import OrgError
 
@@ -66,6 +68,10 @@ def revoke_key(connection: Connection, key_id: int, now: datetime) -> ApiKey:
 
 ORG_OF_KEY: Final = "SELECT org_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL"
 """By a key's hash: at most one."""
+ORGS_OF_KEYS: Final = (
+    "SELECT key_sha256, org_id FROM api_keys WHERE key_sha256 = ANY(%s) AND revoked_at IS NULL"
+)
+"""By many of them."""
 
 
 def find_org(connection: Connection, api_key: str) -> int | None:
@@ -74,6 +80,13 @@ def find_org(connection: Connection, api_key: str) -> int | None:
     By its hash, under the unique index: how long that takes tells nothing of a key that is there.
     """
     return connection.exec_driver_sql(ORG_OF_KEY, (key_hash(api_key),)).scalar()
+
+
+def find_orgs(engine: Engine, hashes: Sequence[bytes]) -> dict[bytes, int]:
+    """The orgs of those of the keys that are there and not revoked, by the keys' hashes; in a transaction of its own."""
+    with transaction(engine) as connection:
+        rows = connection.exec_driver_sql(ORGS_OF_KEYS, (list(hashes),)).all()
+    return {key: org_id for key, org_id in rows}  # noqa: C416 - rows are no tuples to mypy
 
 
 def _require_org(connection: Connection, org_id: int) -> None:

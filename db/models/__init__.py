@@ -13,6 +13,7 @@ from db.models.reload_state import ReloadState
 from db.models.stripe_event import StripeCursor, StripeEvent
 from db.models.tier import Tier, TierPrice
 from db.models.transaction import Kind, Transaction
+from db.models.transaction_mark import TransactionMark
 
 __all__ = [
     "Account",
@@ -34,4 +35,5 @@ __all__ = [
     "Tier",
     "TierPrice",
     "Transaction",
+    "TransactionMark",
 ]

@@ -20,9 +20,10 @@ from metering.api.answers import (
     answers,
     invalid_request,
 )
-from metering.api.auth import OrgId
+from metering.api.auth import OrgId, known_org
 from metering.api.bodies import Body, describes, json_body
 from metering.api.context import context_of
+from metering.api.parameters import plain_query
 from metering.api.problems import UnauthenticatedError
 from metering.payments.accounts import SettingsPatch, change_settings
 from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS
@@ -68,11 +69,21 @@ EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
-@router.get("", summary="Get the billing account", responses=answers(ACCOUNT, UNAUTHENTICATED, FAILED))
+@router.get(
+    "",
+    summary="Get the billing account",
+    dependencies=[plain_query(known_org)],
+    responses=answers(
+        ACCOUNT,
+        invalid_request("limit", "is not a known parameter: this takes none"),
+        UNAUTHENTICATED,
+        FAILED,
+    ),
+)
 async def get_billing_account(request: Request, org_id: OrgId) -> BillingAccountAnswer:
     """Balance, settings, and whether there is a card."""
     context = context_of(request)
-    account = await context.lanes.account.run(partial(read_account, context.engine, org_id))
+    account = await context.lanes.account.run_for(org_id, partial(read_account, context.engine, org_id))
     if account is None:
         raise UnauthenticatedError
     return account_answer(account)
@@ -81,6 +92,7 @@ async def get_billing_account(request: Request, org_id: OrgId) -> BillingAccount
 @router.patch(
     "",
     summary="Change automatic reloads",
+    dependencies=[plain_query(known_org)],
     openapi_extra=describes(ReloadSettings, EXAMPLE),
     responses=answers(
         ACCOUNT,
@@ -96,7 +108,7 @@ async def patch_billing_account(
 ) -> BillingAccountAnswer:
     """All that is sent is changed, or nothing."""
     context = context_of(request)
-    account = await context.lanes.account.run(
-        partial(change_settings, context.payments, org_id, asked.patch())
+    account = await context.lanes.account.run_for(
+        org_id, partial(change_settings, context.prompt_payments, org_id, asked.patch())
     )
     return account_answer(account)

@@ -150,8 +150,9 @@ UNAUTHENTICATED: Final = answers(
     problem(
         HTTPStatus.TOO_MANY_REQUESTS,
         "rate_limited",
-        "too many requests with wrong API keys came from your address: wait 42 s",
-        "Wrong keys came from this address, too many of them. A key that was good lately is not held up.",
+        "too many requests with wrong API keys or tokens came from your address: wait 42 s",
+        "Wrong keys came from this address, too many of them, and this one is wrong too; or more than 200 requests of this"
+        " organization wait already. Said a second late.",
         headers=_RETRY_AFTER,
     ),
 )

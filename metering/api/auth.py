@@ -26,17 +26,19 @@ TELEPHONY_TOKEN: Final = HTTPBearer(
 Credentials = HTTPAuthorizationCredentials | None
 
 
-async def _org(request: Request, credentials: Annotated[Credentials, Security(API_KEY)]) -> int:
+async def known_org(request: Request, credentials: Annotated[Credentials, Security(API_KEY)]) -> int:
+    """The org whose key was sent. Raises UnauthenticatedError, TooManyFailuresError."""
     return await _org_of(context_of(request), _token(credentials), _address(request))
 
 
-async def _org_or_telephony(
+async def known_org_or_telephony(
     request: Request,
     credentials: Annotated[Credentials, Security(API_KEY)],
     _: Annotated[
         Credentials, Security(TELEPHONY_TOKEN)
     ],  # the same header: so that the documentation names both
 ) -> int | None:
+    """The same, or None where telephony's token was sent."""
     context, token = context_of(request), _token(credentials)
     expected = context.telephony_token
     if expected is not None and hmac.compare_digest(token.encode(), expected.get_secret_value().encode()):
@@ -44,9 +46,9 @@ async def _org_or_telephony(
     return await _org_of(context, token, _address(request))
 
 
-OrgId = Annotated[int, Depends(_org)]
+OrgId = Annotated[int, Depends(known_org)]
 """The org that asks."""
-OrgIdOrTelephony = Annotated[int | None, Depends(_org_or_telephony)]
+OrgIdOrTelephony = Annotated[int | None, Depends(known_org_or_telephony)]
 """The org that asks; None is telephony."""
 
 
@@ -62,18 +64,21 @@ def _address(request: Request) -> str:
 
 async def _org_of(context: ApiContext, api_key: str, address: str) -> int:
     """Asked afresh each time: a key that is revoked stops at once."""
-    wait_s = context.strangers.wait_s(address, api_key)
-    if wait_s is not None:
-        raise TooManyFailuresError(wait_s)
-    # What is no key at all costs no look into the database.
-    org_id = (
-        await context.lanes.gate.run(partial(_find, context, api_key)) if api_key.startswith(PREFIX) else None
-    )
+    org_id = await _look_up(context, api_key)
     if org_id is None:
-        context.strangers.note_wrong(address, api_key)
-        raise UnauthenticatedError
-    context.strangers.note_good(api_key)
+        wait_s = context.strangers.note_wrong(address, api_key)
+        raise UnauthenticatedError if wait_s is None else TooManyFailuresError(wait_s)
+    context.strangers.note_good(api_key, org_id)
     return org_id
+
+
+async def _look_up(context: ApiContext, api_key: str) -> int | None:
+    if not api_key.startswith(PREFIX):
+        return None  # what is no key at all costs no look into the database
+    lately = context.strangers.org_of(api_key)
+    if lately is None:
+        return await context.key_lookups.org_of(api_key)
+    return await context.lanes.gate.run_for(lately, partial(_find, context, api_key))
 
 
 def _find(context: ApiContext, api_key: str) -> int | None:

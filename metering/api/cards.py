@@ -21,9 +21,10 @@ from metering.api.answers import (
     answers,
     invalid_request,
 )
-from metering.api.auth import OrgId
+from metering.api.auth import OrgId, known_org
 from metering.api.bodies import Body, describes, json_body, no_body
 from metering.api.context import context_of
+from metering.api.parameters import plain_query
 from metering.payments.cards import create_setup_intent, set_default_payment_method
 
 router = APIRouter(prefix="/v1/billing", tags=["Cards"])
@@ -55,7 +56,7 @@ class DefaultPaymentMethod(Body):
 @router.post(
     "/setup-intent",
     summary="Begin saving a card",
-    dependencies=[Depends(no_body)],
+    dependencies=[plain_query(known_org), Depends(no_body)],
     responses=answers(
         answer(
             HTTPStatus.OK,
@@ -82,6 +83,7 @@ async def post_setup_intent(request: Request, org_id: OrgId) -> SetupIntentAnswe
 @router.post(
     "/default-payment-method",
     summary="Set the default payment method",
+    dependencies=[plain_query(known_org)],
     openapi_extra=describes(DefaultPaymentMethod, {"payment_method_id": "pm_abc123"}),
     responses=answers(
         ACCOUNT,

@@ -1,13 +1,17 @@
 """What the routes work with."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 from fastapi import Request
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from db.api_keys import find_orgs
 from db.quick_reads import QuickReads
+from metering.api.key_lookups import KeyLookups
 from metering.api.lanes import Lanes
 from metering.api.prices import Prices
 from metering.api.strangers import Strangers
@@ -32,6 +36,19 @@ class ApiContext:
     lanes: Lanes = field(default_factory=Lanes)
     prices: Prices = field(default_factory=Prices)
     strangers: Strangers = field(default_factory=Strangers)
+    key_lookups: KeyLookups = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what follows from the rest."""
+        object.__setattr__(self, "key_lookups", KeyLookups(self._find_orgs))
+
+    @property
+    def prompt_payments(self) -> Payments:
+        """As `payments`, on the quick connections: for what asks Stripe nothing and mustn't wait for whoever does."""
+        return replace(self.payments, engine=self.engine)
+
+    async def _find_orgs(self, hashes: Sequence[bytes]) -> Mapping[bytes, int]:
+        return await self.lanes.strangers.run(partial(find_orgs, self.engine, hashes))
 
 
 def context_of(request: Request) -> ApiContext:

@@ -4,7 +4,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -20,9 +20,9 @@ from metering.api.answers import (
     invalid_request,
     problem,
 )
-from metering.api.auth import OrgIdOrTelephony
+from metering.api.auth import OrgIdOrTelephony, known_org_or_telephony
 from metering.api.context import ApiContext, context_of
-from metering.api.parameters import given_once, whole_number
+from metering.api.parameters import plain_query, whole_number
 from metering.api.problems import FieldProblem, InvalidRequestError, NotFoundError
 from metering.api.problems import problem as told
 from metering.rules.durations import longest_duration_s
@@ -56,7 +56,7 @@ class ClosedGateAnswer(Problem):
 @router.get(
     "/{org_id}",
     summary="Ask whether a call may start",
-    dependencies=[Depends(given_once("direction", "tier"))],
+    dependencies=[plain_query(known_org_or_telephony)],
     responses=answers(
         answer(
             HTTPStatus.OK,

@@ -1,22 +1,30 @@
-"""Threads for what blocks, in lanes of their own: whoever waits for Stripe keeps nobody waiting who asks for something quick.
+"""Threads for what blocks, in lanes of their own, with a share for each org: nobody waits for another org's requests.
 
-| lane | threads | who |
-| --- | --- | --- |
-| gate | 4 | whose key it is; the gate's prices and balances |
-| account | 8 | billing accounts, settings, transactions; noting that a client was told |
-| provider | 48, at most 8 for one org | top-ups and cards: as long as Stripe takes |
-| webhook | 8 | Stripe's webhooks, which may ask Stripe |
-| health | 2 | whether Postgres answers |
+| lane | threads | of one org at most | who |
+| --- | --- | --- | --- |
+| gate | 4 | 2 | whose key it is; the gate's prices and balances |
+| strangers | 1 | | keys that were not good lately, all that wait in one statement (metering/api/key_lookups.py) |
+| account | 8 | 2 | billing accounts, settings |
+| list | 4 | 2 | transactions |
+| told | 4 | 2 | noting that a top-up's client was told |
+| provider | 48 | 8 | top-ups and cards: as long as Stripe takes |
+| webhook | 8 | | Stripe's webhooks, which may ask Stripe |
+| health | 2 | | whether Postgres answers |
 
-Gate, account and health never wait for Stripe, and have connections to Postgres of their own, one for each thread
-(`QUICK_CONNECTIONS`). The others share theirs with changes of settings (`PAYMENTS_CONNECTIONS`): fewer than there are threads,
-because none is held while Stripe is asked.
+Provider and webhook share connections (`PAYMENTS_CONNECTIONS`): fewer than there are threads, because none is held while Stripe
+is asked. All others have a connection to Postgres for each thread (`QUICK_CONNECTIONS`): none waits for one, nor for Stripe.
 
-What is asked for all the time needs no thread (metering/api/quick_answers.py), unless something is out of the ordinary.
+What is asked for all the time needs no thread (metering/api/quick_answers.py), unless something is out of the ordinary; of its
+connections one org has half at most.
+
+An org that asks for more than its share waits in its own line, first come, first served: its own requests are its only neighbours
+there, a client that waits for its answers is slowed down by nothing else, and no limit has to be guessed for those who ask a lot
+while nobody else does. Only when `MAX_WAITING_PER_ORG` wait already, which no client does that reads its answers, is it 429.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -26,17 +34,24 @@ from anyio.to_thread import run_sync
 T = TypeVar("T")
 
 GATE_THREADS: Final = 4
+STRANGERS_THREADS: Final = 1
 ACCOUNT_THREADS: Final = 8
+LIST_THREADS: Final = 4
+TOLD_THREADS: Final = 4
+THREADS_PER_ORG: Final = 2
 PROVIDER_THREADS: Final = 48
 PROVIDER_THREADS_PER_ORG: Final = 8
 WEBHOOK_THREADS: Final = 8
 HEALTH_THREADS: Final = 2
-QUICK_CONNECTIONS: Final = GATE_THREADS + ACCOUNT_THREADS + HEALTH_THREADS
+QUICK_CONNECTIONS: Final = (
+    GATE_THREADS + STRANGERS_THREADS + ACCOUNT_THREADS + LIST_THREADS + TOLD_THREADS + HEALTH_THREADS
+)
+QUICK_ANSWERS_PER_ORG: Final = 4
 PAYMENTS_CONNECTIONS: Final = 16
 MAX_WAITING: Final = 1_000
 """How many may wait for a lane; whoever comes then is told to come again."""
 MAX_WAITING_PER_ORG: Final = 200
-"""How many of one org's may wait for its turn with Stripe."""
+"""How many of one org's may wait for its turn in a lane."""
 
 
 class OverloadedError(Exception):
@@ -46,39 +61,36 @@ class OverloadedError(Exception):
         super().__init__("too many requests wait already: try again in a moment")
 
 
-class Lane:
-    """So many threads at most, and so many that wait for one."""
-
-    def __init__(self, threads: int, *, max_waiting: int = MAX_WAITING) -> None:
-        self._limiter = CapacityLimiter(threads)
-        self._max_waiting = max_waiting
-
-    async def run(self, do: Callable[[], T]) -> T:
-        """Let a thread of this lane do it. Raises OverloadedError."""
-        if self._limiter.statistics().tasks_waiting >= self._max_waiting:
-            raise OverloadedError
-        return await run_sync(do, limiter=self._limiter)
-
-
-class ProviderLane(Lane):
-    """The lane to Stripe, of which no org may take more than its part."""
+class OverShareError(Exception):
+    """An org asks for more at once than its share. Nothing was done."""
 
     def __init__(self) -> None:
-        super().__init__(PROVIDER_THREADS)
+        super().__init__(
+            f"more than {MAX_WAITING_PER_ORG} requests of your organization wait already: send fewer at once"
+        )
+
+
+class Shares:
+    """So many of each org at once; its others wait for their turn. In one event loop."""
+
+    def __init__(self, per_org: int, *, refuses: bool = True) -> None:
+        self._per_org = per_org
+        self._refuses = refuses
         self._turns: WeakValueDictionary[int, Turns] = WeakValueDictionary()
 
-    async def run_for(self, org_id: int, do: Callable[[], T]) -> T:
-        """Let a thread of this lane do it, when it is the org's turn. Raises OverloadedError."""
+    @asynccontextmanager
+    async def turn(self, org_id: int) -> AsyncIterator[None]:
+        """One of the org's turns, when there is one. Raises OverShareError."""
         turns = self.turns_of(org_id)
-        if turns.waiting >= MAX_WAITING_PER_ORG:
-            raise OverloadedError
+        if self._refuses and turns.waiting >= MAX_WAITING_PER_ORG:
+            raise OverShareError
         turns.waiting += 1
         try:
             await turns.free.acquire()
         finally:
             turns.waiting -= 1
         try:
-            return await self.run(do)
+            yield
         finally:
             turns.free.release()
 
@@ -86,16 +98,36 @@ class ProviderLane(Lane):
         """An org's turns, by those who hold them: they are gone with the last one."""
         turns = self._turns.get(org_id)
         if turns is None:
-            turns = self._turns[org_id] = Turns()
+            turns = self._turns[org_id] = Turns(self._per_org)
         return turns
 
 
 class Turns:
-    """One org's part of the lane to Stripe."""
+    """One org's share."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int) -> None:
         self.waiting = 0
-        self.free = asyncio.Semaphore(PROVIDER_THREADS_PER_ORG)
+        self.free = asyncio.Semaphore(at_once)
+
+
+class Lane:
+    """So many threads at most, so many of them for one org; unless it `refuses` nobody, only so many may wait for one."""
+
+    def __init__(self, threads: int, *, per_org: int = THREADS_PER_ORG, refuses: bool = True) -> None:
+        self._limiter = CapacityLimiter(threads)
+        self._refuses = refuses
+        self.shares: Final = Shares(per_org, refuses=refuses)
+
+    async def run(self, do: Callable[[], T]) -> T:
+        """Let a thread of this lane do what is asked for by no org. Raises OverloadedError."""
+        if self._refuses and self._limiter.statistics().tasks_waiting >= MAX_WAITING:
+            raise OverloadedError
+        return await run_sync(do, limiter=self._limiter)
+
+    async def run_for(self, org_id: int, do: Callable[[], T]) -> T:
+        """Let a thread of this lane do it, when it is the org's turn. Raises OverShareError, OverloadedError."""
+        async with self.shares.turn(org_id):
+            return await self.run(do)
 
 
 class Lanes:
@@ -103,7 +135,11 @@ class Lanes:
 
     def __init__(self) -> None:
         self.gate = Lane(GATE_THREADS)
+        self.strangers = Lane(STRANGERS_THREADS)
         self.account = Lane(ACCOUNT_THREADS)
-        self.provider = ProviderLane()
+        self.list = Lane(LIST_THREADS)
+        self.told = Lane(TOLD_THREADS, refuses=False)
+        self.provider = Lane(PROVIDER_THREADS, per_org=PROVIDER_THREADS_PER_ORG)
         self.webhook = Lane(WEBHOOK_THREADS)
         self.health = CapacityLimiter(HEALTH_THREADS)
+        self.quick = Shares(QUICK_ANSWERS_PER_ORG)  # no threads: quick answers' connections

@@ -17,7 +17,8 @@ at 0.00 or below, new calls are refused: `balance_exhausted`.
 
 Send your API key with each request: `Authorization: Bearer sk_live_...`. Amounts are whole US cents. Times are UTC.
 
-Errors have one shape: `{"detail": "for people", "code": "for_programs"}`; bad input also names the fields, `errors`.
+Errors have one shape: `{"detail": "for people", "code": "for_programs"}`; bad input also names the fields, `errors`. Fields and
+query parameters that aren't known are refused.
 """
 FRAMEWORKS_ERRORS: Final = frozenset({"HTTPValidationError", "ValidationError"})
 

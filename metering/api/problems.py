@@ -1,5 +1,6 @@
 """What clients are told when something can't be done: one shape, one table (CONTRACT.md section 5)."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from db.failures import Failure, diagnose, driver_error
 from db.orgs import OrgError
-from metering.api.lanes import OverloadedError
+from metering.api.lanes import OverloadedError, OverShareError
 from metering.payments.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
@@ -69,7 +70,9 @@ class TooManyFailuresError(Exception):
     """Wrong keys came from there, too many of them."""
 
     def __init__(self, wait_s: int) -> None:
-        super().__init__(f"too many requests with wrong API keys came from your address: wait {wait_s} s")
+        super().__init__(
+            f"too many requests with wrong API keys or tokens came from your address: wait {wait_s} s"
+        )
         self.wait_s = wait_s
 
 
@@ -98,12 +101,15 @@ TABLE: Final[Mapping[type[Exception], tuple[HTTPStatus, str]]] = {
     BodyTooSlowError: (HTTPStatus.REQUEST_TIMEOUT, "request_timeout"),
     PaymentMethodRequiredError: (HTTPStatus.UNPROCESSABLE_ENTITY, "payment_method_required"),
     ProviderUnavailableError: (HTTPStatus.BAD_GATEWAY, "provider_unavailable"),
+    OverShareError: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
     OverloadedError: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     UnavailableError: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
 }
 """Every error that a client may be told of: its status and its code."""
 
 RETRY_AFTER_S: Final = 1
+REFUSAL_DELAY_S: Final = 1.0
+"""How late a 429 is said: who asks again at once, whatever he is told, would otherwise cost more the quicker he is refused."""
 INTERNAL_ERROR: Final = ("something went wrong here; it has been noted", "internal_error")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -144,10 +150,11 @@ async def _told(_request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="metering"'
-    if isinstance(error, TooManyFailuresError):
-        headers["Retry-After"] = str(error.wait_s)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
+        wait_s = error.wait_s if isinstance(error, TooManyFailuresError) else RETRY_AFTER_S
+        headers["Retry-After"] = str(wait_s)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        await asyncio.sleep(REFUSAL_DELAY_S)
     return problem(status, str(error), code, headers=headers)
 
 

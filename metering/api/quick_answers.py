@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from metering.api import accounts, gates
 from metering.api.answers import MAX_INT, account_answer
 from metering.api.context import ApiContext
+from metering.api.lanes import OverShareError
 
 _BILLING: Final = accounts.router.prefix
 _GATE: Final = re.compile(rf"{gates.router.prefix}/([1-9][0-9]{{0,18}})", re.ASCII)
@@ -63,13 +64,15 @@ class QuickAnswers:
             if org_id is None:
                 return await self._billing(credentials)
             return await self._gate(credentials, org_id, scope["query_string"])
-        except psycopg.Error:
+        except (psycopg.Error, OverShareError):
             return None
 
     async def _billing(self, api_key: str) -> Response | None:
-        if not self._context.strangers.was_good(api_key):
+        org_id = self._context.strangers.org_of(api_key)
+        if org_id is None:
             return None
-        account = await self._context.reads.billing_of_key(api_key)
+        async with self._context.lanes.quick.turn(org_id):
+            account = await self._context.reads.billing_of_key(api_key)
         if account is None:
             return None
         return Response(account_answer(account).model_dump_json(), media_type="application/json")
@@ -92,9 +95,10 @@ class QuickAnswers:
         token = self._context.telephony_token
         if token is not None and compare_digest(credentials.encode(), token.get_secret_value().encode()):
             return True
-        if not self._context.strangers.was_good(credentials):
+        if self._context.strangers.org_of(credentials) != org_id:
             return False
-        return await self._context.reads.org_of_key(credentials) == org_id
+        async with self._context.lanes.quick.turn(org_id):
+            return await self._context.reads.org_of_key(credentials) == org_id
 
 
 def _credentials(scope: Scope) -> str | None:

@@ -1,11 +1,16 @@
-"""Who sends keys that are none: after some of them, what comes from there isn't looked up for a while.
+"""Who sends keys or tokens that are none, and who sends good ones.
 
-Nobody can guess a key of 256 random bits; this keeps whoever tries, or a program with an old key that asks in a loop, from
-costing Postgres a look each time. It is counted in this process: no other server has to answer before a key is looked at, at the
-price that several processes allow several times as many.
+Everybody behind one proxy or network has one address: so nothing good may be refused for what else came from there. Whatever is
+sent is looked up, or compared, whoever sends it; only what proves to be wrong counts against its address, and after
+`MAX_FAILURES` within a window is answered 429, a second late (metering/api/problems.py). So a program with an old key that asks
+in a loop is slowed down, and whoever guesses at telephony's token has sixty guesses a minute, and then one a second for each
+connection that he holds open. API keys, of 256 random bits, nobody can guess.
 
-Other customers may share the address, behind one proxy or network, and must not be shut out by one of them: a key that was good
-lately is looked up all the same. That it was good once opens nothing: it is looked up afresh each time.
+What that costs at worst: for wrong keys one statement in Postgres at a time, a hundred a second at most, whatever their number
+(metering/api/key_lookups.py); in this process what any small request costs. A good key that was not used lately waits for those
+statements, some 10 ms; one that was used lately is looked up afresh too, but in no line with strangers.
+
+It is counted in this process: several allow several times as many.
 """
 
 import hashlib
@@ -19,7 +24,7 @@ from typing import Final
 from cachetools import LRUCache, TTLCache
 
 MAX_FAILURES: Final = 60
-"""How many wrong keys an address may send within the window; then it waits until that is over."""
+"""How many wrong keys an address may send within the window; those after them are answered 429, until that is over."""
 WINDOW_S: Final = 60.0
 MAX_ADDRESSES: Final = 10_000
 """How many addresses are kept in mind; one more, and the one that has been longest is forgotten."""
@@ -42,31 +47,28 @@ class Strangers:
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._failures: TTLCache[str, _Failures] = TTLCache(MAX_ADDRESSES, WINDOW_S, timer=monotonic)
-        self._good: LRUCache[bytes, bool] = LRUCache(MAX_KEYS)
+        self._good: LRUCache[bytes, int] = LRUCache(MAX_KEYS)
 
-    def wait_s(self, address: str, key: str) -> int | None:
-        """How many seconds whoever sends `key` from `address` has to wait; None if it may be looked up."""
-        failures = self._failures.get(_site(address))
-        if failures is None or failures.count < MAX_FAILURES or self.was_good(key):
-            return None
-        return max(ceil(failures.since_s + WINDOW_S - self._monotonic()), 1)
+    def org_of(self, key: str) -> int | None:
+        """The org of a key that was good lately: whose share of threads it is to use, while it is looked up afresh."""
+        org_id: int | None = self._good.get(_digest(key))
+        return org_id
 
-    def was_good(self, key: str) -> bool:
-        """Whether a key was good lately."""
-        return _digest(key) in self._good
+    def note_good(self, key: str, org_id: int) -> None:
+        """Note that a key is one, and whose."""
+        self._good[_digest(key)] = org_id
 
-    def note_good(self, key: str) -> None:
-        """Note that a key is one."""
-        self._good[_digest(key)] = True
-
-    def note_wrong(self, address: str, key: str) -> None:
-        """Note that a key is none, or none any more."""
+    def note_wrong(self, address: str, key: str) -> int | None:
+        """Note that a key or token is none, or none any more; give how long such are too many from there, if they are."""
         self._good.pop(_digest(key), None)
         site = _site(address)
         failures = self._failures.get(site)
         if failures is None:
             failures = self._failures[site] = _Failures(self._monotonic())
         failures.count += 1
+        if failures.count <= MAX_FAILURES:
+            return None
+        return max(ceil(failures.since_s + WINDOW_S - self._monotonic()), 1)
 
 
 def _site(address: str) -> str:

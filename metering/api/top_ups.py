@@ -25,10 +25,11 @@ from metering.api.answers import (
     invalid_request,
     problem,
 )
-from metering.api.auth import OrgId
+from metering.api.auth import OrgId, known_org
 from metering.api.bodies import Body, describes, json_body
 from metering.api.cards import PaymentMethodId
 from metering.api.context import ApiContext, context_of
+from metering.api.parameters import plain_query
 from metering.api.problems import FieldProblem, InvalidRequestError
 from metering.payments.errors import InvalidAmountError
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
@@ -104,6 +105,7 @@ async def _read_key(
     "/top-up",
     status_code=HTTPStatus.CREATED,
     summary="Top up the balance",
+    dependencies=[plain_query(known_org)],
     openapi_extra=describes(TopUp, {"amount_cents": 10_000}),
     responses=answers(
         answer(
@@ -222,9 +224,11 @@ class _Told(JSONResponse):
             await self._note(heard=heard)
 
     async def _note(self, *, heard: bool) -> None:
-        note = partial(mark_answered if heard else mark_unanswered, self._context.payments, *self._attempt)
+        mark = mark_answered if heard else mark_unanswered
+        note = partial(mark, self._context.prompt_payments, *self._attempt)
         try:
-            # Not in the lane to Stripe: whoever waits there may be waiting for just this.
-            await self._context.lanes.account.run(note)
+            # In a lane of its own: whoever waits in the one to Stripe may be waiting for just this, and until it is noted another
+            # top-up that looks the same is taken for this one, so it must not wait for whoever only reads.
+            await self._context.lanes.told.run_for(self._attempt[0], note)
         except Exception as error:  # noqa: BLE001 - the client has its answer; an identical request gets it once more
             log.warning("a client was told of a top-up, and that can't be noted", error=type(error).__name__)

@@ -6,15 +6,22 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from db.models import Kind
-from db.transaction_list import ListedTransaction, TransactionFilter, TransactionPage, list_transactions
+from db.transaction_list import (
+    ListedTransaction,
+    PageOfList,
+    TransactionFilter,
+    TransactionPage,
+    list_transactions,
+)
 from metering.api.answers import FAILED, MAX_INT, UNAUTHENTICATED, Answer, answer, answers, invalid_request
-from metering.api.auth import OrgId
+from metering.api.auth import OrgId, known_org
 from metering.api.context import context_of
-from metering.api.parameters import given_once, whole_number
+from metering.api.parameters import plain_query, whole_number
+from metering.rules.durations import to_seconds
 from metering.rules.money import format_usd
 from metering.rules.periods import since, until
 from metering.rules.times import format_time
@@ -36,7 +43,18 @@ class TransactionAnswer(Answer):
     description: str
     amount_cents: int = Field(description="Negative for debits, positive for credits.")
     amount_usd: str = Field(description="The same in dollars.", pattern=r"^-?\d+\.\d\d$")
-    call_id: int | None = Field(description="Of a debit: the call.")
+    call_id: int | None = Field(
+        description="Of a debit: the call. Null where it is of no call, as the next ones."
+    )
+    call_id_str: str | None = Field(
+        description="The same as text: JavaScript's numbers lose digits above 2^53.", pattern=r"^\d+$"
+    )
+    tier: str | None
+    direction: Literal["inbound", "outbound"] | None
+    duration_seconds: float | None = Field(
+        description="As it came with the call; at most 6 decimals.", json_schema_extra={"minimum": 0}
+    )
+    ended_at: datetime | None = Field(description="When the call ended: UTC, with milliseconds.")
     phone_number_id: int | None
     phone_number_value: str | None
     metadata: dict[str, Any] = Field(description="As it came with the call.")
@@ -47,7 +65,7 @@ class TransactionsAnswer(Answer):
     """A page of transactions."""
 
     results: list[TransactionAnswer]
-    total: int = Field(description="How many the whole list has.")
+    total: int = Field(description="How many the whole list has, wherever the page begins.")
     limit: int
     offset: int
 
@@ -61,6 +79,11 @@ EXAMPLE: Final[dict[str, Any]] = {
             "amount_cents": -16,
             "amount_usd": "-0.16",
             "call_id": 987654321,
+            "call_id_str": "987654321",
+            "tier": "bolt",
+            "direction": "outbound",
+            "duration_seconds": 75,
+            "ended_at": "2026-04-20T18:25:05.934Z",
             "phone_number_id": 201,
             "phone_number_value": "+15551234567",
             "metadata": {},
@@ -76,7 +99,7 @@ EXAMPLE: Final[dict[str, Any]] = {
 @router.get(
     "/transactions",
     summary="List transactions",
-    dependencies=[Depends(given_once("limit", "offset", "kind", "start_date", "end_date"))],
+    dependencies=[plain_query(known_org)],
     responses=answers(
         answer(HTTPStatus.OK, TransactionsAnswer, EXAMPLE, "A page, newest first."),
         invalid_request("limit", "must be less than or equal to 200"),
@@ -89,7 +112,22 @@ async def get_transactions(
     org_id: OrgId,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT), whole_number] = 50,
     offset: Annotated[int, Query(ge=0, le=MAX_INT), whole_number] = 0,
+    before_id: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=MAX_INT,
+            description="Only those with a lower id: the last one of the page before. Unlike those of `offset`, such pages don't"
+            " move while calls arrive.",
+        ),
+        whole_number,
+    ] = None,
     kind: Kind | None = None,
+    call_id: Annotated[
+        int | None,
+        Query(ge=1, le=MAX_INT, description="The debit of this call, if there is one."),
+        whole_number,
+    ] = None,
     start_date: Annotated[
         datetime | None,
         BeforeValidator(since),
@@ -105,9 +143,10 @@ async def get_transactions(
 ) -> Response:
     """Credits, debits, refunds and adjustments."""
     context = context_of(request)
-    wanted = TransactionFilter(kind, start_date, end_date)
-    page = await context.lanes.account.run(
-        partial(list_transactions, context.engine, org_id, wanted, limit=limit, offset=offset)
+    wanted = TransactionFilter(kind, start_date, end_date, call_id)
+    asked = PageOfList(limit, offset, before_id)
+    page = await context.lanes.list.run_for(
+        org_id, partial(list_transactions, context.engine, org_id, wanted, asked)
     )
     return Response(_encode(page, limit, offset), media_type="application/json")
 
@@ -126,6 +165,11 @@ def _transaction(row: ListedTransaction) -> dict[str, Any]:
         "amount_cents": row.amount_cents,
         "amount_usd": format_usd(row.amount_cents),
         "call_id": row.call_id,
+        "call_id_str": None if row.call_id is None else str(row.call_id),
+        "tier": row.tier,
+        "direction": row.direction,
+        "duration_seconds": None if row.duration_us is None else to_seconds(row.duration_us),
+        "ended_at": None if row.ended_at is None else format_time(row.ended_at),
         "phone_number_id": row.phone_number_id,
         "phone_number_value": row.phone_number_value,
         "metadata": _NO_METADATA if row.metadata_json is None else msgspec.Raw(row.metadata_json.encode()),

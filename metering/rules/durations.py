@@ -1,4 +1,4 @@
-"""How long a call may last before its charge is more than the balance (CONTRACT.md section 5, the gate)."""
+"""How long a call lasted, and how long one may last before its charge is more than the balance (CONTRACT.md section 5)."""
 
 from typing import Final
 
@@ -7,6 +7,13 @@ from metering.rules.pricing import Price
 
 _SIXTIETHS_PER_CENT: Final = 600_000
 _HALF_A_CENT: Final = 300_000
+_US_PER_S: Final = 1_000_000
+
+
+def to_seconds(duration_us: int) -> int | float:
+    """A duration as JSON has it: whole seconds without a point. No digit is lost: a double holds 15, and 12 are the most."""
+    seconds, rest_us = divmod(duration_us, _US_PER_S)
+    return duration_us / _US_PER_S if rest_us else seconds
 
 
 def longest_duration_s(balance_cents: int, price: Price) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.site import Site
+from tests.api.site import Site, assert_problem
 from tests.payments.world import START
 from tests.spine.billing import event, prepare, price, push, run_meters
 
@@ -136,6 +136,49 @@ def test_metadata_comes_back_by_the_very_bytes(site: Site) -> None:
 
 def _raw(fields: dict[str, Any], metadata: str) -> bytes:
     return json.dumps(fields).replace('"@"', metadata).encode()
+
+
+def test_a_call_is_told_with_what_was_billed(site: Site) -> None:
+    prepare(site.world.engine, org_ids=[], prices=[price("bolt", "0.08")])
+    at = "2026-04-20T11:59:59.9876Z"
+    calls = [(2**63 - 1, 75, 75), (2, 0.000001, 1e-06), (3, 604_799.123456, 604_799.123456), (4, 61.5, 61.5)]
+    for call_id, duration, _ in calls:
+        push(
+            site.world.client,
+            [event(call_id=call_id, duration_seconds=duration, direction="inbound", ended_at=at)],
+        )
+        run_meters(site.world.engine, site.world.client, clock=site.world.clock)
+    site.world.adjust(7)
+    results = listed(site)["results"]
+    of_call = ("call_id_str", "tier", "direction", "duration_seconds", "ended_at")
+    assert [results[0][name] for name in ("call_id", *of_call)] == [None] * 6
+    for (call_id, _, duration), row in zip(calls[::-1], results[1:], strict=True):
+        told = [row[name] for name in of_call]
+        assert told == [str(call_id), "bolt", "inbound", duration, "2026-04-20T11:59:59.987Z"]
+        assert row["call_id"] == call_id
+    assert '"duration_seconds":75,' in site.get("/v1/billing/transactions").text
+    page = listed(site, f"?call_id={2**63 - 1}")
+    assert ([each["call_id_str"] for each in page["results"]], page["total"]) == ([str(2**63 - 1)], 1)
+    assert listed(site, "?call_id=5")["total"] == 0
+    assert listed(site, "?call_id=2&kind=credit")["total"] == 0
+
+
+def test_pages_by_id(history: Site) -> None:
+    ids = [each["id"] for each in listed(history)["results"]]
+    page = listed(history, f"?limit=3&before_id={ids[2]}")
+    assert ([each["id"] for each in page["results"]], page["total"]) == (ids[3:6], 8)
+    history.world.adjust(99)
+    assert [each["id"] for each in listed(history, f"?limit=3&before_id={ids[5]}")["results"]] == ids[6:]
+    page = listed(history, f"?before_id={ids[2]}&offset=2&limit=2&start_date=2026-04-21")
+    assert ([each["amount_cents"] for each in page["results"]], page["total"]) == ([3], 7)
+    assert listed(history, "?before_id=1")["results"] == []
+
+
+@pytest.mark.parametrize("name", ["before_id", "call_id"])
+@pytest.mark.parametrize("value", ["0", "-1", "x", "", "1.0", "9223372036854775808", "1&{}=2"])
+def test_ids_are_taken_at_their_word(site: Site, name: str, value: str) -> None:
+    response = site.get(f"/v1/billing/transactions?{name}={value.format(name)}")
+    assert_problem(response, 400, "invalid_request", name)
 
 
 def test_a_debit_stands_at_its_time_of_posting_in_milliseconds(history: Site) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from db.engine import transaction
 from db.models import Kind
-from db.transaction_list import TransactionFilter, list_transactions
+from db.transaction_list import PageOfList, TransactionFilter, list_transactions
 from metering.runtime.clock import system_clock
 from metering.sandbox.measuring.bed import make_orgs, making_bed
 from metering.sandbox.measuring.old_ledger import fill_ledger
@@ -80,7 +80,7 @@ def main() -> None:
                 took_ms = []
                 for _ in range(TIMES):
                     started_s = time.perf_counter()
-                    page = list_transactions(bed.engine, 1, chosen, limit=LIMIT, offset=offset)
+                    page = list_transactions(bed.engine, 1, chosen, PageOfList(LIMIT, offset))
                     took_ms.append((time.perf_counter() - started_s) * 1e3)
                 print(f"| {name} | {offset:,} | {page.total:,} | {statistics.median(took_ms):.1f} |")
     finally:

@@ -19,7 +19,7 @@ from db.blockers import end_blockers
 from db.engine import driver_connection, make_engine, transaction
 from db.rejections import list_rejected
 from db.schema import check_schema
-from db.transaction_list import TransactionFilter, list_transactions
+from db.transaction_list import PageOfList, TransactionFilter, list_transactions
 from metering.payments.cards import create_setup_intent
 from metering.payments.outcomes import CardDeclined
 from metering.rules.payments import AttemptKind
@@ -142,7 +142,7 @@ def test_each_role_does_all_of_its_work_with_its_own_rights(
     api.sandbox.detach(card)
     api.deliver(*api.events())
     assert not api.account().has_payment_method
-    page = list_transactions(api.engine, 1, TransactionFilter(), limit=50, offset=0)
+    page = list_transactions(api.engine, 1, TransactionFilter(), PageOfList(50))
     assert {each.kind for each in page.results} == {"credit", "debit", "refund", "adjustment"}
     staff.operator.mend_gates()
     staff.operator.assert_sound()
@@ -159,6 +159,7 @@ WRITE_A_DEBIT = """
 # What a role that somebody has broken into would be used for. Each has its own reason besides: see db/migrations.
 FORBIDDEN = {
     "metering_meter": [
+        "INSERT INTO transaction_marks VALUES (1, 1, 1)",
         "DELETE FROM audit_suspects",
         "SELECT * FROM api_keys",
         "SELECT * FROM idempotency_keys",
@@ -183,6 +184,8 @@ FORBIDDEN = {
         "UPDATE payment_attempts SET payment_method_id = 'x'",
         "UPDATE payment_attempts SET monthly_limit_cents = NULL",
         "DELETE FROM payment_attempts",
+        "DELETE FROM transaction_marks",
+        "UPDATE transaction_marks SET position = 1",
         "DELETE FROM idempotency_keys",
         "UPDATE idempotency_keys SET request_sha256 = 'x'",
         "DELETE FROM stripe_events",

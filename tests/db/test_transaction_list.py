@@ -2,16 +2,24 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
+from db import transaction_list, transaction_marks
 from db.engine import make_engine, transaction
 from db.models import Kind
-from db.transaction_list import ListedTransaction, TransactionFilter, TransactionPage, list_transactions
+from db.transaction_list import (
+    ListedTransaction,
+    PageOfList,
+    TransactionFilter,
+    TransactionPage,
+    list_transactions,
+)
 from tests.conftest import Database
 
 BUSY, QUIET, EMPTY, HUGE_ID = 1, 2, 3, 2**63 - 1
@@ -28,6 +36,8 @@ FILL = text("""
         WITH ORDINALITY AS made (org_id, kind, created_at, number)
     ORDER BY number
 """)
+FILL_MORE = text(str(FILL).replace("'key ' || number", ":key"))
+STEP_OF_PLANS = 1_000
 COUNT = text(
     "UPDATE accounts SET transaction_count = (SELECT count(*) FROM transactions AS t WHERE t.org_id = accounts.org_id)"
 )
@@ -86,20 +96,105 @@ def filters() -> Iterator[TransactionFilter]:
             yield TransactionFilter(kind, since, until)
 
 
+def set_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let marks be so far apart."""
+    for module in (transaction_marks, transaction_list):
+        monkeypatch.setattr(module, "STEP", step)
+
+
+@pytest.mark.parametrize("step", [transaction_marks.STEP, 7])
 @pytest.mark.parametrize("org_id", [BUSY, HUGE_ID])
-def test_every_page_of_every_list_is_what_the_model_says(filled: Database, org_id: int) -> None:
+def test_every_page_of_every_list_is_what_the_model_says(
+    filled: Database, org_id: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_step(monkeypatch, step)
     random, rows = Random(org_id), rows_of(filled, org_id)
     for wanted in filters():
         expected = model(rows, wanted)
         limits = [(200, 0), (1, len(expected)), (1, max(len(expected) - 1, 0)), (7, random.randrange(400))]
         for limit, offset in limits:
-            page = list_transactions(filled.engine, org_id, wanted, limit=limit, offset=offset)
-            assert page.total == len(expected), wanted
-            assert [row.id for row in page.results] == expected[offset : offset + limit], (
-                wanted,
-                limit,
-                offset,
+            before_id = random.choice(
+                [None, random.choice(rows).id, random.choice(rows).id + 1, 1, 2**63 - 1]
             )
+            page = list_transactions(filled.engine, org_id, wanted, PageOfList(limit, offset, before_id))
+            assert page.total == len(expected), wanted  # wherever the page begins
+            below = [each for each in expected if before_id is None or each < before_id]
+            case = (wanted, limit, offset, before_id)
+            assert [row.id for row in page.results] == below[offset : offset + limit], case
+
+
+def test_pages_by_id_do_not_move_while_calls_arrive(filled: Database) -> None:
+    expected, seen, before_id = [row.id for row in rows_of(filled, BUSY)], [], None
+    while True:
+        page = list_transactions(filled.engine, BUSY, TransactionFilter(), PageOfList(7, 0, before_id))
+        if not page.results:
+            break
+        seen += [row.id for row in page.results]
+        before_id = seen[-1]
+        with transaction(filled.engine) as connection:
+            arrived = {"org_ids": [BUSY], "kinds": ["refund"], "times": [START + timedelta(days=len(seen))]}
+            connection.execute(FILL_MORE, arrived | {"key": f"more {before_id}"})
+    assert seen == expected
+
+
+def test_a_call_is_found_by_its_key(filled: Database) -> None:
+    everything = list_transactions(filled.engine, BUSY, TransactionFilter(Kind.DEBIT), PageOfList(200))
+    for row in everything.results[::20]:
+        of_call = TransactionFilter(call_id=row.call_id)
+        assert list_transactions(filled.engine, BUSY, of_call, PageOfList(50)) == TransactionPage([row], 1)
+        for wanted, found in [
+            (TransactionFilter(Kind.DEBIT, call_id=row.call_id), 1),
+            (TransactionFilter(Kind.CREDIT, call_id=row.call_id), 0),
+            (TransactionFilter(None, row.created_at, None, row.call_id), 1),
+            (TransactionFilter(None, None, row.created_at, row.call_id), 0),
+        ]:
+            assert list_transactions(filled.engine, BUSY, wanted, PageOfList(50)).total == found
+        for asked, found in [
+            (PageOfList(1, 1), 0),
+            (PageOfList(1, 0, row.id), 0),
+            (PageOfList(1, 0, row.id + 1), 1),
+        ]:
+            page = list_transactions(filled.engine, BUSY, of_call, asked)
+            assert (len(page.results), page.total) == (found, 1)
+        assert list_transactions(filled.engine, EMPTY, of_call, PageOfList(50)) == TransactionPage([], 0)
+
+
+def test_marks_are_written_once_by_any_number_and_stay_true(
+    filled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_step(monkeypatch, 7)
+    monkeypatch.setattr(transaction_marks, "MARKS_AT_ONCE", 3)
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(2):
+            written = [threads.submit(transaction_marks.write_marks, filled.engine, BUSY) for _ in range(4)]
+            assert [each.result() for each in written] == [None] * 4
+    ids = [row.id for row in rows_of(filled, BUSY)][::-1]
+    with transaction(filled.engine) as connection:
+        marks = connection.execute(
+            text(
+                "SELECT position, transaction_id FROM transaction_marks WHERE org_id = :org_id ORDER BY position"
+            ),
+            {"org_id": BUSY},
+        ).all()
+        assert [tuple(each) for each in marks] == [(n, ids[n - 1]) for n in range(7, len(ids) + 1, 7)]
+        for position in range(1, len(ids) + 1):
+            assert transaction_marks.id_at(connection, BUSY, position) == ids[position - 1]
+            assert transaction_marks.count_before(connection, BUSY, ids[position - 1]) == position - 1
+        assert transaction_marks.id_at(connection, BUSY, len(ids) + 1) is None
+
+
+def test_a_database_that_is_read_only_still_lists(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_step(monkeypatch, 7)
+    expected = [row.id for row in rows_of(filled, BUSY)]
+    read_only = make_engine(filled.url, application_name="tests")
+
+    @event.listens_for(read_only, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+    page = list_transactions(read_only, BUSY, TransactionFilter(), PageOfList(5, 100))
+    read_only.dispose()
+    assert [row.id for row in page.results] == expected[100:105]
 
 
 @pytest.mark.parametrize("org_id", [EMPTY, 4])
@@ -107,41 +202,34 @@ def test_an_org_without_transactions_or_that_is_not_there_has_an_empty_list(
     filled: Database, org_id: int
 ) -> None:
     for wanted in [TransactionFilter(), TransactionFilter(Kind.DEBIT), TransactionFilter(None, START, START)]:
-        assert list_transactions(filled.engine, org_id, wanted, limit=1, offset=0) == TransactionPage([], 0)
+        assert list_transactions(filled.engine, org_id, wanted, PageOfList(1)) == TransactionPage([], 0)
 
 
 def test_an_offset_of_any_size_is_past_the_end(filled: Database) -> None:
-    page = list_transactions(filled.engine, BUSY, TransactionFilter(), limit=200, offset=2**63 - 1)
+    page = list_transactions(filled.engine, BUSY, TransactionFilter(), PageOfList(200, 2**63 - 1))
     assert (page.results, page.total > 0) == ([], True)
 
 
 def test_times_of_any_year_are_edges(filled: Database) -> None:
     first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-    everything = list_transactions(filled.engine, BUSY, TransactionFilter(), limit=200, offset=0)
+    everything = list_transactions(filled.engine, BUSY, TransactionFilter(), PageOfList(200))
     assert (
-        list_transactions(filled.engine, BUSY, TransactionFilter(None, first, last), limit=200, offset=0)
+        list_transactions(filled.engine, BUSY, TransactionFilter(None, first, last), PageOfList(200))
         == everything
     )
-    assert (
-        list_transactions(filled.engine, BUSY, TransactionFilter(since=last), limit=200, offset=0).total == 0
-    )
-    assert (
-        list_transactions(filled.engine, BUSY, TransactionFilter(until=first), limit=200, offset=0).total == 0
-    )
+    assert list_transactions(filled.engine, BUSY, TransactionFilter(since=last), PageOfList(200)).total == 0
+    assert list_transactions(filled.engine, BUSY, TransactionFilter(until=first), PageOfList(200)).total == 0
 
 
 def test_a_row_is_told_as_it_is_and_metadata_as_it_came(filled: Database) -> None:
-    (debit,) = list_transactions(
-        filled.engine, BUSY, TransactionFilter(Kind.DEBIT), limit=1, offset=0
-    ).results
+    (debit,) = list_transactions(filled.engine, BUSY, TransactionFilter(Kind.DEBIT), PageOfList(1)).results
     assert isinstance(debit, ListedTransaction)
     assert (debit.kind, debit.amount_cents, debit.description) == ("debit", -16, "debit")
     assert debit.metadata_json == '{"n": 1.0, "n": 2}'
     assert debit.created_at.utcoffset() == timedelta(0)
-    (credit,) = list_transactions(
-        filled.engine, BUSY, TransactionFilter(Kind.CREDIT), limit=1, offset=0
-    ).results
+    (credit,) = list_transactions(filled.engine, BUSY, TransactionFilter(Kind.CREDIT), PageOfList(1)).results
     assert (credit.call_id, credit.metadata_json) == (None, None)
+    assert (credit.tier, credit.direction, credit.duration_us, credit.ended_at) == (None, None, None, None)
 
 
 def test_page_and_total_are_of_one_moment(filled: Database) -> None:
@@ -160,15 +248,18 @@ def test_page_and_total_are_of_one_moment(filled: Database) -> None:
                 )
                 connection.execute(COUNT)
 
-    page = list_transactions(engine, BUSY, TransactionFilter(), limit=200, offset=before - 200)
+    page = list_transactions(engine, BUSY, TransactionFilter(), PageOfList(200, before - 200))
     engine.dispose()
     assert posted
     assert page.total == before
     assert [row.id for row in page.results] == [row.id for row in rows_of(filled, BUSY)[-200:]]
 
 
-def test_no_plan_walks_over_the_table(database: Database) -> None:
+def test_no_plan_walks_over_the_table_and_none_far_over_an_index(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With one org that owns nearly everything, so that walking over the table would be tempting."""
+    set_step(monkeypatch, STEP_OF_PLANS)
     kinds = ["debit"] * 97 + ["credit", "refund", "adjustment"]
     fill(
         database,
@@ -194,7 +285,9 @@ def test_no_plan_walks_over_the_table(database: Database) -> None:
         *(TransactionFilter(kind, START + day, START + 5 * day) for kind in (None, *Kind)),
     ]:
         for offset in (0, 100, deep):
-            list_transactions(database.engine, BUSY, wanted, limit=50, offset=offset)
+            list_transactions(database.engine, BUSY, wanted, PageOfList(50, offset))
+            list_transactions(database.engine, BUSY, wanted, PageOfList(50, offset, 15_000))
+    list_transactions(database.engine, BUSY, TransactionFilter(call_id=9_999), PageOfList(50))
     event.remove(database.engine, "before_cursor_execute", note)
     assert len(said) > 80
     with transaction(database.engine) as connection:
@@ -204,6 +297,12 @@ def test_no_plan_walks_over_the_table(database: Database) -> None:
             )
             lines = [row[0] for row in plan]
             assert not [line for line in lines if "Seq Scan on transactions" in line], lines
+            # Neither how deep a page lies nor how long a time is counted makes anybody walk further than between two marks.
+            for line in (line for line in lines if "Index Only Scan" in line):
+                walked = float(re.findall(r"rows=([\d.]+)", line)[0])
+                assert walked <= STEP_OF_PLANS + 1 or "money" in line, (statement, lines)
+            if "call_id = " in statement:
+                assert any("transactions_call_key" in line for line in lines), lines
             # Where a kind has few, all of them may be fetched and sorted.
             assert not [line for line in lines if "Bitmap Index Scan" in line and "money" not in line], lines
             fetching = [line for line in lines if "Index Scan" in line and "accounts" not in line]
