@@ -43,22 +43,20 @@ class TransactionAnswer(Answer):
     description: str
     amount_cents: int = Field(description="Negative for debits, positive for credits.")
     amount_usd: str = Field(description="The same in dollars.", pattern=r"^-?\d+\.\d\d$")
-    call_id: int | None = Field(
-        description="Of a debit: the call. Null where it is of no call, as the next ones."
-    )
+    call_id: int | None = Field(description="Of a debit: the call.")
+    phone_number_id: int | None
+    phone_number_value: str | None
+    metadata: dict[str, Any] = Field(description="As it came with the call.")
+    created_at: datetime = Field(description="UTC, with milliseconds.")
     call_id_str: str | None = Field(
-        description="The same as text: JavaScript's numbers lose digits above 2^53.", pattern=r"^\d+$"
+        description="`call_id` as text: JavaScript's numbers lose digits above 2^53.", pattern=r"^\d+$"
     )
-    tier: str | None
+    tier: str | None = Field(description="Of a debit, as the next ones; null where it is of no call.")
     direction: Literal["inbound", "outbound"] | None
     duration_seconds: float | None = Field(
         description="As it came with the call; at most 6 decimals.", json_schema_extra={"minimum": 0}
     )
     ended_at: datetime | None = Field(description="When the call ended: UTC, with milliseconds.")
-    phone_number_id: int | None
-    phone_number_value: str | None
-    metadata: dict[str, Any] = Field(description="As it came with the call.")
-    created_at: datetime = Field(description="UTC, with milliseconds.")
 
 
 class TransactionsAnswer(Answer):
@@ -79,15 +77,15 @@ EXAMPLE: Final[dict[str, Any]] = {
             "amount_cents": -16,
             "amount_usd": "-0.16",
             "call_id": 987654321,
+            "phone_number_id": 201,
+            "phone_number_value": "+15551234567",
+            "metadata": {},
+            "created_at": "2026-04-20T18:25:06.201Z",
             "call_id_str": "987654321",
             "tier": "bolt",
             "direction": "outbound",
             "duration_seconds": 75,
             "ended_at": "2026-04-20T18:25:05.934Z",
-            "phone_number_id": 201,
-            "phone_number_value": "+15551234567",
-            "metadata": {},
-            "created_at": "2026-04-20T18:25:06.201Z",
         }
     ],
     "total": 1,
@@ -165,13 +163,13 @@ def _transaction(row: ListedTransaction) -> dict[str, Any]:
         "amount_cents": row.amount_cents,
         "amount_usd": format_usd(row.amount_cents),
         "call_id": row.call_id,
+        "phone_number_id": row.phone_number_id,
+        "phone_number_value": row.phone_number_value,
+        "metadata": _NO_METADATA if row.metadata_json is None else msgspec.Raw(row.metadata_json.encode()),
+        "created_at": format_time(row.created_at),
         "call_id_str": None if row.call_id is None else str(row.call_id),
         "tier": row.tier,
         "direction": row.direction,
         "duration_seconds": None if row.duration_us is None else to_seconds(row.duration_us),
         "ended_at": None if row.ended_at is None else format_time(row.ended_at),
-        "phone_number_id": row.phone_number_id,
-        "phone_number_value": row.phone_number_value,
-        "metadata": _NO_METADATA if row.metadata_json is None else msgspec.Raw(row.metadata_json.encode()),
-        "created_at": format_time(row.created_at),
     }

@@ -167,9 +167,10 @@ def measure(
     token: str,
     connections: int,
     transactions: int,
+    seconds: float,
 ) -> tuple[dict[str, Answered], Counter[str]]:
     """Other orgs' requests beside so many connections of the greedy one; and what that one was answered."""
-    times = int(SECONDS * PER_SECOND)
+    times = int(seconds * PER_SECOND)
     gate = f"/v1/gate/{FIRST_PEER}?direction=outbound&tier={TIER}"
     asks = {
         "GET /v1/billing": [Ask("GET", ACCOUNT, known[n % len(known)]) for n in range(times)],
@@ -183,7 +184,7 @@ def measure(
         "first GET of transactions": [Ask("GET", LIST, fresh[n]) for n in range(times)],
     }
     mine, theirs = multiprocessing.get_context("spawn").Pipe()
-    until_s = time.monotonic() + SECONDS + WARM_UP_S + 1.0
+    until_s = time.monotonic() + seconds + WARM_UP_S + 1.0
     program = multiprocessing.get_context("spawn").Process(
         target=greed, args=(theirs, address, greedy_key, connections, transactions, until_s)
     )
@@ -201,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What other orgs notice of a greedy one.")
     parser.add_argument("connections", nargs="*", type=int, default=CONNECTIONS)
     parser.add_argument("--transactions", type=int, default=TRANSACTIONS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--limit-ms", type=float, default=LIMIT_MS)
     asked = parser.parse_args()
     data_dir = Path(tempfile.mkdtemp(prefix="metering-greedy-"))
@@ -220,14 +222,21 @@ def main() -> None:
                 )
                 print("| ---: | --- | ---: | ---: | ---: | --- |")
                 for connections in asked.connections:
-                    times = int(SECONDS * PER_SECOND)
+                    times = int(asked.seconds * PER_SECOND)
                     with transaction(bed.engine) as connection:
                         fresh = [
                             create_key(connection, FIRST_PEER + n % len(known), system_clock()).api_key
                             for n in range(times)
                         ]
                     answered, told = measure(
-                        address, greedy_key, known, fresh, token, connections, asked.transactions
+                        address,
+                        greedy_key,
+                        known,
+                        fresh,
+                        token,
+                        connections,
+                        asked.transactions,
+                        asked.seconds,
                     )
                     for kind, each in answered.items():
                         took = percentiles(each.latencies_s)
@@ -236,7 +245,7 @@ def main() -> None:
                             f"| {connections} | {kind} | {took.p50_ms:.1f} | {took.p99_ms:.1f} | {took.highest_ms:.0f}"
                             f" | {dict(each.statuses)} |"
                         )
-                    per_second = sum(told.values()) / (SECONDS + WARM_UP_S)
+                    per_second = sum(told.values()) / (asked.seconds + WARM_UP_S)
                     print(
                         f"| {connections} | the greedy org's own: {per_second:.0f} a second | | | | {dict(told)} |",
                         flush=True,

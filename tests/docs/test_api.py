@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from metering.api.bodies import MAX_BODY_BYTES
-from metering.api.lanes import MAX_WAITING_PER_ORG, PROVIDER_THREADS_PER_ORG
+from metering.api.lanes import MAX_WAITING_PER_ORG, PROVIDER_THREADS_PER_ORG, THREADS_PER_ORG
 from metering.api.problems import INTERNAL_ERROR, TABLE
 from metering.rules.looking import TOP_UP_WINDOW
 from tests.docs.pages import page
@@ -28,6 +28,8 @@ def test_every_error_that_customers_may_meet_is_there() -> None:
 
 def test_numbers_are_the_programs_own() -> None:
     assert f"longer than {MAX_BODY_BYTES // 1024} KiB" in PAGE
-    assert f"At most {PROVIDER_THREADS_PER_ORG} requests" in PAGE
-    assert f"beyond {MAX_WAITING_PER_ORG} are told" in PAGE
+    assert f"At most {PROVIDER_THREADS_PER_ORG} of its requests ask Stripe" in PAGE
+    assert f"{THREADS_PER_ORG} list transactions, and {THREADS_PER_ORG}\nread or change" in PAGE
+    assert f"Beyond {MAX_WAITING_PER_ORG} that wait" in PAGE
+    assert f"more than {MAX_WAITING_PER_ORG} requests" in PAGE
     assert f"for {int(TOP_UP_WINDOW.total_seconds()) // 3600} hours" in PAGE
