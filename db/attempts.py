@@ -172,6 +172,18 @@ def find_by_intent(connection: Connection, payment_intent_id: str) -> Attempt | 
     return None if row is None else _attempt(row)
 
 
+def was_charged(connection: Connection, org_id: int, customer_id: str) -> bool:
+    """Whether a customer of Stripe's was ever charged for the org."""
+    return (
+        connection.scalar(
+            select(PaymentAttempt.id)
+            .where(PaymentAttempt.org_id == org_id, PaymentAttempt.customer_id == customer_id)
+            .limit(1)
+        )
+        is not None
+    )
+
+
 def open_reload(connection: Connection, org_id: int) -> Attempt | None:
     """The org's open auto-reload. There is never more than one."""
     row = connection.execute(

@@ -114,6 +114,28 @@ def keep_customer(connection: Connection, org_id: int, customer_id: str, clock: 
     return customer_id
 
 
+def change_customer(
+    connection: Connection, org_id: int, missing_id: str, customer_id: str, clock: Clock
+) -> Reloads | None:
+    """Put a new customer, without cards, in the place of one whom Stripe doesn't have; None where another is there by now."""
+    locked = lock_billing(connection, org_id, clock)
+    if locked is None or locked[1].stripe_customer_id != missing_id:
+        return None
+    reloads = drop_cards(connection, *locked)
+    connection.execute(update(Account).where(Account.org_id == org_id).values(stripe_customer_id=customer_id))
+    return reloads
+
+
+def drop_cards(connection: Connection, change: BalanceChange, before: BillingAccount) -> Reloads:
+    """Note that none of the org's payment methods can be charged any more, under its lock: their customer is gone."""
+    connection.execute(
+        update(PaymentMethod)
+        .where(PaymentMethod.org_id == change.org_id, PaymentMethod.detached_at.is_(None))
+        .values(detached_at=change.posted_at)
+    )
+    return _take_default(connection, change, before)
+
+
 def change_settings(
     connection: Connection, change: BalanceChange, before: BillingAccount, values: Mapping[str, object]
 ) -> Reloads:
@@ -180,6 +202,12 @@ def note_detached(
         )
     )
     if before.default_payment_method_id != payment_method_id:
+        return Reloads()
+    return _take_default(connection, change, before)
+
+
+def _take_default(connection: Connection, change: BalanceChange, before: BillingAccount) -> Reloads:
+    if before.default_payment_method_id is None:
         return Reloads()
     connection.execute(
         update(Account)

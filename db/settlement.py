@@ -21,8 +21,9 @@ from db.attempts import (
     finish_attempt,
     open_reload,
     recover_attempt,
+    was_charged,
 )
-from db.billing import BillingAccount, lock_billing
+from db.billing import BillingAccount, drop_cards, lock_billing, note_detached, read_billing
 from db.engine import driver_connection
 from db.ledger import BalanceChange, write_accounts
 from db.models import Account, Kind
@@ -42,6 +43,7 @@ from metering.rules.payments import (
     Intent,
     IntentSeen,
     IntentStatus,
+    Missing,
     Refund,
 )
 from metering.rules.reloads import (
@@ -199,7 +201,8 @@ class _Settling:
         return self._conclude(before, credited=credited, recovered=recovered, set_aside=set_aside)
 
     def end_uncharged(self, attempt: Attempt, finding: ChargeRefused | ChargeAbsent) -> Settled:
-        """End an attempt of which Stripe has charged nothing."""
+        """End an attempt of which Stripe has charged nothing; what it needed and Stripe doesn't have is dropped."""
+        dropped = Reloads()
         if attempt.open:
             if isinstance(finding, ChargeAbsent):
                 finish_attempt(
@@ -214,11 +217,26 @@ class _Settling:
                     code=finding.code,
                     message=finding.message,
                 )
+                # The same card, saved again, is another one to Stripe, and lifts the pause.
+                card = None if finding.missing else self._card_of(attempt)
+                if finding.missing is not None:
+                    dropped = self._drop(attempt, finding.missing)
                 if attempt.kind is AttemptKind.AUTO_RELOAD:
-                    self._pause(
-                        Pause(finding.code, LiftsWith.CHANGE, self._now, card=self._card_of(attempt)), attempt
-                    )
-        return self._conclude(attempt, credited=False, recovered=False)
+                    self._pause(Pause(finding.code, LiftsWith.CHANGE, self._now, card=card), attempt)
+        settled = self._conclude(attempt, credited=False, recovered=False)
+        settled.reloads.add(dropped)
+        return settled
+
+    def _drop(self, attempt: Attempt, missing: Missing) -> Reloads:
+        """Drop what Stripe doesn't have: all cards of a customer, unless the org has another one by now, or one card."""
+        if missing is Missing.PAYMENT_METHOD:
+            reloads = note_detached(self._connection, self._account, self._billing, attempt.payment_method_id)
+        elif self._billing.stripe_customer_id == attempt.customer_id:
+            reloads = drop_cards(self._connection, self._account, self._billing)
+        else:
+            return Reloads()
+        self._billing = read_billing(self._connection, self._account.org_id) or self._billing
+        return reloads
 
     def _refusal(self, intent: Intent, livemode: bool) -> Outcome | None:
         if intent.livemode != livemode:
@@ -226,9 +244,14 @@ class _Settling:
         if intent.currency != CURRENCY:
             return Outcome.FOREIGN_CURRENCY
         known = self._billing.stripe_customer_id
-        if intent.customer_id is None or (known is not None and known != intent.customer_id):
+        if intent.customer_id is None:
             return Outcome.FOREIGN_CUSTOMER
-        return None
+        if known in {None, intent.customer_id}:
+            return None
+        # The org may have had another customer before, whom Stripe has no more; his payments stay, and go back to his cards.
+        org_id = self._account.org_id
+        had = was_charged(self._connection, org_id, intent.customer_id)
+        return None if had else Outcome.FOREIGN_CUSTOMER
 
     def _adopt_customer(self, intent: Intent) -> None:
         """Take over the customer of a charge that bears our metadata: this database was restored to a time before it knew him."""

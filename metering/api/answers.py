@@ -185,11 +185,19 @@ FAILED: Final = answers(
         headers=_RETRY_AFTER,
     ),
 )
-PROVIDER_UNAVAILABLE: Final = problem(
-    HTTPStatus.BAD_GATEWAY,
-    "provider_unavailable",
-    "the payment provider can't be reached, or has not decided yet; the same request is safe to repeat",
-    "Stripe can't be asked, or what it did isn't known; the same request is safe to repeat.",
+PROVIDER_UNAVAILABLE: Final = answers(
+    problem(
+        HTTPStatus.BAD_GATEWAY,
+        "provider_unavailable",
+        "the payment provider can't be reached, or has not decided yet; the same request is safe to repeat",
+        "Stripe can't be asked, or what it did isn't known; the same request is safe to repeat.",
+    ),
+    problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "provider_refused",
+        "the payment provider refuses this request, and charges nothing for it; to repeat it is no use: tell us",
+        "Stripe refuses the request as we make it, and charges nothing; to repeat it is no use.",
+    ),
 )
 INVALID_PAYMENT_METHOD: Final = problem(
     HTTPStatus.BAD_REQUEST,

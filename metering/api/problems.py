@@ -24,6 +24,7 @@ from metering.payments.errors import (
     InvalidPaymentMethodError,
     InvalidSettingError,
     PaymentMethodRequiredError,
+    ProviderRefusedError,
     ProviderUnavailableError,
     SignatureError,
 )
@@ -100,6 +101,7 @@ TABLE: Final[Mapping[type[Exception], tuple[HTTPStatus, str]]] = {
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     BodyTooSlowError: (HTTPStatus.REQUEST_TIMEOUT, "request_timeout"),
     PaymentMethodRequiredError: (HTTPStatus.UNPROCESSABLE_ENTITY, "payment_method_required"),
+    ProviderRefusedError: (HTTPStatus.INTERNAL_SERVER_ERROR, "provider_refused"),
     ProviderUnavailableError: (HTTPStatus.BAD_GATEWAY, "provider_unavailable"),
     OverShareError: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
     OverloadedError: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),

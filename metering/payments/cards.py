@@ -1,11 +1,14 @@
 """Customers and their cards at Stripe."""
 
+from contextlib import suppress
 from typing import Final
 
+import structlog
 from sqlalchemy import Connection
 
 from db.billing import (
     BillingAccount,
+    change_customer,
     is_detached,
     keep_customer,
     lock_billing,
@@ -15,15 +18,22 @@ from db.billing import (
 )
 from db.engine import transaction
 from db.orgs import OrgError
-from metering.payments.errors import InvalidPaymentMethodError, ProviderUnavailableError
+from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedError, ProviderUnavailableError
+from metering.payments.metrics import MISSING_AT_STRIPE
 from metering.payments.outcomes import SetupIntentMade
 from metering.payments.payments import Payments
 from metering.payments.settling import follow
 from metering.payments.stripe_api import SavedCard, StripeFailure, StripeRefused, StripeUnknown
+from metering.rules.payments import Missing
 from metering.runtime.crashpoints import CrashPoint, reach
 
 CUSTOMER_KEYS: Final = 5
 """How many keys are tried for an org's customer, at the most."""
+REFUSED: Final = (
+    "the payment provider refuses this request, and charges nothing for it; to repeat it is no use: tell us"
+)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def require_account(payments: Payments, org_id: int) -> BillingAccount:
@@ -43,11 +53,41 @@ def ensure_customer(payments: Payments, org_id: int) -> str:
     billing = require_account(payments, org_id)
     if billing.stripe_customer_id is not None:
         return billing.stripe_customer_id
-    key = f"customer-{org_id}-{int(billing.created_at.timestamp() * 1_000_000)}"
-    customer_id = _create_customer(payments, org_id, key)
+    customer_id = _create_customer(payments, org_id, _customer_key(billing))
     reach(CrashPoint.CUSTOMER_AFTER_CREATE)
     with transaction(payments.engine) as connection:
         return keep_customer(connection, org_id, customer_id, payments.clock)
+
+
+def replace_customer(payments: Payments, org_id: int, missing_id: str) -> str:
+    """Make a customer in the place of one whom Stripe doesn't have, and drop the cards of that one; give the one that counts.
+
+    He was deleted there, or the key is another account's. All who find it out at once get the same one, also after a crash: they
+    ask with the same key, which bears the id of the one who is missing. Raises StripeFailure.
+    """
+    billing = require_account(payments, org_id)
+    if billing.stripe_customer_id != missing_id:  # somebody was quicker
+        return ensure_customer(payments, org_id)
+    customer_id = _create_customer(payments, org_id, f"{_customer_key(billing)}-after-{missing_id}")
+    reach(CrashPoint.CUSTOMER_AFTER_CREATE)
+    with transaction(payments.engine) as connection:
+        reloads = change_customer(connection, org_id, missing_id, customer_id, payments.clock)
+    if reloads is None:
+        return ensure_customer(payments, org_id)
+    MISSING_AT_STRIPE.labels(Missing.CUSTOMER.value).inc()
+    log.warning(
+        "Stripe doesn't have an org's customer: he was deleted there, or the key is another account's. There is a new one, and"
+        " the cards of the old one are dropped",
+        org_id=org_id,
+        customer=customer_id,
+        missing_customer=missing_id,
+    )
+    follow(payments, reloads)
+    return customer_id
+
+
+def _customer_key(billing: BillingAccount) -> str:
+    return f"customer-{billing.org_id}-{int(billing.created_at.timestamp() * 1_000_000)}"
 
 
 def _create_customer(payments: Payments, org_id: int, key: str) -> str:
@@ -66,29 +106,45 @@ def _create_customer(payments: Payments, org_id: int, key: str) -> str:
 
 
 def create_setup_intent(payments: Payments, org_id: int) -> SetupIntentMade:
-    """Begin saving a card: the customer's browser confirms the SetupIntent. Raises ProviderUnavailableError."""
+    """Begin saving a card: the customer's browser confirms the SetupIntent.
+
+    Raises ProviderUnavailableError, ProviderRefusedError.
+    """
     try:
         customer_id = ensure_customer(payments, org_id)
-        setup_intent_id, client_secret = payments.stripe.create_setup_intent(customer_id)
+        try:
+            made = payments.stripe.create_setup_intent(customer_id)
+        except StripeRefused as refused:
+            if refused.missing is not Missing.CUSTOMER:
+                raise
+            made = payments.stripe.create_setup_intent(replace_customer(payments, org_id, customer_id))
     except StripeFailure as failure:
-        raise unavailable(failure) from failure
-    return SetupIntentMade(setup_intent_id, client_secret)
+        raise not_done(failure) from failure
+    return SetupIntentMade(*made)
 
 
 def set_default_payment_method(payments: Payments, org_id: int, payment_method_id: str) -> BillingAccount:
     """Make a saved card the one that is charged, at Stripe and here; reloads that waited for one are made at once.
 
-    Raises InvalidPaymentMethodError for one that isn't attached to this org's customer, ProviderUnavailableError.
+    Raises InvalidPaymentMethodError for one that isn't attached to this org's customer, ProviderUnavailableError,
+    ProviderRefusedError.
     """
     card = own_card(payments, require_account(payments, org_id), payment_method_id)
     try:
         payments.stripe.set_default_card(card.customer_id or "", card.id)
     except StripeRefused as refused:
+        if refused.missing is None:
+            raise not_done(refused) from refused
+        if (
+            refused.missing is Missing.CUSTOMER
+        ):  # deleted just now; saving another card finds it out if this doesn't
+            with suppress(StripeFailure):
+                replace_customer(payments, org_id, card.customer_id or "")
         raise InvalidPaymentMethodError(
             "this payment method can't be charged: save another card"
         ) from refused
     except StripeFailure as failure:
-        raise unavailable(failure) from failure
+        raise not_done(failure) from failure
     reach(CrashPoint.CARD_AFTER_DEFAULT)
     with transaction(payments.engine) as connection:
         locked = lock_billing(connection, org_id, payments.clock)
@@ -114,15 +170,19 @@ def own_card(payments: Payments, billing: BillingAccount, payment_method_id: str
     except StripeRefused as refused:
         raise foreign from refused
     except StripeFailure as failure:
-        raise unavailable(failure) from failure
+        raise not_done(failure) from failure
     if card.customer_id != billing.stripe_customer_id:
         raise foreign
     return card
 
 
-def unavailable(failure: StripeFailure | None) -> ProviderUnavailableError:
-    """What a customer is told of a failure of Stripe's: not what it was, which may be about our own account."""
-    del failure
+def not_done(failure: StripeFailure | None) -> ProviderUnavailableError | ProviderRefusedError:
+    """What a customer is told of a failure of Stripe's: not what it was, which may be about our own account.
+
+    To ask again is safe where Stripe has not decided, and no use where it has.
+    """
+    if isinstance(failure, StripeRefused):
+        return ProviderRefusedError(REFUSED)
     return ProviderUnavailableError(
         "the payment provider can't be reached, or has not decided yet; the same request is safe to repeat"
     )

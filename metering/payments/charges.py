@@ -10,7 +10,8 @@ from db.attempts import Attempt
 from db.engine import transaction
 from db.settlement import NOT_BOOKED
 from db.work import Step, begin_work, put_off
-from metering.payments.metrics import count_ended
+from metering.payments.cards import replace_customer
+from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
 from metering.payments.payments import Payments
 from metering.payments.settling import follow, settle_and_follow
 from metering.payments.stripe_api import StripeFailure, StripeRefused, StripeUnknown
@@ -23,6 +24,7 @@ from metering.rules.payments import (
     Intent,
     IntentSeen,
     IntentStatus,
+    Missing,
 )
 from metering.runtime.crashpoints import CrashPoint, reach
 
@@ -75,6 +77,8 @@ def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
         if finding is None:
             return Worked(_put_off(payments, attempt))
         settled = settle_and_follow(payments, finding, of=of)
+        if isinstance(finding, ChargeRefused) and finding.missing is not None:
+            _see_to_missing(payments, attempt, finding.missing)
         now_known = settled.attempt or attempt
         if settled.outcome in NOT_BOOKED:  # looking again soon would only tell it again
             now_known = _put_off(payments, attempt) or attempt
@@ -92,6 +96,23 @@ def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
         )
         return Worked(_put_off(payments, attempt), failure=failure)
     return Worked(now_known, intent)
+
+
+def _see_to_missing(payments: Payments, attempt: Attempt, missing: Missing) -> None:
+    """What was dropped with the attempt is said; a customer is replaced, or will be by whoever saves a card next."""
+    if missing is Missing.PAYMENT_METHOD:
+        MISSING_AT_STRIPE.labels(missing.value).inc()
+        log.warning(
+            "Stripe doesn't have a payment method that was to be charged; it is dropped here",
+            org_id=attempt.org_id,
+            attempt=str(attempt.id),
+            payment_method=attempt.payment_method_id,
+        )
+        return
+    try:
+        replace_customer(payments, attempt.org_id, attempt.customer_id)
+    except StripeFailure as failure:
+        log.warning("a missing customer is not replaced yet", org_id=attempt.org_id, code=failure.code)
 
 
 def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | None:
@@ -123,7 +144,10 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     except StripeRefused as refused:
         # Of a repeat: this time nothing was made, but the first time it may have been.
         found = _look_for(payments, attempt) if attempt.first_sent_at != attempt.last_sent_at else None
-        return ChargeRefused(refused.code, refused.message) if found is None else IntentSeen(found)
+        if found is not None:
+            return IntentSeen(found)
+        code = refused.code if refused.missing is None else refused.missing.code
+        return ChargeRefused(code, refused.message, refused.missing)
     except StripeUnknown:
         # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever.
         found = _look_for(payments, attempt)

@@ -34,5 +34,9 @@ class ProviderUnavailableError(PaymentError):
     """Stripe can't be asked, or what it did isn't known. The same request may be sent again: it never charges twice."""
 
 
+class ProviderRefusedError(PaymentError):
+    """Stripe refused what it was asked, and will each time: nothing was done, and somebody here has to look."""
+
+
 class SignatureError(PaymentError):
     """A webhook that Stripe has not signed, or not lately."""

@@ -20,7 +20,7 @@ from metering.payments.metrics import STRIPE_EVENTS
 from metering.payments.payments import Payments
 from metering.payments.readings import read_intent
 from metering.payments.settling import follow, settle_and_follow
-from metering.payments.stripe_api import StripeRefused
+from metering.payments.stripe_api import RESOURCE_MISSING, StripeRefused
 from metering.rules.payments import IntentSeen
 
 INTENT_SUCCEEDED: Final = "payment_intent.succeeded"
@@ -104,7 +104,7 @@ def _look(payments: Payments, event: Event) -> str:
     try:
         return look_at_intent(payments, intent_id, event=event.ref).outcome.value
     except StripeRefused as refused:
-        if refused.code != "resource_missing":  # then nothing is known of it, and it has to come again
+        if refused.code != RESOURCE_MISSING:  # then nothing is known of it, and it has to come again
             raise
         # An event of another account's, or of data that was deleted.
         return _note(payments, event, UNKNOWN_OBJECT)

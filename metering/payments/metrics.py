@@ -7,7 +7,7 @@ from prometheus_client import Counter, Histogram
 from db.attempts import Attempt
 from db.reloads import Reloads
 from db.settlement import NOT_BOOKED, Settled
-from metering.rules.payments import AttemptKind, AttemptStatus
+from metering.rules.payments import AttemptKind, AttemptStatus, Missing
 from metering.rules.reloads import HINDRANCES
 
 STRIPE_REQUEST_SECONDS: Final = Histogram(
@@ -32,6 +32,14 @@ NOT_BOOKED_TOTAL: Final = Counter(
     "metering_stripe_not_booked", "What Stripe told of and the ledger did not take, by why.", ["reason"]
 )
 
+MISSING_AT_STRIPE: Final = Counter(
+    "metering_stripe_missing",
+    "Customers and payment methods that Stripe no longer had, and that were replaced or dropped here.",
+    ["object"],
+)
+
+for _missing in Missing:
+    MISSING_AT_STRIPE.labels(_missing.value)
 for _status in (AttemptStatus.SUCCEEDED, AttemptStatus.FAILED, AttemptStatus.CANCELLED):
     RELOAD_ATTEMPTS.labels(_status.value)
     TOP_UPS.labels(_status.value)

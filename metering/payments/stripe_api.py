@@ -10,11 +10,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import stripe
+import structlog
 
 from db.attempts import Attempt
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
 from metering.payments.readings import read_card, read_dispute, read_intent, read_refund
-from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Refund
+from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Missing, Refund
 
 API_VERSION: Final = "2026-10-28.endive"
 """Pinned: Stripe answers in the shapes that were tested, whatever the account's default is."""
@@ -26,19 +27,28 @@ PAGE: Final = 100
 CLOCK_SKEW: Final = timedelta(hours=1)
 """How far Stripe's clock and ours may be apart when a charge is looked for by its time."""
 
+RESOURCE_MISSING: Final = "resource_missing"
+_NAMES_OF_METHODS: Final = frozenset({"payment_method", "invoice_settings[default_payment_method]"})
 _UNDECIDED_STATUSES: Final = frozenset({401, 403, 409, 429})
+_UNAUTHORIZED: Final = 401
 _SERVER_ERROR: Final = 500
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class StripeFailure(Exception):  # noqa: N818 - its subclasses say what is the matter
     """Stripe didn't do what it was asked."""
 
-    def __init__(self, code: str, message: str, *, replayed: bool = False) -> None:
+    def __init__(
+        self, code: str, message: str, *, replayed: bool = False, missing: Missing | None = None
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.replayed = replayed
         """Whether it is what Stripe keeps for the key, and will say to it again and again."""
+        self.missing = missing
+        """What of ours Stripe doesn't have, if it is that."""
 
 
 class StripeRefused(StripeFailure):
@@ -137,18 +147,29 @@ class StripeApi:
             return self.retrieve_intent(intent_id)
 
     def find_intent(self, customer_id: str, attempt_id: UUID, *, since: datetime) -> Intent | None:
-        """An attempt's PaymentIntent among its customer's, made at `since` or later; None if there is none (yet)."""
-        created: Any = {"gte": int((since - CLOCK_SKEW).timestamp())}
-        params: Any = {"customer": customer_id, "created": created, "limit": PAGE}
-        for each in _each("payment_intents.list", lambda: self._v1.payment_intents.list(params)):
-            intent = read_intent(each)
-            if intent.attempt_id == attempt_id:
-                return intent
-        return None
+        """An attempt's PaymentIntent among its customer's, made at `since` or later; None if there is none (yet).
 
-    def list_intents(self, *, since: datetime) -> Iterator[Intent]:
-        """All PaymentIntents made at `since` or later, newest first."""
+        Payments outlive a customer who was deleted: then all of that time are looked through. With another account's key, which
+        has never had him, nothing can be known: that raises StripeRefused.
+        """
+        since -= CLOCK_SKEW
+        try:
+            return _of_attempt(self.list_intents(since=since, customer_id=customer_id), attempt_id)
+        except StripeRefused as refused:
+            if refused.missing is not Missing.CUSTOMER or not self.is_deleted(customer_id):
+                raise
+        return _of_attempt(self.list_intents(since=since), attempt_id)
+
+    def is_deleted(self, customer_id: str) -> bool:
+        """Whether this account had the customer, and has him no more. Raises StripeRefused where it never had him."""
+        found = _ask("customers.retrieve", lambda: self._v1.customers.retrieve(customer_id))
+        return bool(found.get("deleted"))
+
+    def list_intents(self, *, since: datetime, customer_id: str | None = None) -> Iterator[Intent]:
+        """All PaymentIntents made at `since` or later, newest first; of one customer, or of all."""
         params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
+        if customer_id is not None:
+            params["customer"] = customer_id
         for each in _each("payment_intents.list", lambda: self._v1.payment_intents.list(params)):
             yield read_intent(each)
 
@@ -243,6 +264,10 @@ def connect_stripe(api_key: str, *, base_url: str | None = None) -> StripeApi:
     return StripeApi(client, livemode=api_key.split("_")[1:2] == ["live"])
 
 
+def _of_attempt(intents: Iterator[Intent], attempt_id: UUID) -> Intent | None:
+    return next((each for each in intents if each.attempt_id == attempt_id), None)
+
+
 def _intent(operation: str, call: Callable[[], Any]) -> Intent:
     """Ask for something that gives a PaymentIntent; a card's error carries it inside."""
     return read_intent(_ask(operation, call))
@@ -258,6 +283,7 @@ def _ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
             if not isinstance(inside, dict):
                 raise
             timing.outcome = "declined"
+            _log_refusal(operation, timing.outcome, error)
             return inside
         return found
 
@@ -287,14 +313,15 @@ def _timed(operation: str) -> Iterator[_Timing]:
     try:
         yield timing
     except stripe.StripeError as error:
-        failure = _failure(error)
+        failure = _failure(operation, error)
         timing.outcome = type(failure).__name__.removeprefix("Stripe").lower()
+        _log_refusal(operation, timing.outcome, error)
         raise failure from error
     finally:
         STRIPE_REQUEST_SECONDS.labels(operation, timing.outcome).observe(time.monotonic() - began_s)
 
 
-def _failure(error: "stripe.StripeError") -> StripeFailure:
+def _failure(operation: str, error: "stripe.StripeError") -> StripeFailure:
     """What an error of the SDK means (CONTRACT.md section 6)."""
     said = _error_of(error)
     status = error.http_status
@@ -305,7 +332,41 @@ def _failure(error: "stripe.StripeError") -> StripeFailure:
         return StripeUnknown(code, message, replayed=replayed)
     if status in _UNDECIDED_STATUSES or isinstance(error, stripe.IdempotencyError):
         return StripeUndecided(code, message)
-    return StripeRefused(code, message)
+    return StripeRefused(code, message, missing=_missing(operation, code, said.get("param")))
+
+
+def _missing(operation: str, code: str, param: str | None) -> Missing | None:
+    """What Stripe says it doesn't have, by the parameter: the id in an address is called `id` for customers."""
+    if code != RESOURCE_MISSING:
+        return None
+    if param == "customer" or (param == "id" and operation.startswith("customers.")):
+        return Missing.CUSTOMER
+    return Missing.PAYMENT_METHOD if param in _NAMES_OF_METHODS else None
+
+
+def _log_refusal(operation: str, outcome: str, error: "stripe.StripeError") -> None:
+    """Say what Stripe refuses, and by which of its requests, so that it can be found in its dashboard; never the key.
+
+    A declined card is a customer's everyday; all else is a mistake of ours or a change at Stripe.
+    """
+    status = error.http_status
+    if status is None or status >= _SERVER_ERROR:
+        return
+    said = _error_of(error)
+    say = log.info if outcome == "declined" else log.warning
+    say(
+        "Stripe refused a request",
+        operation=operation,
+        outcome=outcome,
+        status=status,
+        type=said.get("type"),
+        code=said.get("code"),
+        decline_code=said.get("decline_code"),
+        param=said.get("param"),
+        request_id=error.request_id,
+        # Of a wrong key the message shows a part.
+        message=None if status == _UNAUTHORIZED else said.get("message"),
+    )
 
 
 def _error_of(error: "stripe.StripeError") -> dict[str, Any]:

@@ -18,19 +18,21 @@ from db.engine import transaction
 from db.idempotency import KeptKey, find_key, keep_answer, keep_key
 from db.orgs import OrgError
 from db.work import Step
-from metering.payments.cards import ensure_customer, own_card, require_account, unavailable
+from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account
 from metering.payments.charges import Worked, carry_out, work_on
 from metering.payments.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
     InvalidPaymentMethodError,
+    PaymentError,
     PaymentMethodRequiredError,
+    ProviderRefusedError,
 )
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
 from metering.payments.payments import Payments
 from metering.payments.stripe_api import StripeFailure, StripeRefused
 from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE
-from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentStatus
+from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentStatus, Missing
 from metering.rules.reloads import AUTHENTICATION_REQUIRED
 from metering.runtime.clock import to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -38,6 +40,7 @@ from metering.runtime.crashpoints import CrashPoint, reach
 WAIT_LIMIT_S: Final = WORK_LEASE.total_seconds() + 5
 """How long a request waits for another one with the same attempt in hand: until that one's lease has run out."""
 LOOK_EVERY_S: Final = 0.05
+_MISSING_CODES: Final = frozenset(each.code for each in Missing)
 
 _decode: Final[Callable[[str], TopUpOutcome]] = msgspec.json.Decoder(TopUpOutcome).decode
 
@@ -75,8 +78,9 @@ def top_up(
     Blocks for as long as Stripe takes. Once the client has the answer, `mark_answered` is to be called, and `mark_unanswered` if
     it has gone: until then an identical request gets this one's outcome.
 
-    Raises InvalidAmountError, PaymentMethodRequiredError, InvalidPaymentMethodError, IdempotencyConflictError, and
-    ProviderUnavailableError where nothing was charged or it isn't known: then the same request may be sent again.
+    Raises InvalidAmountError, PaymentMethodRequiredError, InvalidPaymentMethodError, IdempotencyConflictError,
+    ProviderRefusedError where Stripe won't make such a charge, and ProviderUnavailableError where nothing was charged or it isn't
+    known: then the same request may be sent again.
     """
     _check_amount(payments, amount_cents)
     request_sha256 = hashlib.sha256(json.dumps([amount_cents, payment_method_id]).encode()).digest()
@@ -142,7 +146,7 @@ def _choose_card(
     try:
         return ensure_customer(payments, billing.org_id), billing.default_payment_method_id
     except StripeFailure as failure:
-        raise unavailable(failure) from failure
+        raise not_done(failure) from failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +257,7 @@ def _join(payments: Payments, attempt: Attempt, key: str | None) -> ToppedUp:
                 return _answer(payments, attempt, key, _outcome(payments, worked))
             if worked.attempt is not None and not worked.attempt.in_hand(payments.clock()):
                 break  # it was looked for, and isn't there (yet)
-    raise unavailable(None)
+    raise not_done(None)
 
 
 def _ended(worked: Worked) -> bool:
@@ -277,24 +281,39 @@ def _waiting() -> Iterator[None]:
 
 
 def _outcome(payments: Payments, worked: Worked) -> TopUpOutcome:
-    """What a customer is told. Raises ProviderUnavailableError where it isn't known, InvalidPaymentMethodError."""
+    """What a customer is told.
+
+    Raises ProviderUnavailableError where it isn't known, and of a charge that Stripe refused PaymentMethodRequiredError,
+    InvalidPaymentMethodError, ProviderRefusedError.
+    """
     attempt, intent = worked.attempt, worked.intent
     if worked.failure is not None or attempt is None:
-        raise unavailable(worked.failure)
+        raise not_done(worked.failure)
     if intent is None and attempt.payment_intent_id is not None:
         try:
             intent = payments.stripe.retrieve_intent(attempt.payment_intent_id)
         except StripeFailure as failure:
-            raise unavailable(failure) from failure
+            raise not_done(failure) from failure
     if intent is not None:
         if intent.status == IntentStatus.SUCCEEDED and attempt.status is not AttemptStatus.SUCCEEDED:
-            raise unavailable(None)  # the money came, and is not booked: never say that it is
+            raise not_done(None)  # the money came, and is not booked: never say that it is
         return _told_of(intent)
-    if attempt.status is AttemptStatus.FAILED and not _chargeable(payments, attempt):
-        raise InvalidPaymentMethodError(
-            "this payment method can't be charged: choose another, or save it again"
-        )
-    raise unavailable(None)
+    if attempt.status is AttemptStatus.FAILED:
+        raise _why_refused(payments, attempt)
+    raise not_done(None)
+
+
+def _why_refused(payments: Payments, attempt: Attempt) -> PaymentError:
+    """What a customer is told of a charge that Stripe refused, and will refuse again."""
+    if attempt.failure_code in _MISSING_CODES:  # then the card was dropped
+        if not require_account(payments, attempt.org_id).has_payment_method:
+            return PaymentMethodRequiredError(
+                "the payment provider no longer has the saved card: save one again (POST /v1/billing/setup-intent), then make it"
+                " the default (POST /v1/billing/default-payment-method)"
+            )
+    elif _chargeable(payments, attempt):
+        return ProviderRefusedError(REFUSED)
+    return InvalidPaymentMethodError("this payment method can't be charged: choose another, or save it again")
 
 
 def _chargeable(payments: Payments, attempt: Attempt) -> bool:
@@ -304,7 +323,7 @@ def _chargeable(payments: Payments, attempt: Attempt) -> bool:
     except StripeRefused:
         return False
     except StripeFailure as failure:
-        raise unavailable(failure) from failure
+        raise not_done(failure) from failure
 
 
 def _told_of(intent: Intent) -> TopUpOutcome:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import stripe
 
-from metering.payments.cards import unavailable
+from metering.payments.cards import not_done
 from metering.payments.errors import SignatureError
 from metering.payments.events import handle, read_event
 from metering.payments.payments import Payments
@@ -36,7 +36,7 @@ def receive(payments: Payments, body: bytes, signature: str | None, secrets: Seq
     try:
         return handle(payments, read)
     except StripeFailure as failure:
-        raise unavailable(failure) from failure
+        raise not_done(failure) from failure
 
 
 def _verified(body: bytes, signature: str | None, secrets: Sequence[str], now: datetime) -> dict[str, Any]:

@@ -116,12 +116,26 @@ class IntentSeen:
     disputes: tuple[Dispute, ...] | None = None
 
 
+class Missing(StrEnum):
+    """What Stripe no longer has, or another account of its has: deleted there, or asked for with another account's key."""
+
+    CUSTOMER = "customer"
+    PAYMENT_METHOD = "payment_method"
+
+    @property
+    def code(self) -> str:
+        """Why an attempt failed that needed it."""
+        return f"{self.value}_missing"
+
+
 @dataclass(frozen=True, slots=True)
 class ChargeRefused:
     """A finding: Stripe won't make such a charge, and has made none."""
 
     code: str
     message: str
+    missing: Missing | None = None
+    """What of ours Stripe doesn't have, if it is that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Any, Final
 from metering.sandbox.stripe.errors import InvalidRequestError
 from metering.sandbox.stripe.listing import page
 from metering.sandbox.stripe.params import EXPAND, LISTING, Hash, Metadata, Param, Text, changed_metadata
-from metering.sandbox.stripe.payment_methods import attach_to, attached_to, detach_from_customer
+from metering.sandbox.stripe.payment_methods import attach_to, attached_to, release
 from metering.sandbox.stripe.store import Work
 from metering.sandbox.stripe.values import Json, new_id, shown
 
@@ -86,10 +86,10 @@ def update(work: Work, params: Json, customer_id: str) -> Json:
 
 
 def delete(work: Work, params: Json, customer_id: str) -> Json:  # noqa: ARG001
-    """Delete a customer for good: the payment methods are detached, the rest of the history stays."""
+    """Delete a customer for good: the payment methods are detached, of which no event tells; the rest of the history stays."""
     held = work.find(customer_id, "customer", "id", in_path=True)
     for method in list(attached_to(work, customer_id)):
-        detach_from_customer(work, method)
+        release(work, method)
     work.emit("customer.deleted", held)
     return work.add({"id": customer_id, "object": "customer", "deleted": True})
 
