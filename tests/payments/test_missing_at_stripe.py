@@ -24,7 +24,7 @@ from tests.payments.world import World
 
 
 def missing(kind: str) -> float:
-    return MISSING_AT_STRIPE.labels(kind)._value.get()
+    return float(MISSING_AT_STRIPE.labels(kind)._value.get())
 
 
 @pytest.fixture(params=["deleted", "another account"])

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from metering.payments.errors import ProviderUnavailableError
+from metering.payments.errors import ProviderRefusedError, ProviderUnavailableError
 from metering.payments.events import HANDLED
 from metering.payments.metrics import NOT_BOOKED_TOTAL, STRIPE_EVENTS
 from metering.payments.outcomes import TopUpMade
@@ -237,7 +237,7 @@ def test_a_nudge_that_stripe_refuses_to_answer_is_not_taken_for_one_about_nothin
     world.sandbox.refund(event["data"]["object"]["id"])
     (nudge,) = world.events("charge.refunded")
     refusal = StripeRefused("parameter_unknown", "Received unknown parameter: limit")
-    with patch.object(StripeApi, "refunds_of", side_effect=refusal), pytest.raises(ProviderUnavailableError):
+    with patch.object(StripeApi, "refunds_of", side_effect=refusal), pytest.raises(ProviderRefusedError):
         world.deliver(nudge)
     assert nudge["id"] not in kept(world)
 
