@@ -168,7 +168,15 @@ def test_there_is_no_way_back(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     revisions = list(ScriptDirectory.from_config(config).walk_revisions())
-    assert [script.revision for script in revisions] == [REVISION, "0006", "0005", "0004", "0003", "0002", "0001"]
+    assert [script.revision for script in revisions] == [
+        REVISION,
+        "0006",
+        "0005",
+        "0004",
+        "0003",
+        "0002",
+        "0001",
+    ]
     assert not any(hasattr(script.module, "downgrade") for script in revisions)
     assert expected_revision() == REVISION
     before = catalog(database.engine)
