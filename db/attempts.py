@@ -161,27 +161,15 @@ def find_attempt(connection: Connection, org_id: int, attempt_id: UUID) -> Attem
     return None if row is None else _attempt(row)
 
 
-def find_by_intent(connection: Connection, payment_intent_id: str) -> Attempt | None:
-    """The attempt whose PaymentIntent this is, if we know of one."""
+def find_by_intent(connection: Connection, org_id: int, payment_intent_id: str) -> Attempt | None:
+    """The org's attempt whose PaymentIntent this is, if we know of one."""
     row = connection.execute(
         select(*_COLUMNS)
-        .where(PaymentAttempt.payment_intent_id == payment_intent_id)
+        .where(PaymentAttempt.org_id == org_id, PaymentAttempt.payment_intent_id == payment_intent_id)
         .order_by(PaymentAttempt.created_at)
         .limit(1)
     ).one_or_none()
     return None if row is None else _attempt(row)
-
-
-def was_charged(connection: Connection, org_id: int, customer_id: str) -> bool:
-    """Whether a customer of Stripe's was ever charged for the org."""
-    return (
-        connection.scalar(
-            select(PaymentAttempt.id)
-            .where(PaymentAttempt.org_id == org_id, PaymentAttempt.customer_id == customer_id)
-            .limit(1)
-        )
-        is not None
-    )
 
 
 def open_reload(connection: Connection, org_id: int) -> Attempt | None:

@@ -130,7 +130,7 @@ class _Look:
         ]
         paid = list(connection.scalars(text(windows.ORGS_WITH_FRESH_MONEY)))
         if paid:
-            found += self.find(connection, windows.PAYMENTS, windows.SHADOWS_OF_PAYMENTS, org_ids=array(paid))
+            found += self._payments(connection, paid)
         changes.add(found)
         broken = {each.org_id for each in found if each.org_id is not None}
         if not self.cut_off:
@@ -140,9 +140,14 @@ class _Look:
     def at_payments(self, connection: Connection, org_ids: Sequence[int], changes: Changes) -> None:
         """Look at all payments of some orgs."""
         prepare_to_look(connection, self.clock())
-        changes.add(
-            self.find(connection, windows.PAYMENTS, windows.SHADOWS_OF_PAYMENTS, org_ids=array(org_ids))
-        )
+        changes.add(self._payments(connection, org_ids))
+
+    def _payments(self, connection: Connection, org_ids: Sequence[int]) -> list[Violation]:
+        ids = array(org_ids)
+        return [
+            *self.find(connection, windows.PAYMENTS, windows.SHADOWS_OF_PAYMENTS, org_ids=ids),
+            *self.find(connection, windows.OWNERSHIP, windows.SHADOWS_OF_OWNERSHIP, org_ids=ids),
+        ]
 
     def find(
         self, connection: Connection, names: Collection[str], shadows: str, **parameters: object

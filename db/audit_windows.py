@@ -27,6 +27,8 @@ PAYMENTS: Final = frozenset(
     {"attempt_credited", "credit_has_attempt", "refund_has_credit", "month_within_limit"}
 )
 """All payments of an org fit together, old and new: they are few."""
+OWNERSHIP: Final = frozenset({"payment_in_customers_org"})
+"""No payment of an org is another's: attempts and customers of all orgs are looked up, by their keys."""
 OPEN_ATTEMPTS: Final = frozenset({"one_open_reload", "attempt_watched"})
 """Of all attempts that are open, by the indexes that the sweep uses."""
 
@@ -125,6 +127,13 @@ SHADOWS_OF_ORPHANS: Final = """
         SELECT * FROM public.transactions WHERE org_id < (SELECT coalesce(min(org_id), 0) FROM public.accounts)
         UNION ALL
         SELECT * FROM public.transactions WHERE org_id > (SELECT coalesce(max(org_id), -1) FROM public.accounts)
+    ),
+"""
+
+SHADOWS_OF_OWNERSHIP: Final = """
+    transactions AS NOT MATERIALIZED (
+        SELECT * FROM public.transactions
+        WHERE org_id = ANY(CAST(:org_ids AS bigint[])) AND kind <> 'debit'
     ),
 """
 

@@ -86,16 +86,6 @@ def read_account(engine: Engine, org_id: int) -> BillingAccount | None:
         return read_billing(connection, org_id)
 
 
-def find_org_of_customer(connection: Connection, customer_id: str) -> int | None:
-    """The org whose customer at Stripe this is."""
-    return connection.scalar(
-        select(Account.org_id)
-        .where(Account.stripe_customer_id == customer_id)
-        .order_by(Account.org_id)
-        .limit(1)
-    )
-
-
 def lock_billing(
     connection: Connection, org_id: int, clock: Clock
 ) -> tuple[BalanceChange, BillingAccount] | None:
@@ -106,7 +96,7 @@ def lock_billing(
 
 
 def keep_customer(connection: Connection, org_id: int, customer_id: str, clock: Clock) -> str:
-    """Note the org's customer at Stripe, unless another was noted before; give the one that counts."""
+    """Make a customer, whom the org has claimed, its present one, unless it has another; give the one that counts."""
     locked = lock_billing(connection, org_id, clock)
     if locked is not None and locked[1].stripe_customer_id is not None:
         return locked[1].stripe_customer_id

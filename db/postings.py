@@ -47,3 +47,13 @@ def is_posted(connection: Connection, org_id: int, kind: Kind, source_key: str) 
         Transaction.org_id == org_id, Transaction.kind == kind.value, Transaction.source_key == source_key
     )
     return connection.execute(there).first() is not None
+
+
+def is_credited_elsewhere(connection: Connection, org_id: int, payment_intent_id: str) -> bool:
+    """Whether a payment is credited to another org: it must not be to this one, too."""
+    there = select(Transaction.id).where(
+        Transaction.kind == Kind.CREDIT.value,
+        Transaction.source_key == payment_intent_id,
+        Transaction.org_id != org_id,
+    )
+    return connection.execute(there).first() is not None

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
 from db.attempts import (
     Attempt,
@@ -21,15 +21,15 @@ from db.attempts import (
     finish_attempt,
     open_reload,
     recover_attempt,
-    was_charged,
 )
 from db.billing import BillingAccount, drop_cards, lock_billing, note_detached, read_billing
 from db.engine import driver_connection
 from db.ledger import BalanceChange, write_accounts
-from db.models import Account, Kind
+from db.models import Kind
 from db.pending_signals import add_signal
-from db.postings import is_posted, post
+from db.postings import is_credited_elsewhere, is_posted, post
 from db.reloads import Reloads, ask_reload_rule, read_state, write_pause
+from db.stripe_customers import find_org_of_customer
 from db.stripe_events import EventRef, keep_event
 from metering.rules.looking import LONGEST_LOOK, TOP_UP_WINDOW, next_look
 from metering.rules.payments import (
@@ -83,6 +83,8 @@ class Outcome(StrEnum):
     WRONG_LIVEMODE = "wrong_livemode"
     WRONG_AMOUNT = "wrong_amount"
     SECOND_INTENT = "second_intent"
+    CREDITED_ELSEWHERE = "credited_elsewhere"
+    """To another org, by a version of this program that believed metadata."""
 
 
 NOT_BOOKED: Final = frozenset(Outcome) - {Outcome.CREDITED, Outcome.CHANGED, Outcome.KNOWN}
@@ -100,6 +102,8 @@ class Settled:
     reloads: Reloads = field(default_factory=Reloads)
     ended: bool = False
     """Whether it was this that ended the attempt."""
+    metadata_differ: bool = False
+    """Whether the PaymentIntent's metadata name another org or attempt: they were edited at Stripe, and nothing follows them."""
 
 
 def settle(
@@ -126,31 +130,50 @@ def settle(
 def _settle(
     connection: Connection, finding: Finding, of: tuple[int, UUID] | None, livemode: bool, clock: Clock
 ) -> Settled:
-    of = of or _whose(connection, finding)
+    if isinstance(finding, IntentSeen):
+        place = _place(connection, finding.intent, of, livemode)
+        if isinstance(place, Outcome):
+            return Settled(place)
+        of = place
     if of is None:
-        return Settled(Outcome.UNKNOWN_INTENT)
+        raise TypeError("whose charge this is about must be said")
     org_id, attempt_id = of
     locked = lock_billing(connection, org_id, clock)
     if locked is None:
         return Settled(Outcome.UNKNOWN_ORG)
     work = _Settling(connection, *locked, now=max(locked[0].posted_at, to_milliseconds(clock())))
     if isinstance(finding, IntentSeen):
-        return work.bring_to(finding, attempt_id, livemode)
+        return work.bring_to(finding, attempt_id)
     attempt = find_attempt(connection, org_id, attempt_id)
     if attempt is None:
         return Settled(Outcome.UNKNOWN_INTENT)
     return work.end_uncharged(attempt, finding)
 
 
-def _whose(connection: Connection, finding: Finding) -> tuple[int, UUID] | None:
-    """The attempt that a finding is about: our metadata says it, or else our row that knows the PaymentIntent."""
-    if not isinstance(finding, IntentSeen):
-        raise TypeError("whose charge this is about must be said")
-    intent = finding.intent
-    if intent.org_id is not None and intent.attempt_id is not None:
-        return intent.org_id, intent.attempt_id
-    known = find_by_intent(connection, intent.id)
-    return None if known is None else (known.org_id, known.id)
+def _place(
+    connection: Connection, intent: Intent, of: tuple[int, UUID] | None, livemode: bool
+) -> tuple[int, UUID] | Outcome:
+    """Org and attempt of a PaymentIntent, or why it has none.
+
+    Its customer says whose it is. Our request or our row that knows it says which attempt; only of one that we don't know yet do
+    metadata, which anybody may edit at Stripe.
+    """
+    if intent.livemode != livemode:
+        return Outcome.WRONG_LIVEMODE
+    org_id = None if intent.customer_id is None else find_org_of_customer(connection, intent.customer_id)
+    if org_id is None:
+        return (
+            Outcome.UNKNOWN_INTENT if of is None and intent.attempt_id is None else Outcome.FOREIGN_CUSTOMER
+        )
+    if of is not None and of[0] != org_id:
+        return Outcome.FOREIGN_CUSTOMER
+    if intent.currency != CURRENCY:
+        return Outcome.FOREIGN_CURRENCY
+    if of is not None:
+        return of
+    known = find_by_intent(connection, org_id, intent.id)
+    attempt_id = intent.attempt_id if known is None else known.id
+    return Outcome.UNKNOWN_INTENT if attempt_id is None else (org_id, attempt_id)
 
 
 def _until(pause: Pause | None) -> str | None:
@@ -171,34 +194,32 @@ class _Settling:
         self._transactions_before = account.transaction_count
         self._signals: list[tuple[int, int]] = []
 
-    def bring_to(self, seen: IntentSeen, attempt_id: UUID, livemode: bool) -> Settled:
-        """Book what Stripe holds of an intent."""
+    def bring_to(self, seen: IntentSeen, attempt_id: UUID) -> Settled:
+        """Book what Stripe holds of an intent of the org's customer."""
         intent = seen.intent
-        refusal = self._refusal(intent, livemode)
-        if refusal is not None:
-            return Settled(refusal)
-        if self._billing.stripe_customer_id is None:
-            self._adopt_customer(intent)
+        if is_credited_elsewhere(self._connection, self._account.org_id, intent.id):
+            return Settled(Outcome.CREDITED_ELSEWHERE)
         attempt = find_attempt(self._connection, self._account.org_id, attempt_id)
         recovered = attempt is None
         if attempt is None:
             attempt = self._recover(intent, attempt_id)
-        if intent.status == IntentStatus.SUCCEEDED:
-            if not attempt.amount_cents == intent.amount_cents == intent.received_cents:
-                return Settled(Outcome.WRONG_AMOUNT, attempt)
-            if attempt.status is AttemptStatus.SUCCEEDED and attempt.payment_intent_id != intent.id:
-                return Settled(Outcome.SECOND_INTENT, attempt)
+        if attempt.payment_intent_id not in {None, intent.id}:
+            return Settled(Outcome.SECOND_INTENT, attempt)
         before = attempt
         credited = False
         set_aside: Outcome | None = None
         if intent.status == IntentStatus.SUCCEEDED:
+            if not attempt.amount_cents == intent.amount_cents == intent.received_cents:
+                return Settled(Outcome.WRONG_AMOUNT, attempt)
             credited = self._credit(attempt, intent)
             set_aside = self._take_back(seen.refunds or (), seen.disputes or (), intent, attempt)
         elif attempt.open and intent.status == IntentStatus.CANCELED:
             self._end_cancelled(attempt, intent)
         elif attempt.open:
             self._note(attempt, intent)
-        return self._conclude(before, credited=credited, recovered=recovered, set_aside=set_aside)
+        settled = self._conclude(before, credited=credited, recovered=recovered, set_aside=set_aside)
+        settled.metadata_differ = (intent.org_id, intent.attempt_id) != (attempt.org_id, attempt.id)
+        return settled
 
     def end_uncharged(self, attempt: Attempt, finding: ChargeRefused | ChargeAbsent) -> Settled:
         """End an attempt of which Stripe has charged nothing; what it needed and Stripe doesn't have is dropped."""
@@ -238,29 +259,6 @@ class _Settling:
         self._billing = read_billing(self._connection, self._account.org_id) or self._billing
         return reloads
 
-    def _refusal(self, intent: Intent, livemode: bool) -> Outcome | None:
-        if intent.livemode != livemode:
-            return Outcome.WRONG_LIVEMODE
-        if intent.currency != CURRENCY:
-            return Outcome.FOREIGN_CURRENCY
-        known = self._billing.stripe_customer_id
-        if intent.customer_id is None:
-            return Outcome.FOREIGN_CUSTOMER
-        if known in {None, intent.customer_id}:
-            return None
-        # The org may have had another customer before, whom Stripe has no more; his payments stay, and go back to his cards.
-        org_id = self._account.org_id
-        had = was_charged(self._connection, org_id, intent.customer_id)
-        return None if had else Outcome.FOREIGN_CUSTOMER
-
-    def _adopt_customer(self, intent: Intent) -> None:
-        """Take over the customer of a charge that bears our metadata: this database was restored to a time before it knew him."""
-        self._connection.execute(
-            update(Account)
-            .where(Account.org_id == self._account.org_id)
-            .values(stripe_customer_id=intent.customer_id)
-        )
-
     def _recover(self, intent: Intent, attempt_id: UUID) -> Attempt:
         """Write again the row of an attempt that this database has lost."""
         org_id = self._account.org_id
@@ -295,6 +293,8 @@ class _Settling:
     def _credit(self, attempt: Attempt, intent: Intent) -> bool:
         """Credit a PaymentIntent's money, once for ever; give whether it was now."""
         if is_posted(self._connection, self._account.org_id, Kind.CREDIT, intent.id):
+            if attempt.payment_intent_id is None:
+                self._take_from_recovered(attempt, intent)
             return False
         post(
             self._connection,
@@ -322,6 +322,22 @@ class _Settling:
                 write_pause(self._connection, self._account.org_id, None, declines=0)
             self._say(SUCCEEDED_SIGNAL, attempt)
         return True
+
+    def _take_from_recovered(self, attempt: Attempt, intent: Intent) -> None:
+        """Give a payment, which Stripe answers under this attempt's own key, back to it: edited metadata had named a new one."""
+        other = find_by_intent(self._connection, self._account.org_id, intent.id)
+        if other is None or other.id == attempt.id or not other.recovered:
+            return
+        finish_attempt(self._connection, other, AttemptStatus.CANCELLED, self._now, code="superseded")
+        change_attempt(self._connection, other, payment_intent_id=None, intent_status=None)
+        finish_attempt(self._connection, attempt, AttemptStatus.SUCCEEDED, self._now)
+        change_attempt(
+            self._connection,
+            attempt,
+            payment_intent_id=intent.id,
+            intent_status=intent.status,
+            looked_at=self._now,
+        )
 
     def _take_back(
         self, refunds: Sequence[Refund], disputes: Sequence[Dispute], intent: Intent, attempt: Attempt

@@ -51,6 +51,36 @@ _REFUND_HAS_CREDIT: Final = Invariant(
     """,
 )
 
+# What the customer doesn't say the first attempt does. A correction counts by its key, the PaymentIntent's id.
+_PAYMENT_IN_CUSTOMERS_ORG: Final = Invariant(
+    "payment_in_customers_org",
+    "A payment is credited to the org whose customer paid, and to no other (CONTRACT.md section 2, rule 8).",
+    """
+    WITH misplaced AS MATERIALIZED (
+        SELECT credit.org_id, credit.id, source_key, amount_cents, owner.org_id AS owner
+        FROM transactions AS credit
+        CROSS JOIN LATERAL (
+            SELECT coalesce(stripe_customers.org_id, attempt.org_id) AS org_id
+            FROM payment_attempts AS attempt
+            LEFT JOIN stripe_customers ON stripe_customers.customer_id = attempt.customer_id
+            WHERE attempt.payment_intent_id = credit.source_key
+            ORDER BY attempt.recovered, attempt.created_at, attempt.org_id LIMIT 1
+        ) AS owner
+        WHERE credit.kind = 'credit' AND owner.org_id <> credit.org_id
+    )
+    SELECT org_id, id, format('credit %s of %s cents, for %s, is the money of org %s, and %s cents of it are here:'
+        ' metering adjust %s --cents %s --reason ... --key %s',
+        id, amount_cents, source_key, owner, cents, org_id, -cents, source_key)
+    FROM misplaced
+    CROSS JOIN LATERAL (
+        SELECT sum(booked.amount_cents) AS cents FROM transactions AS booked
+        WHERE booked.org_id = misplaced.org_id AND booked.kind <> 'debit'
+            AND misplaced.source_key IN (booked.source_key, booked.metadata ->> 'payment_intent_id')
+    ) AS left_here
+    WHERE cents <> 0
+    """,
+)
+
 _ONE_OPEN_RELOAD: Final = Invariant(
     "one_open_reload",
     "No org has two auto-reloads open at once.",
@@ -102,6 +132,6 @@ _ATTEMPT_WATCHED: Final = Invariant(
 )
 
 PAYMENT_INVARIANTS: Final = (
-    *(_ATTEMPT_CREDITED, _CREDIT_HAS_ATTEMPT, _REFUND_HAS_CREDIT),
+    *(_ATTEMPT_CREDITED, _CREDIT_HAS_ATTEMPT, _REFUND_HAS_CREDIT, _PAYMENT_IN_CUSTOMERS_ORG),
     *(_ONE_OPEN_RELOAD, _MONTH_WITHIN_LIMIT, _ATTEMPT_WATCHED),
 )

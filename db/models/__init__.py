@@ -10,6 +10,7 @@ from db.models.payment_method import PaymentMethod
 from db.models.pending_signal import PendingSignal
 from db.models.rejected_event import RejectedEvent
 from db.models.reload_state import ReloadState
+from db.models.stripe_customer import StripeCustomer
 from db.models.stripe_event import StripeCursor, StripeEvent
 from db.models.tier import Tier, TierPrice
 from db.models.transaction import Kind, Transaction
@@ -31,6 +32,7 @@ __all__ = [
     "RejectedEvent",
     "ReloadState",
     "StripeCursor",
+    "StripeCustomer",
     "StripeEvent",
     "Tier",
     "TierPrice",

@@ -21,7 +21,8 @@ class Kind(StrEnum):
 class Transaction(Base):
     """One change of one org's balance, with the balance after it. A debit also holds everything that went into its charge.
 
-    Every key begins with `org_id`, so that the table can be distributed by it. A trigger and the grants keep rows as they are.
+    Every key begins with `org_id`, but for a payment's: it is credited once over all orgs. A trigger and the grants keep rows as
+    they are.
     """
 
     __tablename__ = "transactions"
@@ -42,6 +43,7 @@ class Transaction(Base):
             unique=True,
             postgresql_where=text("source_key IS NOT NULL"),
         ),
+        Index("transactions_credit_key", "source_key", unique=True, postgresql_where=text("kind = 'credit'")),
         # What isn't a call's is rare: listed and counted by kind without walking over the debits.
         Index("transactions_money_idx", "org_id", "kind", "id", postgresql_where=text("kind <> 'debit'")),
         CheckConstraint(

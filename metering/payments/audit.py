@@ -21,13 +21,17 @@ BEFORE_THE_FIRST: Final = timedelta(days=1)
 """How long before our first attempt Stripe is asked for charges: the database may have lost some."""
 
 INTENT_HAS_ATTEMPT: Final = "stripe_charge_has_attempt"
+METADATA_MATCHES: Final = "stripe_metadata_matches"
 CHARGE_CREDITED: Final = "stripe_charge_credited"
+CHARGE_ELSEWHERE: Final = "stripe_charge_in_customers_org"
 ATTEMPT_AT_STRIPE: Final = "attempt_charged_at_stripe"
 REFUND_BOOKED: Final = "stripe_refund_booked"
 
 MEANINGS: Final = {
-    INTENT_HAS_ATTEMPT: "Every charge at Stripe that bears our mark has its attempt.",
+    INTENT_HAS_ATTEMPT: "Every charge at Stripe that bears our mark, or was taken from an org's customer, has its attempt.",
+    METADATA_MATCHES: "A charge's metadata at Stripe name its org and attempt: nobody has edited them.",
     CHARGE_CREDITED: "Every charge that Stripe has taken is credited, with its amount.",
+    CHARGE_ELSEWHERE: "No charge is credited to another org than its customer's.",
     ATTEMPT_AT_STRIPE: "Every succeeded attempt is a charge that Stripe has taken.",
     REFUND_BOOKED: "What went back to the card of a charge, by refund or dispute, is what the ledger says.",
 }
@@ -48,34 +52,64 @@ class StripeAudit:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    id: UUID
     org_id: int
     status: str
     amount_cents: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Ledger:
+    """What the database knows, from one snapshot. Corrections count by their key: a PaymentIntent's id, or a dispute's."""
+
+    owners: dict[str, int] = field(default_factory=dict)
+    """Orgs by customer."""
+    attempts: dict[tuple[str, int], _Known] = field(default_factory=dict)
+    """By PaymentIntent and org."""
+    unmet: dict[tuple[UUID, int], _Known] = field(default_factory=dict)
+    """Those without a PaymentIntent, by id and org."""
+    credited_cents: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+    """By PaymentIntent and org, as the next."""
+    moved_cents: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+    """What was booked since."""
+    orgs: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """By PaymentIntent, all that have something of it."""
+
+    def org_of(self, intent: Intent) -> int | None:
+        """Whose a PaymentIntent is."""
+        return self.owners.get(intent.customer_id or "")
+
+    def attempt_of(self, intent: Intent, org_id: int) -> _Known | None:
+        """Its attempt. By its mark too: of one that Stripe made only after its attempt had been given up that never learned."""
+        known = self.attempts.get((intent.id, org_id))
+        if known is None and intent.attempt_id is not None:
+            known = self.unmet.get((intent.attempt_id, org_id))
+        return known
+
+
 def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> StripeAudit:
-    """Compare attempts and ledger with what Stripe lists. Raises StripeFailure where it can't be asked.
+    """Compare customers, attempts and ledger of all orgs with what Stripe lists. Raises StripeFailure where it can't be asked.
 
     Stripe is asked first, the database after it: so whatever Stripe told has had time to be booked.
     """
     now = clock()
     found = StripeAudit()
     since = _since(engine, now)
-    intents = [each for each in stripe.list_intents(since=since) if each.attempt_id is not None]
+    listed = list(stripe.list_intents(since=since))
     returned = _returned(stripe, since)
-    known, unmet, credited_cents, moves = _read(engine)
-    found.charges = len(intents)
-    for intent in intents:
-        # By its mark too: of one that Stripe made only after its attempt had been given up the attempt never learned.
-        attempt = known.get(intent.id) or unmet.get(intent.attempt_id)
-        _compare(found, intent, attempt, credited_cents, moves, returned, now)
-    listed = {each.id for each in intents if each.status == IntentStatus.SUCCEEDED}
-    for intent_id, each in known.items():
-        if each.status == AttemptStatus.SUCCEEDED and intent_id not in listed:
+    ledger = _read(engine)
+    taken = {each.id for each in listed if each.status == IntentStatus.SUCCEEDED}
+    for intent in listed:
+        from_customer = intent.id in taken and ledger.org_of(intent) is not None
+        if intent.attempt_id is not None or from_customer or intent.id in ledger.orgs:
+            found.charges += 1
+            _compare(found, intent, ledger, returned, now)
+    for (intent_id, org_id), each in ledger.attempts.items():
+        if each.status == AttemptStatus.SUCCEEDED and intent_id not in taken:
             found.violations.append(
                 Violation(
                     ATTEMPT_AT_STRIPE,
-                    each.org_id,
+                    org_id,
                     f"{intent_id} of {each.amount_cents} cents is credited, and Stripe doesn't list it as succeeded",
                 )
             )
@@ -83,61 +117,92 @@ def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> Str
 
 
 def _compare(
-    found: StripeAudit,
-    intent: Intent,
-    attempt: _Known | None,
-    credited_cents: dict[str, int],
-    moves: dict[str, int],
-    returned: "_Returned",
-    now: datetime,
+    found: StripeAudit, intent: Intent, ledger: _Ledger, returned: "_Returned", now: datetime
 ) -> None:
+    owner = ledger.org_of(intent)
+    attempt = None if owner is None else ledger.attempt_of(intent, owner)
     settling = now - intent.created_at < SETTLING or (
         attempt is not None and attempt.status == AttemptStatus.OPEN
     )
-    if attempt is None:
+    _compare_others(found, intent, ledger, owner)
+    if owner is None or attempt is None:
         if settling:
             found.settling += 1
-        else:
-            found.violations.append(
-                Violation(INTENT_HAS_ATTEMPT, intent.org_id, f"{intent.id} ({intent.status}) has no attempt")
+            return
+        whose = "nobody's customer that we know" if owner is None else f"org {owner}'s customer"
+        found.violations.append(
+            Violation(
+                INTENT_HAS_ATTEMPT,
+                owner or intent.org_id,
+                f"{intent.id} ({intent.status}) has no attempt; it is of {whose}",
             )
+        )
         return
-    if intent.status != IntentStatus.SUCCEEDED:
-        return
-    found.taken_cents += intent.received_cents
+    if (intent.org_id, intent.attempt_id) != (owner, attempt.id):
+        found.violations.append(
+            Violation(
+                METADATA_MATCHES,
+                owner,
+                f"{intent.id}: its metadata name org {intent.org_id} and attempt {intent.attempt_id}. Nothing follows them."
+                f" Put back at Stripe: org_id {owner}, attempt_id {attempt.id}",
+            )
+        )
+    if intent.status == IntentStatus.SUCCEEDED:
+        _compare_money(found, intent, ledger, returned, owner, settling=settling)
+
+
+def _compare_others(found: StripeAudit, intent: Intent, ledger: _Ledger, owner: int | None) -> None:
+    """Whether another org has something of a payment."""
+    for org_id in sorted(ledger.orgs.get(intent.id, set()) - {owner}):
+        cents = ledger.credited_cents[intent.id, org_id] + ledger.moved_cents[intent.id, org_id]
+        if cents:
+            found.violations.append(
+                Violation(
+                    CHARGE_ELSEWHERE,
+                    org_id,
+                    f"{intent.id}: its customer is org {owner}'s, and {cents} cents of it are here:"
+                    f" metering adjust {org_id} --cents {-cents} --reason ... --key {intent.id}",
+                )
+            )
+
+
+def _compare_money(
+    found: StripeAudit, intent: Intent, ledger: _Ledger, returned: "_Returned", org_id: int, *, settling: bool
+) -> None:
     returned_cents = returned.cents.get(intent.id, 0)
+    found.taken_cents += intent.received_cents
     found.returned_cents += returned_cents
-    credited = credited_cents.get(intent.id, 0)
-    if credited != intent.received_cents:
+    credited = ledger.credited_cents[intent.id, org_id]
+    wrong_cents = ledger.moved_cents[intent.id, org_id] + returned_cents
+    if credited != intent.received_cents and credited + wrong_cents != intent.received_cents:
         if settling and not credited:
             found.settling += 1
             return
         found.violations.append(
             Violation(
                 CHARGE_CREDITED,
-                attempt.org_id,
+                org_id,
                 f"{intent.id}: Stripe has taken {intent.received_cents} cents, {credited} are credited",
             )
         )
-    wrong_cents = moves.get(intent.id, 0) + returned_cents
-    if wrong_cents:
+    if wrong_cents and credited == intent.received_cents:
         found.violations.append(
             Violation(
                 REFUND_BOOKED,
-                attempt.org_id,
+                org_id,
                 f"{intent.id}: {returned_cents} cents went back to the card, the ledger says"
-                f" {-moves.get(intent.id, 0)}. If events of Stripe's can't be on their way any more: metering adjust"
-                f" {attempt.org_id} --cents {-wrong_cents} --reason ... --key {intent.id}",
+                f" {-ledger.moved_cents[intent.id, org_id]}. If no event of Stripe's is still on its way: metering adjust"
+                f" {org_id} --cents {-wrong_cents} --reason ... --key {intent.id}",
             )
         )
     for dispute in returned.foreign.get(intent.id, ()):
-        if dispute.id not in moves:
+        if org_id not in ledger.orgs.get(dispute.id, set()):
             found.violations.append(
                 Violation(
                     REFUND_BOOKED,
-                    attempt.org_id,
+                    org_id,
                     f"{intent.id}: dispute {dispute.id} of {dispute.amount_cents} {dispute.currency} is not booked, because"
-                    f" it is not in {CURRENCY}. Look up what it came to: metering adjust {attempt.org_id} --cents ..."
+                    f" it is not in {CURRENCY}. Look up what it came to: metering adjust {org_id} --cents ..."
                     f" --reason ... --key {dispute.id}",
                 )
             )
@@ -175,38 +240,33 @@ def _since(engine: Engine, now: datetime) -> datetime:
     return (first or now) - BEFORE_THE_FIRST
 
 
-def _read(
-    engine: Engine,
-) -> tuple[dict[str, _Known], dict[UUID | None, _Known], dict[str, int], dict[str, int]]:
-    """Attempts by PaymentIntent, those without one by id; what is credited, and what was booked since; from one snapshot.
-
-    Corrections count where their key says: an adjustment under a PaymentIntent's id, or a dispute's.
-    """
-    known: dict[str, _Known] = {}
-    unmet: dict[UUID | None, _Known] = {}
-    credited_cents: dict[str, int] = {}
-    moves: dict[str, int] = defaultdict(int)
+def _read(engine: Engine) -> _Ledger:
+    ledger = _Ledger()
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
+        for row in connection.execute(_CUSTOMERS):
+            ledger.owners[row.customer_id] = row.org_id
         for row in connection.execute(_ATTEMPTS):
-            attempt = _Known(row.org_id, row.status, row.amount_cents)
+            attempt = _Known(row.id, row.org_id, row.status, row.amount_cents)
             if row.payment_intent_id is None:
-                unmet[row.id] = attempt
+                ledger.unmet[row.id, row.org_id] = attempt
             else:
-                known[row.payment_intent_id] = attempt
+                ledger.attempts[row.payment_intent_id, row.org_id] = attempt
+                ledger.orgs[row.payment_intent_id].add(row.org_id)
         for row in connection.execute(_MONEY):
-            if row.kind == "credit":
-                credited_cents[row.source_key] = row.amount_cents
-            else:
-                moves[row.payment_intent_id or row.source_key] += row.amount_cents
-    return known, unmet, credited_cents, moves
+            key = row.source_key if row.kind == "credit" else row.payment_intent_id or row.source_key
+            booked = ledger.credited_cents if row.kind == "credit" else ledger.moved_cents
+            booked[key, row.org_id] += row.amount_cents
+            ledger.orgs[key].add(row.org_id)
+    return ledger
 
 
+_CUSTOMERS: Final = text("SELECT customer_id, org_id FROM stripe_customers")
 _ATTEMPTS: Final = text("""
     SELECT id, payment_intent_id, org_id, status, amount_cents FROM payment_attempts
 """)
 _MONEY: Final = text("""
-    SELECT kind, source_key, amount_cents, metadata ->> 'payment_intent_id' AS payment_intent_id
+    SELECT org_id, kind, source_key, amount_cents, metadata ->> 'payment_intent_id' AS payment_intent_id
     FROM transactions WHERE kind <> 'debit'
 """)

@@ -18,6 +18,8 @@ from db.billing import (
 )
 from db.engine import transaction
 from db.orgs import OrgError
+from db.stripe_customers import claim_customer
+from metering.payments.customers import customer_key
 from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedError, ProviderUnavailableError
 from metering.payments.metrics import MISSING_AT_STRIPE
 from metering.payments.outcomes import SetupIntentMade
@@ -53,8 +55,10 @@ def ensure_customer(payments: Payments, org_id: int) -> str:
     billing = require_account(payments, org_id)
     if billing.stripe_customer_id is not None:
         return billing.stripe_customer_id
-    customer_id = _create_customer(payments, org_id, _customer_key(billing))
+    customer_id = _create_customer(payments, org_id, customer_key(org_id, billing.created_at))
     reach(CrashPoint.CUSTOMER_AFTER_CREATE)
+    with transaction(payments.engine) as connection:
+        claim_customer(connection, customer_id, org_id)
     with transaction(payments.engine) as connection:
         return keep_customer(connection, org_id, customer_id, payments.clock)
 
@@ -68,8 +72,12 @@ def replace_customer(payments: Payments, org_id: int, missing_id: str) -> str:
     billing = require_account(payments, org_id)
     if billing.stripe_customer_id != missing_id:  # somebody was quicker
         return ensure_customer(payments, org_id)
-    customer_id = _create_customer(payments, org_id, f"{_customer_key(billing)}-after-{missing_id}")
+    customer_id = _create_customer(
+        payments, org_id, f"{customer_key(org_id, billing.created_at)}-after-{missing_id}"
+    )
     reach(CrashPoint.CUSTOMER_AFTER_CREATE)
+    with transaction(payments.engine) as connection:
+        claim_customer(connection, customer_id, org_id)
     with transaction(payments.engine) as connection:
         reloads = change_customer(connection, org_id, missing_id, customer_id, payments.clock)
     if reloads is None:
@@ -84,10 +92,6 @@ def replace_customer(payments: Payments, org_id: int, missing_id: str) -> str:
     )
     follow(payments, reloads)
     return customer_id
-
-
-def _customer_key(billing: BillingAccount) -> str:
-    return f"customer-{billing.org_id}-{int(billing.created_at.timestamp() * 1_000_000)}"
 
 
 def _create_customer(payments: Payments, org_id: int, key: str) -> str:

@@ -160,7 +160,7 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
 
 def _look_for(payments: Payments, attempt: Attempt) -> Intent | None:
     since = attempt.first_sent_at or attempt.created_at
-    return payments.stripe.find_intent(attempt.customer_id, attempt.id, since=since)
+    return payments.stripe.find_intent(attempt, since=since)
 
 
 def cancel_if_stuck(payments: Payments, attempt: Attempt, intent: Intent) -> tuple[Attempt, Intent]:

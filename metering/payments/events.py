@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from db.billing import (
-    find_org_of_customer,
     find_org_of_payment_method,
     lock_billing,
     note_detached,
@@ -14,6 +13,7 @@ from db.billing import (
 )
 from db.engine import transaction
 from db.reloads import Reloads
+from db.stripe_customers import find_org_of_customer
 from db.stripe_events import EventRef, is_event_known, keep_event
 from metering.payments.looking_at import look_at_intent
 from metering.payments.metrics import STRIPE_EVENTS

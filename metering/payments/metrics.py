@@ -31,6 +31,10 @@ STRIPE_EVENTS: Final = Counter(
 NOT_BOOKED_TOTAL: Final = Counter(
     "metering_stripe_not_booked", "What Stripe told of and the ledger did not take, by why.", ["reason"]
 )
+METADATA_DIFFERS: Final = Counter(
+    "metering_stripe_metadata_differs",
+    "Times that a payment's metadata at Stripe named another org or attempt than its own. Nothing follows them.",
+)
 
 MISSING_AT_STRIPE: Final = Counter(
     "metering_stripe_missing",
@@ -53,6 +57,7 @@ def count_settled(settled: Settled) -> None:
     """Count what settling came to."""
     if settled.outcome in NOT_BOOKED:
         NOT_BOOKED_TOTAL.labels(settled.outcome.value).inc()
+    METADATA_DIFFERS.inc(settled.metadata_differ)
     if settled.ended and settled.attempt is not None:
         count_ended(settled.attempt)
 

@@ -1,13 +1,15 @@
 """Reading Stripe's objects: from its JSON to values of ours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from metering.rules.cards import card_identity
 from metering.rules.payments import AttemptKind, Decline, Dispute, Intent, Refund
 from metering.rules.reloads import AUTHENTICATION_REQUIRED
+
+_T = TypeVar("_T")
 
 MAX_ORG_ID: Final = 2**63 - 1
 
@@ -17,7 +19,7 @@ _REVERSAL: Final = "dispute_reversal"
 
 
 def read_intent(found: Mapping[str, Any]) -> Intent:
-    """A PaymentIntent. What its metadata say counts as ours only if all of it can be."""
+    """A PaymentIntent. Of its metadata each that is missing, or none of ours, is None."""
     metadata = found.get("metadata") or {}
     org_id, attempt_id, kind = _ours(metadata)
     return Intent(
@@ -63,14 +65,19 @@ def read_dispute(found: Mapping[str, Any]) -> Dispute:
 
 
 def _ours(metadata: Mapping[str, Any]) -> tuple[int | None, UUID | None, AttemptKind | None]:
-    org, attempt, kind = (metadata.get(name) for name in ("org_id", "attempt_id", "attempt_kind"))
-    if org is None or attempt is None or kind is None:
-        return None, None, None
+    org_id = _parsed(metadata.get("org_id"), int)
+    return (
+        org_id if org_id is not None and 1 <= org_id <= MAX_ORG_ID else None,
+        _parsed(metadata.get("attempt_id"), UUID),
+        _parsed(metadata.get("attempt_kind"), AttemptKind),
+    )
+
+
+def _parsed(value: str | None, kind: Callable[[str], _T]) -> _T | None:
     try:
-        org_id, attempt_id, attempt_kind = int(org), UUID(attempt), AttemptKind(kind)
+        return None if value is None else kind(value)
     except ValueError:
-        return None, None, None
-    return (org_id, attempt_id, attempt_kind) if 1 <= org_id <= MAX_ORG_ID else (None, None, None)
+        return None
 
 
 def _id(value: Any) -> str | None:

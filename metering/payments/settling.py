@@ -12,6 +12,7 @@ from db.ledger import BalanceChange
 from db.reloads import Reloads
 from db.settlement import NOT_BOOKED, Settled, settle
 from db.stripe_events import EventRef
+from metering.payments.customers import recognise_customer
 from metering.payments.metrics import count_reloads, count_settled
 from metering.payments.payments import Payments
 from metering.rules.gates import Balance
@@ -34,8 +35,12 @@ def settle_and_follow(
 ) -> Settled:
     """Bring the ledger to a finding, in a transaction of its own, then let follow what has to. Raises what Postgres raises.
 
+    Of a customer whom this database doesn't know Stripe is asked before; then it raises StripeFailure too.
+
     The only way to the ledger for the answer to a request, the webhook and the sweep alike.
     """
+    if isinstance(finding, IntentSeen):
+        recognise_customer(payments, finding.intent)
     tries_left = TRIES
     while True:
         tries_left -= 1
@@ -61,6 +66,15 @@ def settle_and_follow(
             reason=settled.outcome.value,
             intent=finding.intent.id if isinstance(finding, IntentSeen) else None,
             stripe_event=None if event is None else event.id,
+        )
+    if settled.metadata_differ and settled.attempt is not None and isinstance(finding, IntentSeen):
+        log.warning(
+            "the metadata of a payment were edited at Stripe, and are not followed",
+            intent=finding.intent.id,
+            org_id=settled.attempt.org_id,
+            attempt=str(settled.attempt.id),
+            named_org=finding.intent.org_id,
+            named_attempt=str(finding.intent.attempt_id),
         )
     follow(payments, settled.reloads, settled.change)
     return settled

@@ -1,13 +1,12 @@
 """Everything said to Stripe, through its own SDK: values in, values out, and four kinds of failure that mean different things."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
 
 import stripe
 import structlog
@@ -97,6 +96,30 @@ class StripeApi:
         made = _ask("customers.create", lambda: self._v1.customers.create(params, {"idempotency_key": key}))
         return str(made["id"])
 
+    def key_of_customer(self, customer_id: str, *, before: datetime) -> str | None:
+        """The idempotency key with which a customer was made, `before` then; None where Stripe no longer tells.
+
+        From the event of his making, which nobody can edit; Stripe keeps it for 30 days.
+        """
+        try:
+            found = _ask("customers.retrieve", lambda: self._v1.customers.retrieve(customer_id))
+        except StripeRefused:
+            return None
+        made_at = found.get("created")  # of a deleted one Stripe doesn't tell it
+        created: Any = (
+            {"lte": int(before.timestamp())} if made_at is None else {"gte": made_at, "lte": made_at}
+        )
+        return self._key_of("customer.created", customer_id, created)
+
+    def _key_of(self, type_: str, object_id: str, created: dict[str, int]) -> str | None:
+        """The idempotency key in the event of an object's making, which is of this time."""
+        params: Any = {"type": type_, "created": created, "limit": PAGE}
+        for each in _each("events.list", lambda: self._v1.events.list(params)):
+            if each["data"]["object"]["id"] == object_id:
+                key = (each.get("request") or {}).get("idempotency_key")
+                return key if isinstance(key, str) else None
+        return None
+
     def charge(self, attempt: Attempt, *, timely: Callable[[], bool] = lambda: True) -> Intent:
         """Make and confirm an attempt's charge, with its id as the key; give the PaymentIntent, a declined one too.
 
@@ -146,19 +169,36 @@ class StripeApi:
         except StripeRefused:
             return self.retrieve_intent(intent_id)
 
-    def find_intent(self, customer_id: str, attempt_id: UUID, *, since: datetime) -> Intent | None:
+    def find_intent(self, attempt: Attempt, *, since: datetime) -> Intent | None:
         """An attempt's PaymentIntent among its customer's, made at `since` or later; None if there is none (yet).
+
+        By our mark in its metadata; where that was edited, by the key with which it was made, which Stripe keeps in the event.
 
         Payments outlive a customer who was deleted: then all of that time are looked through. With another account's key, which
         has never had him, nothing can be known: that raises StripeRefused.
         """
         since -= CLOCK_SKEW
         try:
-            return _of_attempt(self.list_intents(since=since, customer_id=customer_id), attempt_id)
+            return self._of_attempt(self.list_intents(since=since, customer_id=attempt.customer_id), attempt)
         except StripeRefused as refused:
-            if refused.missing is not Missing.CUSTOMER or not self.is_deleted(customer_id):
+            if refused.missing is not Missing.CUSTOMER or not self.is_deleted(attempt.customer_id):
                 raise
-        return _of_attempt(self.list_intents(since=since), attempt_id)
+        return self._of_attempt(self.list_intents(since=since), attempt)
+
+    def _of_attempt(self, intents: Iterable[Intent], attempt: Attempt) -> Intent | None:
+        """The one of them that is the attempt's."""
+        others: list[Intent] = []
+        for intent in intents:
+            if intent.attempt_id == attempt.id:
+                return intent
+            if (intent.customer_id, intent.amount_cents) == (attempt.customer_id, attempt.amount_cents):
+                others.append(intent)
+        for intent in others:
+            made_at = int(intent.created_at.timestamp())
+            key = self._key_of("payment_intent.created", intent.id, {"gte": made_at, "lte": made_at})
+            if key == str(attempt.id):
+                return intent
+        return None
 
     def is_deleted(self, customer_id: str) -> bool:
         """Whether this account had the customer, and has him no more. Raises StripeRefused where it never had him."""
@@ -262,10 +302,6 @@ def connect_stripe(api_key: str, *, base_url: str | None = None) -> StripeApi:
         http_client=http_client,
     )
     return StripeApi(client, livemode=api_key.split("_")[1:2] == ["live"])
-
-
-def _of_attempt(intents: Iterator[Intent], attempt_id: UUID) -> Intent | None:
-    return next((each for each in intents if each.attempt_id == attempt_id), None)
 
 
 def _intent(operation: str, call: Callable[[], Any]) -> Intent:

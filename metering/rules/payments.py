@@ -99,8 +99,9 @@ class Intent:
     customer_id: str | None
     payment_method_id: str | None
     org_id: int | None
-    """From our metadata, as the attempt's id and kind are; None where it isn't a charge of ours."""
+    """From our metadata, as the attempt's id and kind are. Anybody may edit them at Stripe: whose it is, the customer says."""
     attempt_id: UUID | None
+    """None where it isn't a charge of ours, or its metadata no longer say so."""
     kind: AttemptKind | None
     decline: Decline | None
     """Its last error."""

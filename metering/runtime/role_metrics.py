@@ -43,6 +43,7 @@ ROLES: Final = {
     "metering_stripe_events": _CHARGES,
     "metering_stripe_missing": _CHARGES,
     "metering_stripe_not_booked": _CHARGES,
+    "metering_stripe_metadata_differs": _CHARGES,
     "metering_http_requests": frozenset({API}),
     "metering_http_request_seconds": frozenset({API}),
 }

@@ -175,9 +175,10 @@ UNPROTECT = """
     ALTER TABLE accounts DISABLE TRIGGER USER;
     ALTER TABLE tier_prices DISABLE TRIGGER USER;
     ALTER TABLE payment_attempts DISABLE TRIGGER USER;
+    ALTER TABLE stripe_customers DISABLE TRIGGER USER;
     DROP INDEX payment_attempts_open_reload_key;
     ALTER TABLE transactions DROP CONSTRAINT transactions_kind_check;
-    DROP INDEX transactions_call_key, transactions_source_key;
+    DROP INDEX transactions_call_key, transactions_source_key, transactions_credit_key;
     CREATE TABLE undamaged_transactions AS TABLE transactions;
     CREATE TABLE undamaged_accounts AS TABLE accounts;
     CREATE TABLE undamaged_prices AS TABLE tier_prices;
@@ -192,6 +193,7 @@ RESTORE = """
     INSERT INTO tier_prices OVERRIDING SYSTEM VALUE TABLE undamaged_prices;
     DELETE FROM payment_attempts;
     INSERT INTO payment_attempts TABLE undamaged_attempts;
+    DELETE FROM stripe_customers;
 """
 
 DAMAGES = [
@@ -413,7 +415,7 @@ DAMAGES = [
         "a debit made a credit that takes money",
         "UPDATE transactions SET kind = 'credit', call_id = NULL, source_key = 'pi_1'"
         " WHERE org_id = 1 AND call_id = 101",
-        {"sign_of_kind", "credit_has_attempt"},
+        {"sign_of_kind", "credit_has_attempt", "payment_in_customers_org"},
         rebalanced=True,
     ),
     Damage(
@@ -461,7 +463,7 @@ DAMAGES = [
         "a credit that nobody was charged for",
         "UPDATE payment_attempts SET org_id = 4 WHERE payment_intent_id = 'pi_1'; "
         "UPDATE payment_attempts SET status = 'failed' WHERE payment_intent_id = 'pi_1'",
-        {"credit_has_attempt"},
+        {"credit_has_attempt", "payment_in_customers_org"},
         org_id=5,
     ),
     Damage(
@@ -469,6 +471,25 @@ DAMAGES = [
         "UPDATE payment_attempts SET payment_intent_id = 'pi_2' WHERE org_id = 5 AND status = 'failed'",
         {"attempt_credited"},
         org_id=5,
+    ),
+    Damage(
+        "a payment credited to another org than its customer's",
+        "INSERT INTO stripe_customers (customer_id, org_id) VALUES ('cus_2', 4); "
+        "UPDATE payment_attempts SET customer_id = 'cus_2' WHERE payment_intent_id = 'pi_3'",
+        {"payment_in_customers_org"},
+        org_id=5,
+    ),
+    Damage(
+        "a payment credited to two orgs",
+        "INSERT INTO transactions (org_id, kind, amount_cents, balance_after_cents, created_at, description, source_key)"
+        " VALUES (4, 'credit', 2500, 2500, '2026-04-21', 'Top-up', 'pi_3'); "
+        "INSERT INTO payment_attempts (org_id, id, kind, amount_cents, customer_id, payment_method_id, created_at, status,"
+        " payment_intent_id, look_at, finished_at, recovered) SELECT 4, id, kind, amount_cents, customer_id,"
+        " payment_method_id, created_at, status, payment_intent_id, look_at, finished_at, true"
+        " FROM payment_attempts WHERE payment_intent_id = 'pi_3'",
+        {"payment_in_customers_org"},
+        org_id=4,
+        rebalanced=True,
     ),
     Damage(
         "a refund of what was never paid",

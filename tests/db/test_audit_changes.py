@@ -72,7 +72,12 @@ def vouched(database: Database) -> set[int]:
 def test_every_invariant_is_looked_at_in_one_way() -> None:
     ways = [
         *(audit_windows.STEPS, audit_windows.ROWS, audit_windows.KEYS),
-        *(audit_windows.ORPHANS, audit_windows.PAYMENTS, audit_windows.OPEN_ATTEMPTS),
+        *(
+            audit_windows.ORPHANS,
+            audit_windows.PAYMENTS,
+            audit_windows.OWNERSHIP,
+            audit_windows.OPEN_ATTEMPTS,
+        ),
     ]
     assert sorted(name for way in ways for name in way) == sorted(INVARIANTS)
 

@@ -37,7 +37,14 @@ AMOUNT: Final = 5_000
 
 _TABLES: Final = (
     *("transactions", "payment_attempts", "reload_states", "pending_signals", "payment_methods"),
-    *("stripe_events", "stripe_cursors", "idempotency_keys", "rejected_events", "accounts"),
+    *(
+        "stripe_events",
+        "stripe_cursors",
+        "stripe_customers",
+        "idempotency_keys",
+        "rejected_events",
+        "accounts",
+    ),
 )
 
 

@@ -23,6 +23,7 @@ FORGOTTEN = (
     "stripe_cursors",
     "payment_methods",
     "reload_states",
+    "stripe_customers",
 )
 
 
