@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from db.accounts.billing import BillingAccount, drop_cards, lock_billing, note_detached, read_billing
 from db.attempts import (
     Attempt,
     change_attempt,
@@ -22,7 +23,6 @@ from db.attempts import (
     open_reload,
     recover_attempt,
 )
-from db.billing import BillingAccount, drop_cards, lock_billing, note_detached, read_billing
 from db.engine import driver_connection
 from db.ledger import BalanceChange, write_accounts
 from db.models import Kind

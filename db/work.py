@@ -9,8 +9,8 @@ from uuid import UUID
 from msgspec import structs
 from sqlalchemy import Connection
 
+from db.accounts.billing import BillingAccount, lock_billing
 from db.attempts import Attempt, change_attempt, find_attempt, finish_attempt
-from db.billing import BillingAccount, lock_billing
 from db.ledger import BalanceChange
 from db.reloads import Reloads, ask_reload_rule, month_committed_cents, read_state
 from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE, may_send, next_look

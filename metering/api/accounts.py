@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from db.billing import read_account
+from db.accounts.billing import read_account
 from metering.api.answers import (
     ACCOUNT,
     BODY_REFUSED,

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from db.billing import BillingAccount
+from db.accounts.billing import BillingAccount
 from metering.rules.money import format_usd
 from metering.rules.payments import CURRENCY
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from db.api_keys import PREFIX, find_org
+from db.accounts.api_keys import PREFIX, find_org
 from db.engine import transaction
 from metering.api.context import ApiContext, context_of
 from metering.api.problems import TooManyFailuresError, UnauthenticatedError

@@ -9,8 +9,8 @@ from fastapi import Request
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from db.api_keys import find_orgs
-from db.quick_reads import QuickReads
+from db.accounts.api_keys import find_orgs
+from db.accounts.quick_reads import QuickReads
 from metering.api.key_lookups import KeyLookups
 from metering.api.lanes import Lanes
 from metering.api.prices import Prices

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from db.api_keys import key_hash
+from db.accounts.api_keys import key_hash
 
 EVERY_S: Final = 0.01
 """How soon after another one a statement follows."""

@@ -15,8 +15,8 @@ from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from db.accounts.orgs import OrgError
 from db.failures import Failure, diagnose, driver_error
-from db.orgs import OrgError
 from metering.api.lanes import OverloadedError, OverShareError
 from metering.payments.errors import (
     IdempotencyConflictError,

@@ -9,10 +9,10 @@ from typing import Final
 
 from sqlalchemy import Engine, make_url
 
+from db.accounts.api_keys import create_key
+from db.accounts.orgs import create_org
 from db.adjustments import adjust
-from db.api_keys import create_key
 from db.engine import psycopg_url, transaction
-from db.orgs import create_org
 from db.prices import set_price
 from db.schema import migrate
 from metering.cli.connections import engine_for

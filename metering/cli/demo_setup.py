@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import redis
 from sqlalchemy import Engine
 
+from db.accounts.api_keys import create_key
+from db.accounts.orgs import create_org
 from db.adjustments import adjust
-from db.api_keys import create_key
 from db.engine import transaction
-from db.orgs import create_org
 from db.prices import list_prices, set_price
 from metering.cli.errors import CommandError
 from metering.cli.stripe_access import StripeAccess

@@ -18,9 +18,9 @@ def explain(error: Exception) -> str | None:
     import redis
     from alembic.util import CommandError as MigrationError
 
+    from db.accounts.api_keys import ApiKeyError
+    from db.accounts.orgs import OrgError
     from db.adjustments import AdjustmentConflictError
-    from db.api_keys import ApiKeyError
-    from db.orgs import OrgError
     from db.prices import PriceError
     from db.schema import SchemaMismatchError
     from metering.runtime.metrics_server import MetricsPortError

@@ -24,7 +24,7 @@ OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.",
 @app.command()
 def create(org: OrgArgument, as_json: JsonOption = False) -> None:
     """Make an API key for an org. It is shown this once: only its hash is kept."""
-    from db.api_keys import create_key
+    from db.accounts.api_keys import create_key
     from db.engine import transaction
     from metering.cli.connections import open_database
     from metering.runtime.clock import system_clock
@@ -42,7 +42,7 @@ def create(org: OrgArgument, as_json: JsonOption = False) -> None:
 @app.command("list")
 def list_(org: OrgArgument, as_json: JsonOption = False) -> None:
     """List an org's keys, revoked ones too, by their last characters."""
-    from db.api_keys import list_keys
+    from db.accounts.api_keys import list_keys
     from metering.cli.connections import open_database
 
     id_value("ORG", org)
@@ -68,7 +68,7 @@ def revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Revoke a key: it stops at once, and for ever."""
-    from db.api_keys import revoke_key
+    from db.accounts.api_keys import revoke_key
     from db.engine import transaction
     from metering.cli.connections import open_database
     from metering.runtime.clock import system_clock

@@ -45,8 +45,8 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Make an org, with a balance of 0.00 and the next free id, or the given one."""
+    from db.accounts.orgs import create_org
     from db.engine import transaction
-    from db.orgs import create_org
     from metering.cli.connections import open_database
     from metering.runtime.clock import system_clock
 
@@ -65,7 +65,7 @@ def create(
 @app.command("list")
 def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption = False) -> None:
     """List orgs in order of id, with their balances."""
-    from db.orgs import list_orgs
+    from db.accounts.orgs import list_orgs
     from metering.cli.connections import open_database
     from metering.rules.money import format_usd
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from db.billing import BillingAccount, lock_billing, read_billing
-from db.billing import change_settings as write_settings
+from db.accounts.billing import BillingAccount, lock_billing, read_billing
+from db.accounts.billing import change_settings as write_settings
+from db.accounts.orgs import OrgError
 from db.engine import transaction
-from db.orgs import OrgError
 from metering.payments.errors import InvalidSettingError, PaymentMethodRequiredError
 from metering.payments.payments import Payments
 from metering.payments.settling import follow

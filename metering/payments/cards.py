@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection
 
-from db.billing import (
+from db.accounts.billing import (
     BillingAccount,
     change_customer,
     is_detached,
@@ -16,8 +16,8 @@ from db.billing import (
     read_billing,
     set_default_card,
 )
+from db.accounts.orgs import OrgError
 from db.engine import transaction
-from db.orgs import OrgError
 from db.stripe_customers import claim_customer
 from metering.payments.customers import customer_key
 from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedError, ProviderUnavailableError

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import structlog
 
-from db.billing import keep_customer, read_billing
+from db.accounts.billing import keep_customer, read_billing
 from db.engine import transaction
 from db.stripe_customers import claim_customer, find_org_of_customer
 from metering.payments.payments import Payments

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from db.billing import (
+from db.accounts.billing import (
     find_org_of_payment_method,
     lock_billing,
     note_detached,

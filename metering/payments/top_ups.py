@@ -12,11 +12,11 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection
 
+from db.accounts.billing import BillingAccount, lock_billing
+from db.accounts.orgs import OrgError
 from db.attempts import Attempt, change_attempt, find_attempt, make_attempt, untold_top_up
-from db.billing import BillingAccount, lock_billing
 from db.engine import transaction
 from db.idempotency import KeptKey, find_key, keep_answer, keep_key
-from db.orgs import OrgError
 from db.work import Step
 from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account
 from metering.payments.charges import Worked, carry_out, work_on

@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
-from db.api_keys import create_key
+from db.accounts.api_keys import create_key
+from db.accounts.quick_reads import QuickReads
 from db.engine import make_engine, transaction
 from db.models import Base
-from db.quick_reads import QuickReads
 from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.lanes import QUICK_CONNECTIONS

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from db.api_keys import revoke_key
+from db.accounts.api_keys import revoke_key
 from db.engine import transaction
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from db.api_keys import list_keys, revoke_key
+from db.accounts.api_keys import list_keys, revoke_key
 from db.engine import transaction
 from metering.api import accounts, gates
 from metering.api.server import bind

@@ -13,8 +13,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from db import writable
+from db.accounts.quick_reads import QuickReads
 from db.engine import make_engine, transaction
-from db.quick_reads import QuickReads
 from metering.api import accounts, transactions
 from metering.api.app import make_app
 from metering.api.lanes import QUICK_CONNECTIONS

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from secrets import token_urlsafe
 
-from db.api_keys import create_key
+from db.accounts.api_keys import create_key
 from db.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock

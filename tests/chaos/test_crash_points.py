@@ -18,7 +18,7 @@ import httpx
 import pytest
 import redis
 
-from db.api_keys import create_key
+from db.accounts.api_keys import create_key
 from db.audit_passes import CHANGES, WHOLE, claim_pass, read_standing, release_pass
 from db.engine import transaction
 from db.prices import set_price

@@ -5,7 +5,7 @@ import re
 
 from sqlalchemy import text
 
-from db.api_keys import find_org
+from db.accounts.api_keys import find_org
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 

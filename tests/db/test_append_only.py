@@ -7,10 +7,10 @@ import pytest
 from psycopg import errors
 from sqlalchemy import Engine, text
 
+from db.accounts.orgs import create_org
 from db.adjustments import adjust
 from db.engine import transaction
 from db.ledger import post_calls, price_call
-from db.orgs import create_org
 from db.prices import load_price_book, set_price
 from db.rejections import RejectedEntry, list_rejected, mark_replayed
 from metering.rules.events import CallEvent

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
+from db.accounts.orgs import create_org
 from db.adjustments import adjust
 from db.audit import AuditReport, run_audit
 from db.engine import make_engine, transaction
 from db.invariants import INVARIANTS
 from db.ledger import post_calls, price_call
-from db.orgs import create_org
 from db.prices import load_price_book, set_price
 from metering.rules.events import MAX_DURATION_US, CallEvent
 from metering.rules.money import MAX_USD, MICROUSD_PER_USD

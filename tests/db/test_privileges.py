@@ -11,7 +11,7 @@ import redis
 from psycopg import errors
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
-from db.api_keys import create_key, find_org
+from db.accounts.api_keys import create_key, find_org
 from db.audit import run_audit
 from db.audit_passes import read_standing
 from db.balances import raise_versions

@@ -12,8 +12,8 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
+from db.accounts.api_keys import create_key
 from db.adjustments import adjust
-from db.api_keys import create_key
 from db.engine import make_engine, transaction
 from db.schema import migrate
 from metering.cli.roles import Role, Supervisor

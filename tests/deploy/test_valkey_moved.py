@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
+from db.accounts.api_keys import create_key
 from db.adjustments import adjust
-from db.api_keys import create_key
 from db.engine import transaction
 from metering.cli.roles import Role, Supervisor
 from metering.client import MeteringClient, Signal, Signals, TelephonyError

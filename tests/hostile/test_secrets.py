@@ -17,8 +17,8 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
+from db.accounts.api_keys import create_key
 from db.adjustments import adjust
-from db.api_keys import create_key
 from db.engine import transaction
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.faults import RequestFault

@@ -13,12 +13,12 @@ import redis
 import stripe
 from sqlalchemy import Engine, text
 
+from db.accounts.billing import BillingAccount, read_account
+from db.accounts.orgs import create_org
 from db.adjustments import adjust
 from db.attempts import Attempt, due_attempts, list_attempts
 from db.audit import run_audit
-from db.billing import BillingAccount, read_account
 from db.engine import transaction
-from db.orgs import create_org
 from db.reloads import ask_due
 from metering.payments.accounts import SettingsPatch, change_settings
 from metering.payments.audit import audit_against_stripe

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import insert
 
+from db.accounts.orgs import create_org
 from db.adjustments import adjust
 from db.engine import transaction
 from db.models import Transaction
-from db.orgs import create_org
 from metering.rules.gates import SignalType
 from metering.sandbox.admissions import Admissions
 from metering.sandbox.calls import Attempt

@@ -10,9 +10,9 @@ from typing import Any
 import redis
 from sqlalchemy import Engine, text
 
+from db.accounts.orgs import create_org
 from db.audit import run_audit
 from db.engine import transaction
-from db.orgs import create_org
 from db.prices import set_price
 from metering.rules.money import parse_usd
 from metering.rules.pricing import Price

@@ -10,7 +10,7 @@ from secrets import token_urlsafe
 from typing import Final
 from urllib.parse import urlsplit
 
-from db.api_keys import create_key
+from db.accounts.api_keys import create_key
 from db.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock

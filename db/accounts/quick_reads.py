@@ -6,8 +6,8 @@ from typing import Any, Final
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import URL
 
-from db.api_keys import ORG_OF_KEY, key_hash
-from db.billing import ACCOUNT_COLUMNS, BillingAccount
+from db.accounts.api_keys import ORG_OF_KEY, key_hash
+from db.accounts.billing import ACCOUNT_COLUMNS, BillingAccount
 from db.engine import connect_args, psycopg_url
 from db.writable import WritableConnection, check_async
 

@@ -10,9 +10,9 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from db.accounts.orgs import OrgError
 from db.engine import transaction
 from db.models import Account, ApiKey
-from db.orgs import OrgError
 
 PREFIX: Final = "sk_live_"
 _RANDOM_BYTES: Final = 32
