@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from db.accounts.billing import BillingAccount, drop_cards, lock_billing, note_detached, read_billing
-from db.attempts import (
+from db.attempts.attempts import (
     Attempt,
     change_attempt,
     find_attempt,
@@ -23,12 +23,12 @@ from db.attempts import (
     open_reload,
     recover_attempt,
 )
+from db.attempts.outbox import add_signal
+from db.attempts.reload_rule import Reloads, ask_reload_rule, read_state, write_pause
 from db.engine import driver_connection
 from db.ledger import BalanceChange, write_accounts
 from db.models import Kind
-from db.pending_signals import add_signal
 from db.postings import is_credited_elsewhere, is_posted, post
-from db.reloads import Reloads, ask_reload_rule, read_state, write_pause
 from db.stripe_customers import find_org_of_customer
 from db.stripe_events import EventRef, keep_event
 from metering.rules.looking import LONGEST_LOOK, TOP_UP_WINDOW, next_look

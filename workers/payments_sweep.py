@@ -12,9 +12,9 @@ from uuid import UUID
 
 import structlog
 
-from db.attempts import due_attempts
+from db.attempts.attempts import due_attempts
+from db.attempts.reload_rule import ask_due, ask_page
 from db.failures import Failure, diagnose
-from db.reloads import ask_due, ask_page
 from metering.payments.charges import work_on
 from metering.payments.event_list import read_events
 from metering.payments.payments import Payments

@@ -5,7 +5,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.reloads import Reloads
+from db.attempts.reload_rule import Reloads
 from metering.payments.metrics import count_reloads
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.reload_signals import ReloadSignals, say_pending

@@ -18,7 +18,7 @@ from metering.cli.output import (
 from metering.cli.values import id_value
 
 if TYPE_CHECKING:
-    from db.attempts import Attempt
+    from db.attempts.attempts import Attempt
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,7 +43,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List attempts, newest first. An open one needs nobody: the jobs ask Stripe again until its end is known."""
-    from db.attempts import list_attempts
+    from db.attempts.attempts import list_attempts
     from metering.cli.connections import open_database
     from metering.rules.money import format_usd
 

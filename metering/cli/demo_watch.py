@@ -9,7 +9,7 @@ from typing import Final
 import redis
 from sqlalchemy import Engine
 
-from db.reload_status import OrgCharges, read_charges
+from db.attempts.reload_status import OrgCharges, read_charges
 from metering.cli.demo_screen import ChargeFigures, Figures, GateFigures, OrgFigures
 from metering.cli.demo_setup import DemoOrg
 from metering.rules.gates import GateState

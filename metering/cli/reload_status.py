@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from db.reload_status import ReloadStatus
+from db.attempts.reload_status import ReloadStatus
 from metering.cli.output import add_row, say, show_table, table
 from metering.rules.money import format_usd
 

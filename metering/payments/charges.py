@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from db.attempts import Attempt
+from db.attempts.attempts import Attempt
 from db.engine import transaction
 from db.settlement import NOT_BOOKED
 from db.work import Step, begin_work, put_off

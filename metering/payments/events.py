@@ -11,8 +11,8 @@ from db.accounts.billing import (
     note_detached,
     note_ready,
 )
+from db.attempts.reload_rule import Reloads
 from db.engine import transaction
-from db.reloads import Reloads
 from db.stripe_customers import find_org_of_customer
 from db.stripe_events import EventRef, is_event_known, keep_event
 from metering.payments.looking_at import look_at_intent

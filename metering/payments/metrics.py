@@ -4,8 +4,8 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 
-from db.attempts import Attempt
-from db.reloads import Reloads
+from db.attempts.attempts import Attempt
+from db.attempts.reload_rule import Reloads
 from db.settlement import NOT_BOOKED, Settled
 from metering.rules.payments import AttemptKind, AttemptStatus, Missing
 from metering.rules.reloads import HINDRANCES

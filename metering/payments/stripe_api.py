@@ -11,7 +11,7 @@ from typing import Any, Final
 import stripe
 import structlog
 
-from db.attempts import Attempt
+from db.attempts.attempts import Attempt
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
 from metering.payments.readings import read_card, read_dispute, read_intent, read_refund
 from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Missing, Refund

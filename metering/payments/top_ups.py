@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from db.accounts.billing import BillingAccount, lock_billing
 from db.accounts.orgs import OrgError
-from db.attempts import Attempt, change_attempt, find_attempt, make_attempt, untold_top_up
+from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_attempt, untold_top_up
 from db.engine import transaction
 from db.idempotency import KeptKey, find_key, keep_answer, keep_key
 from db.work import Step

@@ -7,7 +7,7 @@ from typing import Final
 import redis
 from sqlalchemy import Engine
 
-from db.pending_signals import SignalKey, StoredSignal, delete_signals, read_signals, signals_left
+from db.attempts.outbox import SignalKey, StoredSignal, delete_signals, read_signals, signals_left
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, SIGNALS_LOG_LENGTH
 

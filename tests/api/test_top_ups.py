@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from db.attempts import Attempt
+from db.attempts.attempts import Attempt
 from metering.api import lanes, server
 from metering.api.app import make_app
 from metering.api.lanes import PROVIDER_THREADS, PROVIDER_THREADS_PER_ORG

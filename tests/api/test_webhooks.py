@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from db.attempts import Attempt
+from db.attempts.attempts import Attempt
 from metering.api import webhooks
 from metering.payments.errors import ProviderUnavailableError
 from metering.payments.stripe_api import StripeApi

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from db.reloads import ask_due, ask_every, ask_page
+from db.attempts.reload_rule import ask_due, ask_every, ask_page
 from metering.runtime.clock import system_clock, to_milliseconds
 from metering.sandbox.measuring.bed import making_bed
 

@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 import redis
 
+from db.attempts.reload_rule import write_pause
 from db.engine import transaction
-from db.reloads import write_pause
 from metering.cli import status
 from metering.rules.reloads import LiftsWith, Pause
 from metering.runtime.clock import system_clock

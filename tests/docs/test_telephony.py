@@ -17,8 +17,8 @@ import redis
 import typer.main
 from redis.exceptions import NoPermissionError
 
+from db.attempts.reload_rule import SKIPPED_SIGNAL
 from db.rejections import MAX_KEPT_BYTES
-from db.reloads import SKIPPED_SIGNAL
 from db.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.main import app
 from metering.client import MeteringClient, Unreachable

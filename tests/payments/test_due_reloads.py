@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-import db.reloads
+import db.attempts.reload_rule
 from db.engine import transaction
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 from workers.payments_sweep import ReloadRule
@@ -46,13 +46,13 @@ def pause_many(world: ReloadWorld, *, count: int = PAUSED, until: datetime | Non
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """For each time that the rule's facts were read: for how many orgs."""
     numbers: list[int] = []
-    facts = db.reloads._facts
+    facts = db.attempts.reload_rule._facts
 
     def note(connection: Any, orgs: Mapping[int, datetime]) -> Iterable[Any]:
         numbers.append(len(orgs))
         return facts(connection, orgs)
 
-    monkeypatch.setattr(db.reloads, "_facts", note)
+    monkeypatch.setattr(db.attempts.reload_rule, "_facts", note)
     return numbers
 
 
@@ -64,7 +64,7 @@ def test_a_turn_does_not_ask_for_those_that_wait(
     rule = ReloadRule(reloading.payments)
     for _ in range(3):
         rule.turn(threading.Event())
-    assert sum(asked) <= 3 * db.reloads.WALK_PAGE < PAUSED / 10
+    assert sum(asked) <= 3 * db.attempts.reload_rule.WALK_PAGE < PAUSED / 10
 
 
 def test_what_is_due_is_found_by_an_index(reloading: ReloadWorld) -> None:
@@ -76,9 +76,14 @@ def test_what_is_due_is_found_by_an_index(reloading: ReloadWorld) -> None:
             {"at": MAY - timedelta(days=9)},
         )
     with reloading.engine.connect() as connection:
-        values = {"now": MAY - timedelta(days=1), "after_at": db.reloads.SINCE_EVER, "after": 0, "limit": 500}
+        values = {
+            "now": MAY - timedelta(days=1),
+            "after_at": db.attempts.reload_rule.SINCE_EVER,
+            "after": 0,
+            "limit": 500,
+        }
         [plan] = connection.execute(
-            text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {db.reloads.DUE}"), values
+            text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {db.attempts.reload_rule.DUE}"), values
         ).scalar_one()
     top = plan["Plan"]
     assert top["Actual Rows"] == 2
@@ -113,10 +118,10 @@ def test_a_lifted_pause_is_asked_for_in_its_second_and_not_before(
 
     asked.clear()
     reloading.clock.at = until.ask_at - timedelta(milliseconds=1)
-    assert list(db.reloads.ask_due(reloading.engine, reloading.clock())) == []
+    assert list(db.attempts.reload_rule.ask_due(reloading.engine, reloading.clock())) == []
     assert asked == []
     reloading.clock.at = until.ask_at
-    [reloads] = db.reloads.ask_due(reloading.engine, reloading.clock())
+    [reloads] = db.attempts.reload_rule.ask_due(reloading.engine, reloading.clock())
     assert [org_id for org_id, _ in reloads.attempts] == [1]
     assert reloading.rows("SELECT ask_at FROM reload_states")[0].ask_at is None
 
@@ -155,10 +160,10 @@ def test_what_a_program_of_before_has_written_is_asked_for_too(reloading: Reload
     rule = ReloadRule(reloading.payments)
     assert [
         org_id
-        for found in db.reloads.ask_due(reloading.engine, reloading.clock())
+        for found in db.attempts.reload_rule.ask_due(reloading.engine, reloading.clock())
         for org_id, _ in found.attempts
     ] == [1]
 
-    for _ in range(1 + 1_002 // db.reloads.WALK_PAGE):
+    for _ in range(1 + 1_002 // db.attempts.reload_rule.WALK_PAGE):
         rule.turn(threading.Event())
     assert {each.org_id for each in reloading.rows("SELECT org_id FROM payment_attempts")} == {1, 2}

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from db.reloads import ask_due
+from db.attempts.reload_rule import ask_due
 from metering.payments.charges import work_on
 from metering.payments.settling import follow
 from tests.payments.reload_world import AMOUNT, MINIMUM, TIER, ReloadWorld

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from db.reloads import ask_every
+from db.attempts.reload_rule import ask_every
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld, Site
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from db.attempts import Attempt
+from db.attempts.attempts import Attempt
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import Intent
 

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Engine, Row, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.arrays import array
-from db.attempts import make_attempt
+from db.attempts.attempts import make_attempt
+from db.attempts.outbox import add_signal
 from db.engine import transaction
 from db.models import ReloadState
-from db.pending_signals import add_signal
 from metering.rules.payments import AttemptKind
 from metering.rules.reloads import (
     HINDRANCES,

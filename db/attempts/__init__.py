@@ -1,0 +1,1 @@
+"""Charges as rows: attempts, the reload rule asked under the lock, the outbox of signals."""
