@@ -11,9 +11,9 @@ import structlog
 from prometheus_client import Gauge, Histogram
 from sqlalchemy import Engine
 
-from db.audit import Violation, find_violations_apart
-from db.audit_changes import audit_changes
-from db.audit_passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing, release_pass
+from db.audit.changes import audit_changes
+from db.audit.full import Violation, find_violations_apart
+from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing, release_pass
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from workers.rounds import Round

@@ -13,7 +13,7 @@ from metering.rules.times import format_time
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from db.audit import AuditReport
+    from db.audit.full import AuditReport
     from metering.payments.audit import StripeAudit
 
 
@@ -29,7 +29,7 @@ def audit(
     Exit status 0 means that every invariant holds; 1 names each violation. With `--stripe` the charges that Stripe lists are held
     against the ledger as well.
     """
-    from db.audit import run_audit
+    from db.audit.full import run_audit
     from metering.cli.connections import open_database
 
     with open_database(command="audit") as engine:

@@ -11,7 +11,7 @@ import redis
 from rich.console import Console
 from sqlalchemy import Engine
 
-from db.audit import run_audit
+from db.audit.full import run_audit
 from db.balances import read_balances
 from metering.cli.demo_money import charges_sentences, read_money, wrong_money
 from metering.cli.demo_out import say_line, shown_path

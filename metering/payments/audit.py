@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine, select, text
 
-from db.audit import Violation
+from db.audit.full import Violation
 from db.engine import transaction
 from db.models import PaymentAttempt
 from metering.payments.stripe_api import StripeApi

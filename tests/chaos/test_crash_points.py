@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from db.accounts.api_keys import create_key
-from db.audit_passes import CHANGES, WHOLE, claim_pass, read_standing, release_pass
+from db.audit.passes import CHANGES, WHOLE, claim_pass, read_standing, release_pass
 from db.engine import transaction
 from db.prices import set_price
 from metering.payments.outcomes import TopUpMade

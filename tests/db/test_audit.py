@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, text
 
 from db.accounts.orgs import create_org
 from db.adjustments import adjust
-from db.audit import AuditReport, run_audit
+from db.audit.full import AuditReport, run_audit
 from db.engine import make_engine, transaction
 from db.invariants import INVARIANTS
 from db.ledger import post_calls, price_call

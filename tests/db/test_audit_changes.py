@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from db import audit_changes, audit_windows
-from db.audit import Violation, find_violations_apart, run_audit
-from db.audit_changes import Changes
-from db.audit_passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing
+from db.audit import changes as audit_changes
+from db.audit import windows
+from db.audit.changes import Changes
+from db.audit.full import Violation, find_violations_apart, run_audit
+from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing
 from db.engine import transaction
 from db.invariants import INVARIANTS
 from tests.conftest import Database
@@ -71,12 +72,12 @@ def vouched(database: Database) -> set[int]:
 
 def test_every_invariant_is_looked_at_in_one_way() -> None:
     ways = [
-        *(audit_windows.STEPS, audit_windows.ROWS, audit_windows.KEYS),
+        *(windows.STEPS, windows.ROWS, windows.KEYS),
         *(
-            audit_windows.ORPHANS,
-            audit_windows.PAYMENTS,
-            audit_windows.OWNERSHIP,
-            audit_windows.OPEN_ATTEMPTS,
+            windows.ORPHANS,
+            windows.PAYMENTS,
+            windows.OWNERSHIP,
+            windows.OPEN_ATTEMPTS,
         ),
     ]
     assert sorted(name for way in ways for name in way) == sorted(INVARIANTS)

@@ -12,8 +12,8 @@ from psycopg import errors
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from db.accounts.api_keys import create_key, find_org
-from db.audit import run_audit
-from db.audit_passes import read_standing
+from db.audit.full import run_audit
+from db.audit.passes import read_standing
 from db.balances import raise_versions
 from db.blockers import end_blockers
 from db.engine import driver_connection, make_engine, transaction

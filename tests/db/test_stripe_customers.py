@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from db.audit import run_audit
+from db.audit.full import run_audit
 from db.engine import transaction
 from db.schema import _configuration, migrate
 from db.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer

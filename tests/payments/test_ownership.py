@@ -11,7 +11,7 @@ import structlog.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db.audit import run_audit
+from db.audit.full import run_audit
 from metering.payments.audit import CHARGE_ELSEWHERE, METADATA_MATCHES, audit_against_stripe
 from metering.payments.metrics import METADATA_DIFFERS
 from metering.payments.outcomes import TopUpMade

@@ -11,7 +11,7 @@ import redis
 from sqlalchemy import Engine, text
 
 from db.accounts.orgs import create_org
-from db.audit import run_audit
+from db.audit.full import run_audit
 from db.engine import transaction
 from db.prices import set_price
 from metering.rules.money import parse_usd

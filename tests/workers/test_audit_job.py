@@ -11,7 +11,7 @@ import redis
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
-from db.audit_passes import CHANGES, WHOLE, read_standing
+from db.audit.passes import CHANGES, WHOLE, read_standing
 from db.engine import make_engine, transaction
 from db.invariants import INVARIANTS
 from metering.runtime.clock import system_clock

@@ -9,7 +9,7 @@ from typing import Any, Final
 import redis
 from sqlalchemy import Connection, Engine, text
 
-from db.audit import run_audit
+from db.audit.full import run_audit
 from db.balances import read_balances
 from metering.payments.audit import audit_against_stripe
 from metering.payments.stripe_api import StripeApi

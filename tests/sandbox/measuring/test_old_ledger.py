@@ -5,7 +5,7 @@ from datetime import timedelta
 import redis
 from sqlalchemy import text
 
-from db.audit import run_audit
+from db.audit.full import run_audit
 from db.engine import make_engine, transaction
 from db.prices import set_price
 from metering.runtime.clock import system_clock

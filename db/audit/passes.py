@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Engine, select, text
 
 from db.arrays import array
-from db.audit import Violation
+from db.audit.full import Violation
 from db.engine import transaction
 from db.invariants import INVARIANTS
 from db.models import AuditFinding, AuditPass

@@ -1,4 +1,4 @@
-"""The audit of what is new, cheap enough for every minute; `db/audit_windows.py` says why it is enough."""
+"""The audit of what is new, cheap enough for every minute; `db/audit/windows.py` says why it is enough."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, select, text
 
-from db import audit_windows as windows
 from db.arrays import array
-from db.audit import Violation, find_violations, prepare_to_look
+from db.audit import windows
+from db.audit.full import Violation, find_violations, prepare_to_look
 from db.engine import transaction
 from db.invariants import INVARIANTS
 from db.models import AuditSuspect
