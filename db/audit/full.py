@@ -7,8 +7,8 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
+from db.audit.invariants import INVARIANTS, Invariant
 from db.engine import transaction
-from db.invariants import INVARIANTS, Invariant
 from metering.runtime.clock import Clock, system_clock
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import Engine, select, text
 
 from db.arrays import array
 from db.audit.full import Violation
+from db.audit.invariants import INVARIANTS
 from db.engine import transaction
-from db.invariants import INVARIANTS
 from db.models import AuditFinding, AuditPass
 
 CHANGES: Final = "changes"

@@ -102,7 +102,7 @@ def _found(report: "AuditReport") -> str:
 
 def show_audit_json(report: "AuditReport", compared: "StripeAudit | None" = None) -> None:
     """Print an audit for programs."""
-    from db.invariants import INVARIANTS
+    from db.audit.invariants import INVARIANTS
 
     show_json(
         {
@@ -121,7 +121,7 @@ def show_audit(report: "AuditReport") -> None:
     """Print an audit for people: each invariant with OK or the number of its violations, then each violation."""
     from collections import Counter
 
-    from db.invariants import INVARIANTS
+    from db.audit.invariants import INVARIANTS
 
     broken = Counter(violation.invariant for violation in report.violations)
     shown = table("invariant", "meaning", "result")

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, event, text
 from db.accounts.orgs import create_org
 from db.adjustments import adjust
 from db.audit.full import AuditReport, run_audit
+from db.audit.invariants import INVARIANTS
 from db.engine import make_engine, transaction
-from db.invariants import INVARIANTS
 from db.ledger import post_calls, price_call
 from db.prices import load_price_book, set_price
 from metering.rules.events import MAX_DURATION_US, CallEvent

@@ -11,9 +11,9 @@ import redis
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
+from db.audit.invariants import INVARIANTS
 from db.audit.passes import CHANGES, WHOLE, read_standing
 from db.engine import make_engine, transaction
-from db.invariants import INVARIANTS
 from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.db import execute_as

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from db.invariants.invariant import Invariant
+from db.audit.invariants.invariant import Invariant
 
 _BALANCE_IS_SUM: Final = Invariant(
     "balance_is_sum",

@@ -6,9 +6,9 @@ rows. It must name damage, however wild, and not fail on it: no sum that can ove
 
 from typing import Final
 
-from db.invariants.invariant import Invariant
-from db.invariants.ledger import LEDGER_INVARIANTS
-from db.invariants.payments import PAYMENT_INVARIANTS
+from db.audit.invariants.invariant import Invariant
+from db.audit.invariants.ledger import LEDGER_INVARIANTS
+from db.audit.invariants.payments import PAYMENT_INVARIANTS
 
 INVARIANTS: Final[dict[str, Invariant]] = {
     invariant.name: invariant for invariant in (*LEDGER_INVARIANTS, *PAYMENT_INVARIANTS)

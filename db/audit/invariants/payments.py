@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from db.invariants.invariant import Invariant
+from db.audit.invariants.invariant import Invariant
 
 _ATTEMPT_CREDITED: Final = Invariant(
     "attempt_credited",
