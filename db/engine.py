@@ -62,7 +62,7 @@ def connect_args(
 ) -> dict[str, Any]:
     """What every connection of ours is opened with: in UTC, and within 8 s it notices where the other end is gone without a word.
 
-    Text goes as UTF-8, whatever the environment, the role or the database has set: `db.debit_rows` and `db.exchange` write
+    Text goes as UTF-8, whatever the environment, the role or the database has set: `db.ledger.debit_rows` and `db.exchange` write
     and read it themselves.
     """
     several = "," in _driver_args(url).get("host", "")

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import msgspec
 
-from db.ledger import PricedCall, price_call
-from db.rejections import RejectedEntry
+from db.ledger.post_calls import PricedCall, price_call
+from db.ledger.rejections import RejectedEntry
 from metering.rules.events import MAX_EVENT_BYTES, CallEvent, parse_event
 from metering.rules.pricing import PriceBook
 from metering.rules.rejections import Reason, Rejection

@@ -12,7 +12,7 @@ import msgspec
 import redis
 import structlog
 
-from db.ledger import Posted
+from db.ledger.post_calls import Posted
 from metering.rules.gates import Balance
 from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock

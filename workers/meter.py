@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 from db.blockers import end_blockers
 from db.engine import driver_connection, transaction
 from db.failures import Failure, diagnose, driver_error
-from db.ledger import Posted, StalePriceBookError, post_calls
-from db.prices import load_price_book
+from db.ledger.post_calls import Posted, StalePriceBookError, post_calls
+from db.ledger.prices import load_price_book
 from metering.rules.pricing import PriceBook
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.backoff import backoff_s

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from db.ledger import Posted
+from db.ledger.post_calls import Posted
 from metering.runtime.role_metrics import UNKNOWN
 from workers.stream import backlog
 

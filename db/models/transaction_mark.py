@@ -11,7 +11,7 @@ class TransactionMark(Base):
 
     True for ever once it is true: transactions are only added, under the org's lock, each with a higher id than all before. So a
     page at any depth is found from the mark before it, and what lies between two dates is counted by subtraction. Written by
-    whoever needs one that isn't there (db/transaction_marks.py).
+    whoever needs one that isn't there (db/ledger/transaction_marks.py).
     """
 
     __tablename__ = "transaction_marks"

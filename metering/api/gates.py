@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from db.balances import read_balances
+from db.ledger.balances import read_balances
 from metering.api.answers import (
     FAILED,
     MAX_INT,

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from db.engine import transaction
 from db.failures import Failure, diagnose
-from db.prices import LEAD_TIME, load_price_book
+from db.ledger.prices import LEAD_TIME, load_price_book
 from metering.rules.pricing import Price, PriceBook
 
 READ_EVERY_S: Final = 5.0

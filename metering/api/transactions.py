@@ -9,14 +9,14 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from db.models import Kind
-from db.transaction_list import (
+from db.ledger.transaction_list import (
     ListedTransaction,
     PageOfList,
     TransactionFilter,
     TransactionPage,
     list_transactions,
 )
+from db.models import Kind
 from metering.api.answers import FAILED, MAX_INT, UNAUTHENTICATED, Answer, answer, answers, invalid_request
 from metering.api.auth import OrgId, known_org
 from metering.api.context import context_of

@@ -13,7 +13,7 @@ from rich.live import Live
 from sqlalchemy import Engine
 
 from db.attempts.reload_status import read_charges
-from db.balances import read_balances
+from db.ledger.balances import read_balances
 from metering.cli.connections import engine_for, located, prepare_database
 from metering.cli.demo_backstage import (
     Backstage,

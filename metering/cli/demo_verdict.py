@@ -12,7 +12,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from db.audit.full import run_audit
-from db.balances import read_balances
+from db.ledger.balances import read_balances
 from metering.cli.demo_money import charges_sentences, read_money, wrong_money
 from metering.cli.demo_out import say_line, shown_path
 from metering.cli.demo_summary import overspending_table, push_to_gate_sentence, summary, why

@@ -20,8 +20,8 @@ def explain(error: Exception) -> str | None:
 
     from db.accounts.api_keys import ApiKeyError
     from db.accounts.orgs import OrgError
-    from db.adjustments import AdjustmentConflictError
-    from db.prices import PriceError
+    from db.ledger.adjustments import AdjustmentConflictError
+    from db.ledger.prices import PriceError
     from db.schema import SchemaMismatchError
     from metering.runtime.metrics_server import MetricsPortError
     from metering.runtime.settings import SettingsError

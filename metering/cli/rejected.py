@@ -58,7 +58,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the rejected events that wait for somebody to mend the cause, oldest first."""
-    from db.rejections import list_rejected
+    from db.ledger.rejections import list_rejected
     from metering.cli.connections import open_database
 
     with open_database(command="rejected") as engine, engine.connect() as connection:
@@ -178,7 +178,7 @@ def _replay(
     import redis
 
     from db.engine import transaction
-    from db.rejections import mark_replayed
+    from db.ledger.rejections import mark_replayed
     from metering.cli.push import append_events
 
     done = Replay()

@@ -116,7 +116,7 @@ def _ledger(engine: "Engine") -> LedgerStatus:
 
 
 def _gates(engine: "Engine", client: "redis.Redis") -> GatesStatus:
-    from db.balances import pages_of_org_ids
+    from db.ledger.balances import pages_of_org_ids
     from metering.signals.gates import PAGE, Gates
 
     found, gates = GatesStatus(), Gates(client)
@@ -136,7 +136,7 @@ def _gates(engine: "Engine", client: "redis.Redis") -> GatesStatus:
 
 def _not_following(engine: "Engine", gates: "Gates", org_ids: Sequence[int]) -> list[int]:
     """Those of the orgs whose gates are there, but don't say what follows from their balances."""
-    from db.balances import read_balances
+    from db.ledger.balances import read_balances
 
     if not org_ids:
         return []

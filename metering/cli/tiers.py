@@ -62,7 +62,7 @@ def set_(
     Calls are priced with what was in force when they started, so a later price never changes what is billed already.
     """
     from db.engine import transaction
-    from db.prices import set_price
+    from db.ledger.prices import set_price
     from metering.cli.connections import open_database
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment
@@ -103,7 +103,7 @@ def _parsed(name: str, parse: Callable[[str], T], text: str) -> T:
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List every price, past, present and to come, by tier and date."""
-    from db.prices import list_prices
+    from db.ledger.prices import list_prices
     from metering.cli.connections import open_database
 
     with open_database(command="tier") as engine, engine.connect() as connection:

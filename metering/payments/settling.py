@@ -9,7 +9,7 @@ import structlog
 from db.attempts.reload_rule import Reloads
 from db.engine import transaction
 from db.failures import Failure, diagnose
-from db.ledger import BalanceChange
+from db.ledger.post_calls import BalanceChange
 from db.settlement import NOT_BOOKED, Settled, settle
 from db.stripe_events import EventRef
 from metering.payments.customers import recognise_customer

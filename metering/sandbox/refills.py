@@ -9,8 +9,8 @@ from typing import Final
 import redis
 from sqlalchemy import Engine
 
-from db.adjustments import adjust
 from db.engine import transaction
+from db.ledger.adjustments import adjust
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import Clock
 from metering.sandbox.listener import Listener

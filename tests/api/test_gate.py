@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from db.engine import transaction
-from db.prices import LEAD_TIME, set_price
+from db.ledger.prices import LEAD_TIME, set_price
 from metering.api import prices
 from metering.api.app import make_app
 from metering.rules.pricing import PriceBook

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from db.transaction_list import list_transactions
+from db.ledger.transaction_list import list_transactions
 from metering.api import accounts, lanes, problems, transactions
 from metering.payments.accounts import change_settings
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from db.engine import transaction
-from db.prices import set_price
+from db.ledger.prices import set_price
 from metering.rules.pricing import Price
 from tests.cli.conftest import Cli
 from tests.conftest import Database

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from db import ledger
-from db.debit_rows import COLUMNS, COPY_DEBITS, END, START, pack_debit, pack_posting
 from db.engine import driver_connection
 from db.instants import microseconds
+from db.ledger import post_calls
+from db.ledger.debit_rows import COLUMNS, COPY_DEBITS, END, START, pack_debit, pack_posting
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
 from tests.conftest import Database
@@ -95,7 +95,7 @@ def test_microseconds_are_exact_far_from_the_epoch(off_us: int) -> None:
 def test_debits_are_written_whole_however_they_are_parted(
     database: Database, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(ledger, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(post_calls, "ROWS_AT_ONCE", 2)
     make_orgs(database.engine, 1)
     make_prices(database.engine, BOLT)
     post(database.engine, [a_call(1, call_id, "bolt", 60_000_000) for call_id in range(1, count + 1)])

@@ -12,7 +12,7 @@ from db.arrays import bigints
 from db.engine import driver_connection, execute_last, transaction
 from db.exchange import Statement
 from db.failures import driver_error
-from db.ledger import lock_accounts
+from db.ledger.post_calls import lock_accounts
 from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.db import execute_as

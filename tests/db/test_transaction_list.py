@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from db import transaction_list, transaction_marks
 from db.engine import make_engine, transaction
-from db.models import Kind
-from db.transaction_list import (
+from db.ledger import transaction_list, transaction_marks
+from db.ledger.transaction_list import (
     ListedTransaction,
     PageOfList,
     TransactionFilter,
     TransactionPage,
     list_transactions,
 )
+from db.models import Kind
 from tests.conftest import Database
 
 BUSY, QUIET, EMPTY, HUGE_ID = 1, 2, 3, 2**63 - 1

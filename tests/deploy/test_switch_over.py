@@ -13,8 +13,8 @@ import redis
 from sqlalchemy import Engine
 
 from db.accounts.api_keys import create_key
-from db.adjustments import adjust
 from db.engine import make_engine, transaction
+from db.ledger.adjustments import adjust
 from db.schema import migrate
 from metering.cli.roles import Role, Supervisor
 from metering.runtime.clock import system_clock

@@ -18,7 +18,7 @@ import typer.main
 from redis.exceptions import NoPermissionError
 
 from db.attempts.reload_rule import SKIPPED_SIGNAL
-from db.rejections import MAX_KEPT_BYTES
+from db.ledger.rejections import MAX_KEPT_BYTES
 from db.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.main import app
 from metering.client import MeteringClient, Unreachable

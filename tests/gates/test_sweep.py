@@ -14,9 +14,9 @@ from prometheus_client import REGISTRY
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from db.adjustments import adjust
-from db.balances import pages_of_org_ids, read_balances
 from db.engine import make_engine, transaction
+from db.ledger.adjustments import adjust
+from db.ledger.balances import pages_of_org_ids, read_balances
 from db.schema import migrate
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
-from db import engine, ledger, settlement
+from db import engine, settlement
 from db.engine import in_transaction
+from db.ledger import post_calls
 from metering.payments import accounts, cards, charges, events, settling, top_ups
 from tests.payments.crashing import Crash
 
-_REACHING: Final = (engine, ledger, settlement, charges, settling, top_ups)
+_REACHING: Final = (engine, post_calls, settlement, charges, settling, top_ups)
 _FOLLOWING: Final = (accounts, cards, charges, events, settling)
 LIMIT_S: Final = 30
 

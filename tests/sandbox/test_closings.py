@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from sqlalchemy import insert
 
 from db.accounts.orgs import create_org
-from db.adjustments import adjust
 from db.engine import transaction
+from db.ledger.adjustments import adjust
 from db.models import Transaction
 from metering.rules.gates import SignalType
 from metering.sandbox.admissions import Admissions

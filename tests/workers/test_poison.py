@@ -12,7 +12,7 @@ from sqlalchemy import Connection, make_url
 
 import workers.meter
 import workers.read_ahead
-from db.ledger import Posted, PricedCall, post_calls
+from db.ledger.post_calls import Posted, PricedCall, post_calls
 from metering.rules.rejections import Reason
 from tests.conftest import Database
 from tests.spine.billing import debits, rejections

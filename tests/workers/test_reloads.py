@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from db.engine import transaction
-from db.prices import set_price
+from db.ledger.prices import set_price
 from metering.payments.charges import work_on
 from metering.payments.payments import Payments
 from metering.runtime.clock import system_clock

@@ -10,8 +10,8 @@ import redis
 from sqlalchemy import Connection, text
 
 import workers.meter
-from db.ledger import Posted, StalePriceBookError, post_calls
-from db.prices import load_price_book
+from db.ledger.post_calls import Posted, StalePriceBookError, post_calls
+from db.ledger.prices import load_price_book
 from metering.rules.pricing import PriceBook
 from tests.workers.calls import ORG_IDS, assert_billed, make_calls
 from tests.workers.processes import LIMIT_S, PROCESS_BATCH_LIMIT, Site, wait_until, waits_for_lock

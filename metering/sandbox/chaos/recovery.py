@@ -12,7 +12,7 @@ import redis
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.balances import read_balances
+from db.ledger.balances import read_balances
 from metering.rules.gates import Balance
 from metering.sandbox.chaos.injector import Roles, Struck
 from metering.sandbox.chaos.producer import Producer

@@ -10,7 +10,7 @@ import redis
 from sqlalchemy import Connection, Engine, text
 
 from db.audit.full import run_audit
-from db.balances import read_balances
+from db.ledger.balances import read_balances
 from metering.payments.audit import audit_against_stripe
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import AttemptKind, Intent, IntentStatus

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from db.arrays import array
 from db.engine import make_engine, transaction
-from db.prices import set_price
+from db.ledger.prices import set_price
 from db.schema import migrate
 from metering.rules.pricing import Price
 from metering.runtime.clock import system_clock, to_milliseconds

@@ -5,7 +5,7 @@ are no debits, which are rare:
 
 - id order is time order, so a time is an id (`first_transaction_since`), and no index by time is needed;
 - the number of all transactions is in the account;
-- every 10,000th transaction's place in the list is kept (db/transaction_marks.py): so a page is found, and what lies between two
+- every 10,000th transaction's place in the list is kept (db/ledger/transaction_marks.py): so a page is found, and what lies between two
   dates is counted, by walking over a part of one index that is never longer;
 - what isn't a debit is rare and has an index of its own, and debits are what is left without it;
 - where a page begins is found on an index alone, and only its rows are fetched;
@@ -33,8 +33,8 @@ from sqlalchemy import (
 )
 
 from db.engine import transaction
+from db.ledger.transaction_marks import STEP, count_before, id_at, write_marks
 from db.models import Account, Kind, Transaction
-from db.transaction_marks import STEP, count_before, id_at, write_marks
 
 S = TypeVar("S", bound=Select[*tuple[Any, ...]])
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, insert, select
 
-from db.ledger import BalanceChange
+from db.ledger.post_calls import BalanceChange
 from db.models import Kind, Transaction
 
 

@@ -13,11 +13,11 @@ from sqlalchemy import Connection
 
 from db.arrays import bigints, instants
 from db.attempts.reload_rule import Reloads, ask_reload_rule
-from db.debit_rows import COPY_DEBITS, END, START, pack_debit, pack_posting
 from db.engine import driver_connection, execute_last
 from db.exchange import Row, Statement, exchange
 from db.instants import instant, microseconds
-from db.rejections import RejectedEntry, keep_rejected
+from db.ledger.debit_rows import COPY_DEBITS, END, START, pack_debit, pack_posting
+from db.ledger.rejections import RejectedEntry, keep_rejected
 from metering.rules.events import CallEvent, same_call
 from metering.rules.pricing import Charge, Price, charge_call
 from metering.rules.rejections import Reason, Rejection
