@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, text
 
 from db.engine import transaction
-from db.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
+from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.output import counted
 from metering.rules.money import format_usd
 from metering.sandbox.cardholders import Cardholders

@@ -18,7 +18,7 @@ from db.accounts.billing import (
 )
 from db.accounts.orgs import OrgError
 from db.engine import transaction
-from db.stripe_customers import claim_customer
+from db.payments.stripe_customers import claim_customer
 from metering.payments.customers import customer_key
 from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedError, ProviderUnavailableError
 from metering.payments.metrics import MISSING_AT_STRIPE

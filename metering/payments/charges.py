@@ -8,8 +8,8 @@ import structlog
 
 from db.attempts.attempts import Attempt
 from db.engine import transaction
-from db.settlement import NOT_BOOKED
-from db.work import Step, begin_work, put_off
+from db.payments.next_step import Step, begin_work, put_off
+from db.payments.settlement import NOT_BOOKED
 from metering.payments.cards import replace_customer
 from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
 from metering.payments.payments import Payments

@@ -1,7 +1,7 @@
 """Looking at what Stripe holds of a PaymentIntent, and bringing the ledger to it: what webhooks and the event list ask for."""
 
-from db.settlement import Settled
-from db.stripe_events import EventRef
+from db.payments.settlement import Settled
+from db.payments.stripe_events import EventRef
 from metering.payments.charges import cancel_if_stuck
 from metering.payments.payments import Payments
 from metering.payments.settling import settle_and_follow

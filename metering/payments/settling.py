@@ -10,8 +10,8 @@ from db.attempts.reload_rule import Reloads
 from db.engine import transaction
 from db.failures import Failure, diagnose
 from db.ledger.post_calls import BalanceChange
-from db.settlement import NOT_BOOKED, Settled, settle
-from db.stripe_events import EventRef
+from db.payments.settlement import NOT_BOOKED, Settled, settle
+from db.payments.stripe_events import EventRef
 from metering.payments.customers import recognise_customer
 from metering.payments.metrics import count_reloads, count_settled
 from metering.payments.payments import Payments

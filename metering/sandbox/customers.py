@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from db.settlement import SUCCEEDED_SIGNAL
+from db.payments.settlement import SUCCEEDED_SIGNAL
 from metering.rules.gates import SignalType
 from metering.sandbox.cardholders import Cardholders
 from metering.sandbox.cast import FAILING, Part, Role

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from db.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
+from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.demo_money import OrgMoney, charges_sentences, read_money, wrong_money
 from metering.sandbox.cardholders import StandInCardholders
 from metering.sandbox.customers import Customers

@@ -8,8 +8,8 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 
 from db.audit.full import run_audit
 from db.engine import transaction
+from db.payments.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer
 from db.schema import _configuration, migrate
-from db.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer
 from tests.conftest import Database
 from tests.db import execute_as
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from db import settlement
+from db.payments import settlement
 from metering.payments import cards, charges, settling, top_ups
 from metering.runtime.crashpoints import CrashPoint
 

@@ -29,8 +29,8 @@ from db.engine import driver_connection
 from db.ledger.post_calls import BalanceChange, write_accounts
 from db.ledger.postings import is_credited_elsewhere, is_posted, post
 from db.models import Kind
-from db.stripe_customers import find_org_of_customer
-from db.stripe_events import EventRef, keep_event
+from db.payments.stripe_customers import find_org_of_customer
+from db.payments.stripe_events import EventRef, keep_event
 from metering.rules.looking import LONGEST_LOOK, TOP_UP_WINDOW, next_look
 from metering.rules.payments import (
     CURRENCY,
