@@ -13,8 +13,8 @@ import structlog
 from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, make_url
 
-from db.engine import make_engine
-from db.schema import migrate
+from db.postgres.engine import make_engine
+from db.postgres.schema import migrate
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers import Servers, running
 

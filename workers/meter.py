@@ -11,11 +11,11 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from db.blockers import end_blockers
-from db.engine import driver_connection, transaction
-from db.failures import Failure, diagnose, driver_error
 from db.ledger.post_calls import Posted, StalePriceBookError, post_calls
 from db.ledger.prices import load_price_book
+from db.postgres.blockers import end_blockers
+from db.postgres.engine import driver_connection, transaction
+from db.postgres.failures import Failure, diagnose, driver_error
 from metering.rules.pricing import PriceBook
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.backoff import backoff_s

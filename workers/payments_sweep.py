@@ -14,7 +14,7 @@ import structlog
 
 from db.attempts.attempts import due_attempts
 from db.attempts.reload_rule import ask_due, ask_page
-from db.failures import Failure, diagnose
+from db.postgres.failures import Failure, diagnose
 from metering.payments.charges import work_on
 from metering.payments.event_list import read_events
 from metering.payments.payments import Payments

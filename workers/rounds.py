@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import redis
 import structlog
 
-from db.failures import Failure, diagnose
+from db.postgres.failures import Failure, diagnose
 from metering.payments.stripe_api import StripeFailure
 from workers.failures import sentence
 

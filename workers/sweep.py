@@ -11,8 +11,8 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from db.failures import Failure, diagnose
 from db.ledger.balances import pages_of_org_ids, raise_versions, read_balances
+from db.postgres.failures import Failure, diagnose
 from metering.rules.gates import Balance, GateState
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach

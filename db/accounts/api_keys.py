@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.accounts.orgs import OrgError
-from db.engine import transaction
 from db.models import Account, ApiKey
+from db.postgres.engine import transaction
 
 PREFIX: Final = "sk_live_"
 _RANDOM_BYTES: Final = 32

@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.attempts.attempts import finish_attempt, open_reload
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_state, write_pause
-from db.engine import driver_connection, transaction
 from db.ledger.post_calls import BalanceChange, lock_accounts
 from db.models import Account, PaymentMethod
+from db.postgres.engine import driver_connection, transaction
 from metering.rules.payments import AttemptStatus
 from metering.rules.reloads import lifted_by_change
 from metering.runtime.clock import Clock

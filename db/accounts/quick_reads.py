@@ -8,8 +8,8 @@ from sqlalchemy import URL
 
 from db.accounts.api_keys import ORG_OF_KEY, key_hash
 from db.accounts.billing import ACCOUNT_COLUMNS, BillingAccount
-from db.engine import connect_args, psycopg_url
-from db.writable import WritableConnection, check_async
+from db.postgres.engine import connect_args, psycopg_url
+from db.postgres.writable import WritableConnection, check_async
 
 CONNECTIONS: Final = 8
 WAIT_S: Final = 0.1

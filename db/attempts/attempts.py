@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, func, insert, or_, select, update
 
-from db.engine import transaction
 from db.models import PaymentAttempt
+from db.postgres.engine import transaction
 from metering.rules.looking import WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus
 

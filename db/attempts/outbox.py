@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Engine, Row, insert, text
 
-from db.arrays import array
-from db.engine import transaction
 from db.models import PendingSignal
+from db.postgres.arrays import array
+from db.postgres.engine import transaction
 from metering.rules.times import format_time
 
 SignalKey = tuple[int, int]

@@ -9,11 +9,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, Row, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
-from db.arrays import array
 from db.attempts.attempts import make_attempt
 from db.attempts.outbox import add_signal
-from db.engine import transaction
 from db.models import ReloadState
+from db.postgres.arrays import array
+from db.postgres.engine import transaction
 from metering.rules.payments import AttemptKind
 from metering.rules.reloads import (
     HINDRANCES,

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from db.arrays import array
+from db.postgres.arrays import array
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, select, text
 
-from db.arrays import array
 from db.audit import windows
 from db.audit.full import Violation, find_violations, prepare_to_look
 from db.audit.invariants import INVARIANTS
-from db.engine import transaction
 from db.models import AuditSuspect
+from db.postgres.arrays import array
+from db.postgres.engine import transaction
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 

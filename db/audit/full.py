@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, text
 
 from db.audit.invariants import INVARIANTS, Invariant
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.runtime.clock import Clock, system_clock
 
 
@@ -62,7 +62,7 @@ def run_audit(engine: Engine, *, clock: Clock = system_clock, limit_per_invarian
 
     Lists at most `limit_per_invariant` violations of each, in the order of orgs and transactions. Needs to SELECT and no more.
     """
-    # Not db.engine.transaction: the level is to be set before anything is read, and there is nothing to commit.
+    # Not db.postgres.engine.transaction: the level is to be set before anything is read, and there is nothing to commit.
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:

@@ -8,11 +8,11 @@ from typing import Final
 
 from sqlalchemy import Engine, select, text
 
-from db.arrays import array
 from db.audit.full import Violation
 from db.audit.invariants import INVARIANTS
-from db.engine import transaction
 from db.models import AuditFinding, AuditPass
+from db.postgres.arrays import array
+from db.postgres.engine import transaction
 
 CHANGES: Final = "changes"
 WHOLE: Final = "whole"

@@ -7,10 +7,10 @@ from sqlalchemy import Connection, select
 
 from db.accounts.orgs import OrgError
 from db.attempts.reload_rule import Reloads, ask_reload_rule
-from db.engine import driver_connection
 from db.ledger.post_calls import BalanceChange, lock_accounts, write_accounts
 from db.ledger.postings import post
 from db.models import Kind, Transaction
+from db.postgres.engine import driver_connection
 from metering.runtime.clock import Clock
 
 MAX_ADJUSTMENT_CENTS: Final = 10**15

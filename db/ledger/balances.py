@@ -5,9 +5,9 @@ from typing import Final
 
 from sqlalchemy import Engine, select
 
-from db.arrays import array
-from db.engine import driver_connection, transaction
 from db.models import Account
+from db.postgres.arrays import array
+from db.postgres.engine import driver_connection, transaction
 from metering.rules.gates import Balance
 
 _READ: Final = (

@@ -8,8 +8,8 @@ from functools import lru_cache
 from struct import Struct
 from typing import Final
 
-from db.instants import microseconds
 from db.models import Kind
+from db.postgres.instants import microseconds
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
 

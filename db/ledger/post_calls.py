@@ -11,13 +11,13 @@ import msgspec
 import psycopg
 from sqlalchemy import Connection
 
-from db.arrays import bigints, instants
 from db.attempts.reload_rule import Reloads, ask_reload_rule
-from db.engine import driver_connection, execute_last
-from db.exchange import Row, Statement, exchange
-from db.instants import instant, microseconds
 from db.ledger.debit_rows import COPY_DEBITS, END, START, pack_debit, pack_posting
 from db.ledger.rejections import RejectedEntry, keep_rejected
+from db.postgres.arrays import bigints, instants
+from db.postgres.engine import driver_connection, execute_last
+from db.postgres.exchange import Row, Statement, exchange
+from db.postgres.instants import instant, microseconds
 from metering.rules.events import CallEvent, same_call
 from metering.rules.pricing import Charge, Price, charge_call
 from metering.rules.rejections import Reason, Rejection
@@ -62,7 +62,7 @@ class BalanceChange(msgspec.Struct, gc=False):
     version: int
     transaction_count: int
     posted_us: int
-    """The time of posting, as Postgres keeps it (`db.instants`): thousands are read and written at once."""
+    """The time of posting, as Postgres keeps it (`db.postgres.instants`): thousands are read and written at once."""
     reload_below_cents: int | None = None
     """The org wants to be reloaded below this balance; None while it has that disabled."""
 

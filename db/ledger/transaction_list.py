@@ -32,9 +32,9 @@ from sqlalchemy import (
     text,
 )
 
-from db.engine import transaction
 from db.ledger.transaction_marks import STEP, count_before, id_at, write_marks
 from db.models import Account, Kind, Transaction
+from db.postgres.engine import transaction
 
 S = TypeVar("S", bound=Select[*tuple[Any, ...]])
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from db.engine import transaction
 from db.models import Transaction, TransactionMark
+from db.postgres.engine import transaction
 
 STEP: Final = 10_000
 """So many transactions lie between two marks: what is walked over at most, half a millisecond."""

@@ -1,4 +1,4 @@
-"""How Alembic runs our migrations: always on a connection that `db.schema` hands over."""
+"""How Alembic runs our migrations: always on a connection that `db.postgres.schema` hands over."""
 
 from alembic import context
 

@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
-from db.engine import transaction
 from db.models import IdempotencyKey
+from db.postgres.engine import transaction
 
 
 @dataclass(frozen=True, slots=True)

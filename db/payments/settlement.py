@@ -25,12 +25,12 @@ from db.attempts.attempts import (
 )
 from db.attempts.outbox import add_signal
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_state, write_pause
-from db.engine import driver_connection
 from db.ledger.post_calls import BalanceChange, write_accounts
 from db.ledger.postings import is_credited_elsewhere, is_posted, post
 from db.models import Kind
 from db.payments.stripe_customers import find_org_of_customer
 from db.payments.stripe_events import EventRef, keep_event
+from db.postgres.engine import driver_connection
 from metering.rules.looking import LONGEST_LOOK, TOP_UP_WINDOW, next_look
 from metering.rules.payments import (
     CURRENCY,

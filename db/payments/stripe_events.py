@@ -8,8 +8,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
-from db.engine import transaction
 from db.models import StripeCursor, StripeEvent
+from db.postgres.engine import transaction
 
 _EVENTS: Final = "events"
 

@@ -8,7 +8,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from db.accounts.api_keys import PREFIX, find_org
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.api.context import ApiContext, context_of
 from metering.api.problems import TooManyFailuresError, UnauthenticatedError
 

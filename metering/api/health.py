@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from sqlalchemy import Engine, text
 
-from db.engine import transaction
-from db.writable import QUESTION, refuse_read_only
+from db.postgres.engine import transaction
+from db.postgres.writable import QUESTION, refuse_read_only
 from metering.api.answers import Answer, Problem, answer, answers
 from metering.api.context import ApiContext, context_of
 from metering.api.problems import problem

@@ -10,9 +10,9 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from db.engine import transaction
-from db.failures import Failure, diagnose
 from db.ledger.prices import LEAD_TIME, load_price_book
+from db.postgres.engine import transaction
+from db.postgres.failures import Failure, diagnose
 from metering.rules.pricing import Price, PriceBook
 
 READ_EVERY_S: Final = 5.0

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from db.accounts.orgs import OrgError
-from db.failures import Failure, diagnose, driver_error
+from db.postgres.failures import Failure, diagnose, driver_error
 from metering.api.lanes import OverloadedError, OverShareError
 from metering.payments.errors import (
     IdempotencyConflictError,

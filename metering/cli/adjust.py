@@ -45,9 +45,9 @@ def adjust(
     as_json: JsonOption = False,
 ) -> None:
     """Correct an org's balance, once per key."""
-    from db.engine import transaction
     from db.ledger.adjustments import adjust as adjust_balance
     from db.ledger.balances import read_balances
+    from db.postgres.engine import transaction
     from metering.cli.connections import open_database
     from metering.rules.money import format_usd
     from metering.runtime.clock import system_clock

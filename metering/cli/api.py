@@ -62,7 +62,7 @@ def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = F
 def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | None]":
     """What the API works with; None if the role was told to stop before Stripe was there."""
     from db.accounts.quick_reads import QuickReads
-    from db.engine import make_engine
+    from db.postgres.engine import make_engine
     from metering.api.context import ApiContext
     from metering.api.lanes import QUICK_CONNECTIONS
     from metering.cli.connections import LOCK_TIMEOUT_MS, located

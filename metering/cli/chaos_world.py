@@ -11,10 +11,10 @@ from sqlalchemy import Engine, make_url
 
 from db.accounts.api_keys import create_key
 from db.accounts.orgs import create_org
-from db.engine import psycopg_url, transaction
 from db.ledger.adjustments import adjust
 from db.ledger.prices import set_price
-from db.schema import migrate
+from db.postgres.engine import psycopg_url, transaction
+from db.postgres.schema import migrate
 from metering.cli.connections import engine_for
 from metering.cli.errors import CommandError
 from metering.cli.roles import Role, Supervisor

@@ -13,8 +13,8 @@ from psycopg import ProgrammingError
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-from db.engine import make_engine, psycopg_url
-from db.schema import check_schema, migrate
+from db.postgres.engine import make_engine, psycopg_url
+from db.postgres.schema import check_schema, migrate
 from metering.cli.errors import CommandError
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
-from db.engine import transaction
 from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
+from db.postgres.engine import transaction
 from metering.cli.output import counted
 from metering.rules.money import format_usd
 from metering.sandbox.cardholders import Cardholders

@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 
 from db.accounts.api_keys import create_key
 from db.accounts.orgs import create_org
-from db.engine import transaction
 from db.ledger.adjustments import adjust
 from db.ledger.prices import list_prices, set_price
+from db.postgres.engine import transaction
 from metering.cli.errors import CommandError
 from metering.cli.stripe_access import StripeAccess
 from metering.rules.gates import Balance

@@ -22,7 +22,7 @@ def explain(error: Exception) -> str | None:
     from db.accounts.orgs import OrgError
     from db.ledger.adjustments import AdjustmentConflictError
     from db.ledger.prices import PriceError
-    from db.schema import SchemaMismatchError
+    from db.postgres.schema import SchemaMismatchError
     from metering.runtime.metrics_server import MetricsPortError
     from metering.runtime.settings import SettingsError
 
@@ -47,7 +47,7 @@ def explain(error: Exception) -> str | None:
 def _explain_postgres(error: Exception) -> str | None:
     from psycopg import errors
 
-    from db.failures import Failure, diagnose, driver_error
+    from db.postgres.failures import Failure, diagnose, driver_error
 
     cause = driver_error(error)
     if cause is None or diagnose(error) is Failure.POISON:

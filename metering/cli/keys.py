@@ -25,7 +25,7 @@ OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.",
 def create(org: OrgArgument, as_json: JsonOption = False) -> None:
     """Make an API key for an org. It is shown this once: only its hash is kept."""
     from db.accounts.api_keys import create_key
-    from db.engine import transaction
+    from db.postgres.engine import transaction
     from metering.cli.connections import open_database
     from metering.runtime.clock import system_clock
 
@@ -69,7 +69,7 @@ def revoke(
 ) -> None:
     """Revoke a key: it stops at once, and for ever."""
     from db.accounts.api_keys import revoke_key
-    from db.engine import transaction
+    from db.postgres.engine import transaction
     from metering.cli.connections import open_database
     from metering.runtime.clock import system_clock
 

@@ -9,7 +9,7 @@ def migrate(as_json: JsonOption = False) -> None:
 
     METERING_DATABASE_URL must name the tables' owner here. `metering up` does it by itself for the embedded database.
     """
-    from db.schema import migrate as migrate_schema
+    from db.postgres.schema import migrate as migrate_schema
     from metering.cli.connections import engine_for, located
 
     with (

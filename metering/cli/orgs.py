@@ -46,7 +46,7 @@ def create(
 ) -> None:
     """Make an org, with a balance of 0.00 and the next free id, or the given one."""
     from db.accounts.orgs import create_org
-    from db.engine import transaction
+    from db.postgres.engine import transaction
     from metering.cli.connections import open_database
     from metering.runtime.clock import system_clock
 

@@ -177,8 +177,8 @@ def _replay(
     """Push each event of `pages` and only then mark it: a crash between the two makes a duplicate, which costs nothing."""
     import redis
 
-    from db.engine import transaction
     from db.ledger.rejections import mark_replayed
+    from db.postgres.engine import transaction
     from metering.cli.push import append_events
 
     done = Replay()

@@ -87,8 +87,8 @@ def _wait_for_schema(engine: "Engine", stop: "threading.Event") -> None:
     """Wait until Postgres is there, or `stop` is set. Raises SchemaMismatchError if it isn't at this program's schema."""
     import structlog
 
-    from db.failures import Failure, diagnose
-    from db.schema import check_schema
+    from db.postgres.failures import Failure, diagnose
+    from db.postgres.schema import check_schema
     from metering.cli.errors import quoted
     from metering.runtime.backoff import backoff_s
 

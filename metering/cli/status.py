@@ -66,7 +66,7 @@ class GatesStatus:
 def status(as_json: JsonOption = False) -> None:
     """Show how things stand: the backlog, the meters, the orgs and their gates, what was rejected, charges and reloads."""
     from db.attempts.reload_status import read_reload_status
-    from db.schema import expected_revision
+    from db.postgres.schema import expected_revision
     from metering.cli.connections import open_database, open_redis
     from metering.cli.reload_status import reload_json, show_reloads
     from metering.runtime.clock import system_clock

@@ -61,8 +61,8 @@ def set_(
 
     Calls are priced with what was in force when they started, so a later price never changes what is billed already.
     """
-    from db.engine import transaction
     from db.ledger.prices import set_price
+    from db.postgres.engine import transaction
     from metering.cli.connections import open_database
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment

@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import Engine, select, text
 
 from db.audit.full import Violation
-from db.engine import transaction
 from db.models import PaymentAttempt
+from db.postgres.engine import transaction
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import CURRENCY, AttemptStatus, Dispute, Intent, IntentStatus
 from metering.runtime.clock import Clock

@@ -17,8 +17,8 @@ from db.accounts.billing import (
     set_default_card,
 )
 from db.accounts.orgs import OrgError
-from db.engine import transaction
 from db.payments.stripe_customers import claim_customer
+from db.postgres.engine import transaction
 from metering.payments.customers import customer_key
 from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedError, ProviderUnavailableError
 from metering.payments.metrics import MISSING_AT_STRIPE

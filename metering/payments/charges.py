@@ -7,9 +7,9 @@ from uuid import UUID
 import structlog
 
 from db.attempts.attempts import Attempt
-from db.engine import transaction
 from db.payments.next_step import Step, begin_work, put_off
 from db.payments.settlement import NOT_BOOKED
+from db.postgres.engine import transaction
 from metering.payments.cards import replace_customer
 from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
 from metering.payments.payments import Payments

@@ -5,8 +5,8 @@ from datetime import datetime
 import structlog
 
 from db.accounts.billing import keep_customer, read_billing
-from db.engine import transaction
 from db.payments.stripe_customers import claim_customer, find_org_of_customer
+from db.postgres.engine import transaction
 from metering.payments.payments import Payments
 from metering.payments.readings import MAX_ORG_ID
 from metering.rules.payments import Intent

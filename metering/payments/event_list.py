@@ -5,8 +5,8 @@ from typing import Final
 
 import structlog
 
-from db.failures import Failure, diagnose
 from db.payments.stripe_events import advance_event_list, claim_event_list, known_events
+from db.postgres.failures import Failure, diagnose
 from metering.payments.events import HANDLED, handle, read_event
 from metering.payments.payments import Payments
 from metering.payments.stripe_api import StripeEventSeen, StripeFailure

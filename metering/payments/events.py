@@ -12,9 +12,9 @@ from db.accounts.billing import (
     note_ready,
 )
 from db.attempts.reload_rule import Reloads
-from db.engine import transaction
 from db.payments.stripe_customers import find_org_of_customer
 from db.payments.stripe_events import EventRef, is_event_known, keep_event
+from db.postgres.engine import transaction
 from metering.payments.looking_at import look_at_intent
 from metering.payments.metrics import STRIPE_EVENTS
 from metering.payments.payments import Payments

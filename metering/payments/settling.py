@@ -7,11 +7,11 @@ import redis
 import structlog
 
 from db.attempts.reload_rule import Reloads
-from db.engine import transaction
-from db.failures import Failure, diagnose
 from db.ledger.post_calls import BalanceChange
 from db.payments.settlement import NOT_BOOKED, Settled, settle
 from db.payments.stripe_events import EventRef
+from db.postgres.engine import transaction
+from db.postgres.failures import Failure, diagnose
 from metering.payments.customers import recognise_customer
 from metering.payments.metrics import count_reloads, count_settled
 from metering.payments.payments import Payments

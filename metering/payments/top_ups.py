@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 from db.accounts.billing import BillingAccount, lock_billing
 from db.accounts.orgs import OrgError
 from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_attempt, untold_top_up
-from db.engine import transaction
 from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
+from db.postgres.engine import transaction
 from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account
 from metering.payments.charges import Worked, carry_out, work_on
 from metering.payments.errors import (

@@ -9,8 +9,8 @@ from typing import Final
 import redis
 from sqlalchemy import Engine
 
-from db.engine import transaction
 from db.ledger.adjustments import adjust
+from db.postgres.engine import transaction
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import Clock
 from metering.sandbox.listener import Listener

@@ -15,8 +15,8 @@ from sqlalchemy import make_url
 
 from db.accounts.api_keys import create_key
 from db.accounts.quick_reads import QuickReads
-from db.engine import make_engine, transaction
 from db.models import Base
+from db.postgres.engine import make_engine, transaction
 from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.lanes import QUICK_CONNECTIONS

@@ -10,8 +10,8 @@ import httpx
 import psycopg
 import pytest
 
-from db.engine import transaction
 from db.ledger.prices import LEAD_TIME, set_price
+from db.postgres.engine import transaction
 from metering.api import prices
 from metering.api.app import make_app
 from metering.rules.pricing import PriceBook

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from db.accounts.api_keys import revoke_key
-from db.engine import transaction
+from db.postgres.engine import transaction
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
 
 REQUESTS: list[tuple[str, str, dict[str, Any]]] = [

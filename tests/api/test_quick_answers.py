@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from db.accounts.api_keys import list_keys, revoke_key
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.api import accounts, gates
 from metering.api.server import bind
 from tests.api.site import QUICK, TELEPHONY_TOKEN, Site

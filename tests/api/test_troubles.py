@@ -12,9 +12,9 @@ from prometheus_client import REGISTRY, generate_latest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from db import writable
 from db.accounts.quick_reads import QuickReads
-from db.engine import make_engine, transaction
+from db.postgres import writable
+from db.postgres.engine import make_engine, transaction
 from metering.api import accounts, transactions
 from metering.api.app import make_app
 from metering.api.lanes import QUICK_CONNECTIONS

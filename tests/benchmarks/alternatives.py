@@ -26,13 +26,13 @@ from psycopg.types.numeric import Int8BinaryLoader
 from redis._parsers import _HiredisParser, _RESP2Parser
 from sqlalchemy import text
 
-from db.engine import transaction
-from db.exchange import Row, Statement, exchange
 from db.ledger import post_calls as ledger
 from db.ledger.debit_rows import COLUMNS, COPY_DEBITS
 from db.ledger.post_calls import BalanceChange, PricedCall, post_calls
 from db.ledger.prices import load_price_book
 from db.models import Kind
+from db.postgres.engine import transaction
+from db.postgres.exchange import Row, Statement, exchange
 from metering.runtime.clock import system_clock
 from metering.sandbox.load import events, fill
 from metering.sandbox.measuring.bed import Bed, make_orgs, making_bed

@@ -15,7 +15,7 @@ from typing import Any, cast
 from sqlalchemy import make_url
 
 from db.accounts.quick_reads import QuickReads
-from db.engine import make_engine
+from db.postgres.engine import make_engine
 from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.lanes import QUICK_CONNECTIONS

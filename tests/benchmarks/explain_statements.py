@@ -15,11 +15,11 @@ from random import Random
 import psycopg
 from sqlalchemy import Engine, make_url
 
-from db.arrays import array
-from db.engine import driver_connection, transaction
-from db.exchange import Statement
 from db.ledger.post_calls import FIND_BILLED_CALLS, LOCK_ACCOUNTS, UPDATE_ACCOUNTS, post_calls
 from db.ledger.prices import load_price_book
+from db.postgres.arrays import array
+from db.postgres.engine import driver_connection, transaction
+from db.postgres.exchange import Statement
 from metering.rules.times import format_time
 from metering.runtime.clock import system_clock
 from metering.sandbox.load import events

@@ -26,7 +26,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 
 from db.accounts.api_keys import create_key
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.sandbox.measuring.bed import TIER, Bed, give_a_cent, make_orgs, making_bed

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from db.engine import transaction
 from db.ledger.transaction_list import PageOfList, TransactionFilter, list_transactions
 from db.models import Kind
+from db.postgres.engine import transaction
 from metering.runtime.clock import system_clock
 from metering.sandbox.measuring.bed import make_orgs, making_bed
 from metering.sandbox.measuring.old_ledger import fill_ledger

@@ -20,8 +20,8 @@ import redis
 
 from db.accounts.api_keys import create_key
 from db.audit.passes import CHANGES, WHOLE, claim_pass, read_standing, release_pass
-from db.engine import transaction
 from db.ledger.prices import set_price
+from db.postgres.engine import transaction
 from metering.payments.outcomes import TopUpMade
 from metering.rules.payments import AttemptStatus
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, system_clock

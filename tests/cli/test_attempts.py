@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from db.attempts.reload_rule import write_pause
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.cli import status
 from metering.rules.reloads import LiftsWith, Pause
 from metering.runtime.clock import system_clock

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from db.engine import make_engine
+from db.postgres.engine import make_engine
 from metering.cli.meter import meter
 from metering.sandbox.measuring import bed, course
 from metering.sandbox.measuring.bed import require_durability

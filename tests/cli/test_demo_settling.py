@@ -5,7 +5,7 @@ import threading
 import redis
 
 from db.accounts.orgs import create_org
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.cli.demo_run import _settle
 from metering.runtime.clock import system_clock
 from metering.signals.gates import Gates

@@ -8,9 +8,9 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from db.engine import driver_connection, transaction
 from db.ledger import rejections
 from db.ledger.rejections import RejectedEntry, keep_rejected
+from db.postgres.engine import driver_connection, transaction
 from metering.rules.rejections import Reason, Rejection
 from tests.cli.conftest import Cli
 from tests.conftest import Database

@@ -7,8 +7,8 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from db.engine import make_engine
-from db.schema import expected_revision
+from db.postgres.engine import make_engine
+from db.postgres.schema import expected_revision
 from metering.cli import status
 from metering.rules.rejections import Reason
 from metering.signals import gates

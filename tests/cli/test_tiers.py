@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db.engine import transaction
 from db.ledger.prices import set_price
+from db.postgres.engine import transaction
 from metering.rules.pricing import Price
 from tests.cli.conftest import Cli
 from tests.conftest import Database

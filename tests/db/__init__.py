@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import NullPool, create_engine, make_url
 
-from db.engine import driver_connection
+from db.postgres.engine import driver_connection
 
 
 def execute_as(url: str, *scripts: str) -> None:

@@ -8,11 +8,11 @@ from psycopg import errors
 from sqlalchemy import Engine, text
 
 from db.accounts.orgs import create_org
-from db.engine import transaction
 from db.ledger.adjustments import adjust
 from db.ledger.post_calls import post_calls, price_call
 from db.ledger.prices import load_price_book, set_price
 from db.ledger.rejections import RejectedEntry, list_rejected, mark_replayed
+from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Price
 from metering.rules.rejections import Reason, Rejection

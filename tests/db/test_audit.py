@@ -14,10 +14,10 @@ from sqlalchemy import Engine, event, text
 from db.accounts.orgs import create_org
 from db.audit.full import AuditReport, run_audit
 from db.audit.invariants import INVARIANTS
-from db.engine import make_engine, transaction
 from db.ledger.adjustments import adjust
 from db.ledger.post_calls import post_calls, price_call
 from db.ledger.prices import load_price_book, set_price
+from db.postgres.engine import make_engine, transaction
 from metering.rules.events import MAX_DURATION_US, CallEvent
 from metering.rules.money import MAX_USD, MICROUSD_PER_USD
 from metering.rules.pricing import MAX_INCREMENT_S, MAX_MINIMUM_S, Price

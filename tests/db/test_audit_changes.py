@@ -13,7 +13,7 @@ from db.audit.changes import Changes
 from db.audit.full import Violation, find_violations_apart, run_audit
 from db.audit.invariants import INVARIANTS
 from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing
-from db.engine import transaction
+from db.postgres.engine import transaction
 from tests.conftest import Database
 from tests.db import execute_as
 from tests.db.test_audit import (

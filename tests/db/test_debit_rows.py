@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from db.engine import driver_connection
-from db.instants import microseconds
 from db.ledger import post_calls
 from db.ledger.debit_rows import COLUMNS, COPY_DEBITS, END, START, pack_debit, pack_posting
+from db.postgres.engine import driver_connection
+from db.postgres.instants import microseconds
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
 from tests.conftest import Database

@@ -8,11 +8,11 @@ import pytest
 from psycopg import errors
 from sqlalchemy import text
 
-from db.arrays import bigints
-from db.engine import driver_connection, execute_last, transaction
-from db.exchange import Statement
-from db.failures import driver_error
 from db.ledger.post_calls import lock_accounts
+from db.postgres.arrays import bigints
+from db.postgres.engine import driver_connection, execute_last, transaction
+from db.postgres.exchange import Statement
+from db.postgres.failures import driver_error
 from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.db import execute_as

@@ -14,10 +14,10 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from db.arrays import bigints, instants
-from db.engine import driver_connection, psycopg_url
-from db.exchange import COMMIT, Statement, exchange
-from db.instants import instant, microseconds
+from db.postgres.arrays import bigints, instants
+from db.postgres.engine import driver_connection, psycopg_url
+from db.postgres.exchange import COMMIT, Statement, exchange
+from db.postgres.instants import instant, microseconds
 from tests.conftest import Database
 
 TIMES = st.lists(st.builds(instant, st.integers(-(10**15), 10**15)), max_size=20)
@@ -154,7 +154,7 @@ def test_interrupted_while_it_waits_it_closes_the_connection(
         def poll(self) -> list[tuple[int, int]]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("db.exchange.select.poll", Interrupted)
+    monkeypatch.setattr("db.postgres.exchange.select.poll", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         exchange(connection, [(WAIT, [])])
     assert connection.closed

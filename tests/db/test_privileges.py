@@ -14,12 +14,12 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from db.accounts.api_keys import create_key, find_org
 from db.audit.full import run_audit
 from db.audit.passes import read_standing
-from db.blockers import end_blockers
-from db.engine import driver_connection, make_engine, transaction
 from db.ledger.balances import raise_versions
 from db.ledger.rejections import list_rejected
 from db.ledger.transaction_list import PageOfList, TransactionFilter, list_transactions
-from db.schema import check_schema
+from db.postgres.blockers import end_blockers
+from db.postgres.engine import driver_connection, make_engine, transaction
+from db.postgres.schema import check_schema
 from metering.payments.cards import create_setup_intent
 from metering.payments.outcomes import CardDeclined
 from metering.rules.payments import AttemptKind

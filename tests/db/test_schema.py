@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from db.models import Base
-from db.schema import SchemaMismatchError, check_schema, expected_revision, migrate
+from db.postgres.schema import SchemaMismatchError, check_schema, expected_revision, migrate
 from metering.sandbox.servers import Servers, running
 from tests.conftest import Database
 from tests.db import execute_as

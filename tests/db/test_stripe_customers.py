@@ -7,9 +7,9 @@ from alembic.config import Config
 from sqlalchemy import Engine, NullPool, create_engine, text
 
 from db.audit.full import run_audit
-from db.engine import transaction
 from db.payments.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer
-from db.schema import _configuration, migrate
+from db.postgres.engine import transaction
+from db.postgres.schema import _configuration, migrate
 from tests.conftest import Database
 from tests.db import execute_as
 

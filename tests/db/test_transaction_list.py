@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from db.engine import make_engine, transaction
 from db.ledger import transaction_list, transaction_marks
 from db.ledger.transaction_list import (
     ListedTransaction,
@@ -20,6 +19,7 @@ from db.ledger.transaction_list import (
     list_transactions,
 )
 from db.models import Kind
+from db.postgres.engine import make_engine, transaction
 from tests.conftest import Database
 
 BUSY, QUIET, EMPTY, HUGE_ID = 1, 2, 3, 2**63 - 1

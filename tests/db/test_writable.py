@@ -10,12 +10,19 @@ from psycopg import errors
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from db import writable
 from db.accounts.quick_reads import QuickReads
-from db.arrays import bigints
-from db.engine import connect_args, driver_connection, execute_last, make_engine, psycopg_url, transaction
-from db.exchange import Statement, exchange
-from db.failures import Failure, diagnose, driver_error
+from db.postgres import writable
+from db.postgres.arrays import bigints
+from db.postgres.engine import (
+    connect_args,
+    driver_connection,
+    execute_last,
+    make_engine,
+    psycopg_url,
+    transaction,
+)
+from db.postgres.exchange import Statement, exchange
+from db.postgres.failures import Failure, diagnose, driver_error
 from tests.conftest import Database
 from tests.db import execute_as, made_read_only
 

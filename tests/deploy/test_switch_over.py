@@ -13,9 +13,9 @@ import redis
 from sqlalchemy import Engine
 
 from db.accounts.api_keys import create_key
-from db.engine import make_engine, transaction
 from db.ledger.adjustments import adjust
-from db.schema import migrate
+from db.postgres.engine import make_engine, transaction
+from db.postgres.schema import migrate
 from metering.cli.roles import Role, Supervisor
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis

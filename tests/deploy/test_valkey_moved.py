@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 
 from db.accounts.api_keys import create_key
-from db.engine import transaction
 from db.ledger.adjustments import adjust
+from db.postgres.engine import transaction
 from metering.cli.roles import Role, Supervisor
 from metering.client import MeteringClient, Signal, Signals, TelephonyError
 from metering.runtime.clock import system_clock

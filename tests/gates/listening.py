@@ -8,8 +8,8 @@ from typing import Any
 import redis
 from sqlalchemy import Engine
 
-from db.engine import transaction
 from db.ledger.adjustments import Adjusted, adjust
+from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import Clock, system_clock
 from metering.signals.gates import SIGNALS_CHANNEL, SIGNALS_LOG, Gates

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 import redis
 
-from db.engine import transaction
 from db.ledger.adjustments import adjust
+from db.postgres.engine import transaction
 from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log

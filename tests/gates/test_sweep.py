@@ -14,10 +14,10 @@ from prometheus_client import REGISTRY
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from db.engine import make_engine, transaction
 from db.ledger.adjustments import adjust
 from db.ledger.balances import pages_of_org_ids, read_balances
-from db.schema import migrate
+from db.postgres.engine import make_engine, transaction
+from db.postgres.schema import migrate
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis

@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from db.accounts.api_keys import key_hash, revoke_key
 from db.accounts.quick_reads import QuickReads
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.api import bodies, problems, server
 from metering.api.app import make_app
 from metering.api.key_lookups import EVERY_S, KeyLookups

@@ -7,7 +7,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from db.engine import make_engine
+from db.postgres.engine import make_engine
 from metering.client import InvalidField, MeteringClient
 from metering.rules.events import MAX_EVENT_BYTES
 from metering.sandbox.chaos.memory import peak_kib

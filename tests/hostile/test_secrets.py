@@ -18,8 +18,8 @@ import redis
 from sqlalchemy import make_url
 
 from db.accounts.api_keys import create_key
-from db.engine import transaction
 from db.ledger.adjustments import adjust
+from db.postgres.engine import transaction
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.faults import RequestFault
 from metering.sandbox.stripe.sandbox import StripeSandbox

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
-from db import engine
-from db.engine import in_transaction
 from db.ledger import post_calls
 from db.payments import settlement
+from db.postgres import engine
+from db.postgres.engine import in_transaction
 from metering.payments import accounts, cards, charges, events, settling, top_ups
 from tests.payments.crashing import Crash
 

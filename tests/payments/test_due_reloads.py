@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 import db.attempts.reload_rule
-from db.engine import transaction
+from db.postgres.engine import transaction
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 from workers.payments_sweep import ReloadRule
 

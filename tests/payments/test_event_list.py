@@ -5,8 +5,8 @@ from unittest.mock import patch
 
 import pytest
 
-from db.engine import transaction
 from db.payments.stripe_events import EventRef, keep_event, known_events
+from db.postgres.engine import transaction
 from metering.payments import event_list
 from metering.payments.outcomes import TopUpMade
 from metering.payments.stripe_api import StripeApi, StripeFailure

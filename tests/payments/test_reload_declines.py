@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from db.attempts.reload_rule import month_committed_cents
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.payments.cards import set_default_payment_method
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld

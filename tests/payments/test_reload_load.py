@@ -12,10 +12,10 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from db.engine import transaction
 from db.ledger.adjustments import adjust
 from db.ledger.post_calls import Posted, post_calls, price_call
 from db.ledger.prices import load_price_book
+from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
 from metering.rules.gates import Balance, GateState
 from metering.runtime.clock import system_clock

@@ -18,8 +18,8 @@ from db.accounts.orgs import create_org
 from db.attempts.attempts import Attempt, due_attempts, list_attempts
 from db.attempts.reload_rule import ask_due
 from db.audit.full import run_audit
-from db.engine import transaction
 from db.ledger.adjustments import adjust
+from db.postgres.engine import transaction
 from metering.payments.accounts import SettingsPatch, change_settings
 from metering.payments.audit import audit_against_stripe
 from metering.payments.cards import ensure_customer, set_default_payment_method

@@ -6,7 +6,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
-from db.engine import psycopg_url
+from db.postgres.engine import psycopg_url
 from metering.runtime.settings import SettingsError, read_settings
 
 WORD = "s3cr3t"

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from sqlalchemy import insert
 
 from db.accounts.orgs import create_org
-from db.engine import transaction
 from db.ledger.adjustments import adjust
 from db.models import Transaction
+from db.postgres.engine import transaction
 from metering.rules.gates import SignalType
 from metering.sandbox.admissions import Admissions
 from metering.sandbox.calls import Attempt

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, insert
 
 from db.accounts.orgs import create_org
-from db.engine import transaction
 from db.ledger.adjustments import adjust
 from db.models import RejectedEvent, Transaction
+from db.postgres.engine import transaction
 from metering.rules.rejections import Reason
 from metering.sandbox.outcome import Outcome, differences, last_rejection_id
 from metering.sandbox.record import OrgRecord, Record

@@ -12,8 +12,8 @@ from sqlalchemy import Engine, text
 
 from db.accounts.orgs import create_org
 from db.audit.full import run_audit
-from db.engine import transaction
 from db.ledger.prices import set_price
+from db.postgres.engine import transaction
 from metering.rules.money import parse_usd
 from metering.rules.pricing import Price
 from metering.runtime.clock import Clock, system_clock

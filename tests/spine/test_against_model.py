@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from db.engine import transaction
+from db.postgres.engine import transaction
 from tests.conftest import Database
 from tests.spine.billing import (
     assert_sound,
@@ -69,7 +69,7 @@ def ready(database: Database) -> Database:
 
 def start_again(database: Database) -> None:
     """Back to empty accounts between examples: only a superuser can, with the triggers off."""
-    from db.engine import make_engine  # noqa: PLC0415
+    from db.postgres.engine import make_engine  # noqa: PLC0415
 
     admin = make_engine(database.admin_url, application_name="tests")
     with transaction(admin) as connection:

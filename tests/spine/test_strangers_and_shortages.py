@@ -7,8 +7,8 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
-from db.engine import make_engine
 from db.ledger.post_calls import post_calls
+from db.postgres.engine import make_engine
 from tests.conftest import Database
 from tests.spine.billing import (
     assert_sound,

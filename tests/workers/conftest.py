@@ -9,7 +9,7 @@ import pytest
 from redis.connection import AbstractConnection
 from structlog.testing import capture_logs
 
-from db.engine import in_transaction
+from db.postgres.engine import in_transaction
 from tests.conftest import Database
 from tests.workers.calls import prepare_ledger
 from tests.workers.own_servers import OwnServers

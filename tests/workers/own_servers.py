@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from db.engine import make_engine
-from db.schema import migrate
+from db.postgres.engine import make_engine
+from db.postgres.schema import migrate
 from metering.sandbox.servers import Servers, postgres_pid, running, valkey_pid
 from tests.workers.processes import wait_until
 

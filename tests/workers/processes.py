@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import redis
 from sqlalchemy import Engine, text
 
-from db.engine import make_engine, transaction
+from db.postgres.engine import make_engine, transaction
 from metering.runtime.clock import system_clock
 from metering.runtime.crashpoints import ENVIRONMENT_VARIABLE
 from metering.runtime.redis_connection import connect_redis

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from db.audit.invariants import INVARIANTS
 from db.audit.passes import CHANGES, WHOLE, read_standing
-from db.engine import make_engine, transaction
+from db.postgres.engine import make_engine, transaction
 from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.db import execute_as

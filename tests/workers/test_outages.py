@@ -9,8 +9,8 @@ from psycopg import errors
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from db.engine import transaction
-from db.failures import Failure, diagnose, driver_error
+from db.postgres.engine import transaction
+from db.postgres.failures import Failure, diagnose, driver_error
 from metering.runtime.redis_connection import connect_redis
 from tests.spine.billing import assert_sound, balances, debits
 from tests.workers.calls import ORG_IDS, assert_billed, encode, expected_of, make_calls

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Connection
 
 import workers.meter
-from db.engine import transaction
 from db.ledger.prices import load_price_book, set_price
+from db.postgres.engine import transaction
 from metering.rules.pricing import PriceBook
 from tests.spine.billing import assert_sound, debits, price
 from tests.workers.calls import encode

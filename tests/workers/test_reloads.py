@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 
-from db.engine import transaction
 from db.ledger.prices import set_price
+from db.postgres.engine import transaction
 from metering.payments.charges import work_on
 from metering.payments.payments import Payments
 from metering.runtime.clock import system_clock

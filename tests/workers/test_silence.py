@@ -1,6 +1,6 @@
 """While a transaction is open nothing is said to Redis: every test here is watched for it, and this is the watch's own test."""
 
-from db.engine import transaction
+from db.postgres.engine import transaction
 from tests.workers.calls import assert_billed, make_calls
 from tests.workers.processes import Site
 

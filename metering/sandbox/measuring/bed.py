@@ -12,10 +12,10 @@ from typing import Final
 import redis
 from sqlalchemy import Engine, text
 
-from db.arrays import array
-from db.engine import make_engine, transaction
 from db.ledger.prices import set_price
-from db.schema import migrate
+from db.postgres.arrays import array
+from db.postgres.engine import make_engine, transaction
+from db.postgres.schema import migrate
 from metering.rules.pricing import Price
 from metering.runtime.clock import system_clock, to_milliseconds
 from metering.runtime.redis_connection import connect_redis

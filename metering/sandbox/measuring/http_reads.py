@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from db.accounts.api_keys import create_key
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.sandbox.listener import Listener

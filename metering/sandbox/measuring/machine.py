@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from db.engine import transaction
+from db.postgres.engine import transaction
 
 
 def machine_facts(engine: Engine) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import Engine, text
 
-from db.engine import transaction
+from db.postgres.engine import transaction
 from metering.runtime.clock import to_milliseconds
 
 CHUNK: Final = 500_000

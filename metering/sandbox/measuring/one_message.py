@@ -14,9 +14,9 @@ from dramatiq import Message, Worker
 from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import Engine
 
-from db.engine import make_engine, transaction
 from db.ledger.post_calls import post_calls
 from db.ledger.prices import load_price_book
+from db.postgres.engine import make_engine, transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis

@@ -6,7 +6,7 @@ from typing import Final
 import psycopg
 from sqlalchemy import make_url
 
-from db.engine import psycopg_url
+from db.postgres.engine import psycopg_url
 from metering.sandbox.measuring.rate import Rate
 
 _ROWS_OUT: Final = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
-from db.engine import transaction
+from db.postgres.engine import transaction
 
 
 @dataclass(frozen=True, slots=True)

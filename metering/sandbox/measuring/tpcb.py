@@ -7,7 +7,7 @@ from typing import Final
 import psycopg
 from sqlalchemy import make_url
 
-from db.engine import psycopg_url
+from db.postgres.engine import psycopg_url
 from metering.sandbox.measuring.rate import MeasuringError, Rate
 from metering.sandbox.postgres import PORT, Postgres
 from metering.sandbox.servers import Servers

@@ -6,8 +6,8 @@ import redis
 from sqlalchemy import text
 
 from db.audit.full import run_audit
-from db.engine import make_engine, transaction
 from db.ledger.prices import set_price
+from db.postgres.engine import make_engine, transaction
 from metering.runtime.clock import system_clock
 from metering.sandbox.load import events, fill
 from metering.sandbox.measuring.bed import give_a_cent, make_orgs

@@ -10,9 +10,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 
-from db.exchange import COMMIT, Statement, exchange
-from db.failures import says_read_only
-from db.writable import ask_again, use_writable_only
+from db.postgres.exchange import COMMIT, Statement, exchange
+from db.postgres.failures import says_read_only
+from db.postgres.writable import ask_again, use_writable_only
 from metering.runtime.crashpoints import CrashPoint, reach
 
 _state = threading.local()
@@ -28,7 +28,7 @@ def make_engine(
     lock_timeout_ms: int = 0,
     statement_timeout_ms: int = 0,
 ) -> Engine:
-    """An engine for `url`, whose connections may write (`db.writable`). Nothing connects yet.
+    """An engine for `url`, whose connections may write (`db.postgres.writable`). Nothing connects yet.
 
     A statement waits at most `lock_timeout_ms` for a lock, and takes at most `statement_timeout_ms`; 0 is without limit.
 
@@ -48,8 +48,8 @@ def make_engine(
                 lock_timeout_ms=lock_timeout_ms,
                 statement_timeout_ms=statement_timeout_ms,
             ),
-            # What is hot is prepared by db.exchange. After a rollback psycopg has the session forget all that anybody has
-            # prepared, if it has prepared anything itself.
+            # What is hot is prepared by db.postgres.exchange. After a rollback psycopg has the session forget all that
+            # anybody has prepared, if it has prepared anything itself.
             "prepare_threshold": None,
         },
     )
@@ -62,8 +62,8 @@ def connect_args(
 ) -> dict[str, Any]:
     """What every connection of ours is opened with: in UTC, and within 8 s it notices where the other end is gone without a word.
 
-    Text goes as UTF-8, whatever the environment, the role or the database has set: `db.ledger.debit_rows` and `db.exchange` write
-    and read it themselves.
+    Text goes as UTF-8, whatever the environment, the role or the database has set: `db.ledger.debit_rows` and
+    `db.postgres.exchange` write and read it themselves.
     """
     several = "," in _driver_args(url).get("host", "")
     return {

@@ -23,7 +23,7 @@ def array(values: Iterable[int | str]) -> str:
 
 
 def bigints(values: Sequence[int]) -> bytes:
-    """An array of bigint in Postgres's binary form, for `db.exchange`: neither side makes or reads text.
+    """An array of bigint in Postgres's binary form, for `db.postgres.exchange`: neither side makes or reads text.
 
     Raises struct.error for a number of more than 64 bits.
     """
@@ -31,7 +31,7 @@ def bigints(values: Sequence[int]) -> bytes:
 
 
 def instants(values_us: Sequence[int]) -> bytes:
-    """An array of timestamptz in the same form, of times as Postgres keeps them (`db.instants.microseconds`)."""
+    """An array of timestamptz in the same form, of times as Postgres keeps them (`db.postgres.instants.microseconds`)."""
     return _packed(_TIMESTAMPTZ_OID, values_us)
 
 

@@ -29,7 +29,7 @@ class Statement(msgspec.Struct, frozen=True):
     """No two have the same."""
     text: str
     types: tuple[str, ...] = ()
-    """Such as `int8[]`: packed by `db.arrays`."""
+    """Such as `int8[]`: packed by `db.postgres.arrays`."""
 
 
 BEGIN: Final = Statement("begin", "BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -40,7 +40,7 @@ _prepared: Final[WeakKeyDictionary[psycopg.Connection, set[str]]] = WeakKeyDicti
 
 
 class _Loading(AdaptContext):
-    """How values come: times as Postgres keeps them (`db.instants`), because nobody looks at most of them."""
+    """How values come: times as Postgres keeps them (`db.postgres.instants`), because nobody looks at most of them."""
 
     adapters = AdaptersMap(psycopg.adapters)
     connection = None

@@ -1,0 +1,1 @@
+"""How Postgres is spoken to, and nothing of what about."""
