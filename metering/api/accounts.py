@@ -8,7 +8,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from db.accounts.billing import read_account
-from metering.api.answers import (
+from metering.api.auth import OrgId, known_org
+from metering.api.bodies import Body, describes, json_body
+from metering.api.context import context_of
+from metering.api.errors import UnauthenticatedError
+from metering.api.parameters import plain_query
+from metering.api.responses import (
     ACCOUNT,
     BODY_REFUSED,
     FAILED,
@@ -20,11 +25,6 @@ from metering.api.answers import (
     answers,
     invalid_request,
 )
-from metering.api.auth import OrgId, known_org
-from metering.api.bodies import Body, describes, json_body
-from metering.api.context import context_of
-from metering.api.parameters import plain_query
-from metering.api.problems import UnauthenticatedError
 from metering.payments.accounts import SettingsPatch, change_settings
 from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS
 

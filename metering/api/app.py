@@ -12,12 +12,12 @@ from metering import __version__
 from metering.api import accounts, cards, gates, health, top_ups, transactions, webhooks
 from metering.api.context import ApiContext
 from metering.api.docs_page import serve_docs
+from metering.api.errors import tell_problems
+from metering.api.http_metrics import Watch
 from metering.api.openapi import describe
 from metering.api.prices import keep_reading
-from metering.api.problems import tell_problems
 from metering.api.quick_answers import QuickAnswers
 from metering.api.return_page import serve_return_page
-from metering.api.watch import Watch
 
 READING_LIMIT_S: Final = 5.0
 """How long a reading of the prices may hold up the end of the server: Postgres may not answer."""

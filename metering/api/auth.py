@@ -10,7 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from db.accounts.api_keys import PREFIX, find_org
 from db.postgres.engine import transaction
 from metering.api.context import ApiContext, context_of
-from metering.api.problems import TooManyFailuresError, UnauthenticatedError
+from metering.api.errors import TooManyFailuresError, UnauthenticatedError
 
 API_KEY: Final = HTTPBearer(
     scheme_name="api_key",

@@ -8,7 +8,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from metering.api.auth import OrgId
-from metering.api.problems import (
+from metering.api.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
     FieldProblem,

@@ -7,7 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from metering.api.answers import (
+from metering.api.auth import OrgId, known_org
+from metering.api.bodies import Body, describes, json_body, no_body
+from metering.api.context import context_of
+from metering.api.parameters import plain_query
+from metering.api.responses import (
     ACCOUNT,
     BODY_REFUSED,
     FAILED,
@@ -21,10 +25,6 @@ from metering.api.answers import (
     answers,
     invalid_request,
 )
-from metering.api.auth import OrgId, known_org
-from metering.api.bodies import Body, describes, json_body, no_body
-from metering.api.context import context_of
-from metering.api.parameters import plain_query
 from metering.payments.cards import create_setup_intent, set_default_payment_method
 
 router = APIRouter(prefix="/v1/billing", tags=["Cards"])

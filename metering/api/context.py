@@ -12,9 +12,9 @@ from sqlalchemy import Engine
 from db.accounts.api_keys import find_orgs
 from db.accounts.quick_reads import QuickReads
 from metering.api.key_lookups import KeyLookups
-from metering.api.lanes import Lanes
 from metering.api.prices import Prices
-from metering.api.strangers import Strangers
+from metering.api.rate_limit import Strangers
+from metering.api.thread_pools import Lanes
 from metering.payments.payments import Payments
 from metering.signals.gate_reader import GateReader
 
@@ -24,7 +24,7 @@ class ApiContext:
     """One server's connections, secrets and threads; made by whoever starts it."""
 
     engine: Engine
-    """For what is quick; `payments` has one of its own. It wants `QUICK_CONNECTIONS` of metering/api/lanes.py."""
+    """For what is quick; `payments` has one of its own. It wants `QUICK_CONNECTIONS` of metering/api/thread_pools.py."""
     reads: QuickReads
     """Opened and closed with the server, as the gate reader is closed."""
     gate_reader: GateReader

@@ -9,7 +9,12 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from db.ledger.balances import read_balances
-from metering.api.answers import (
+from metering.api.auth import OrgIdOrTelephony, known_org_or_telephony
+from metering.api.context import ApiContext, context_of
+from metering.api.errors import FieldProblem, InvalidRequestError, NotFoundError
+from metering.api.errors import problem as told
+from metering.api.parameters import plain_query, whole_number
+from metering.api.responses import (
     FAILED,
     MAX_INT,
     UNAUTHENTICATED,
@@ -20,11 +25,6 @@ from metering.api.answers import (
     invalid_request,
     problem,
 )
-from metering.api.auth import OrgIdOrTelephony, known_org_or_telephony
-from metering.api.context import ApiContext, context_of
-from metering.api.parameters import plain_query, whole_number
-from metering.api.problems import FieldProblem, InvalidRequestError, NotFoundError
-from metering.api.problems import problem as told
 from metering.rules.durations import longest_duration_s
 from metering.rules.gates import GateState, gate_state
 from metering.rules.pricing import Price

@@ -13,9 +13,9 @@ from sqlalchemy import Engine, text
 
 from db.postgres.engine import transaction
 from db.postgres.writable import QUESTION, refuse_read_only
-from metering.api.answers import Answer, Problem, answer, answers
 from metering.api.context import ApiContext, context_of
-from metering.api.problems import problem
+from metering.api.errors import problem
+from metering.api.responses import Answer, Problem, answer, answers
 
 router = APIRouter(tags=["Health"])
 

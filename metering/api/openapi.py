@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from metering.api.answers import MAX_INT
+from metering.api.responses import MAX_INT
 
 SUMMARY: Final = "Balances, top-ups, automatic reloads, and whether a call may start."
 DESCRIPTION: Final = """

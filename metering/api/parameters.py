@@ -10,7 +10,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 
-from metering.api.problems import FieldProblem, InvalidRequestError
+from metering.api.errors import FieldProblem, InvalidRequestError
 
 MAX_NAMED: Final = 10
 """How many wrong parameters are named in one answer."""

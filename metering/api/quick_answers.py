@@ -18,9 +18,9 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from metering.api import accounts, gates
-from metering.api.answers import MAX_INT, account_answer
 from metering.api.context import ApiContext
-from metering.api.lanes import OverShareError
+from metering.api.responses import MAX_INT, account_answer
+from metering.api.thread_pools import OverShareError
 
 _BILLING: Final = accounts.router.prefix
 _GATE: Final = re.compile(rf"{gates.router.prefix}/([1-9][0-9]{{0,18}})", re.ASCII)

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from metering.api.problems import FieldProblem, bad_input
+from metering.api.errors import FieldProblem, bad_input
 from metering.runtime.settings import SettingsError
 
 STOP_LIMIT_S: Final = 25

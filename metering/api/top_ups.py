@@ -11,7 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from metering.api.answers import (
+from metering.api.auth import OrgId, known_org
+from metering.api.bodies import Body, describes, json_body
+from metering.api.cards import PaymentMethodId
+from metering.api.context import ApiContext, context_of
+from metering.api.errors import FieldProblem, InvalidRequestError
+from metering.api.parameters import plain_query
+from metering.api.responses import (
     BODY_REFUSED,
     FAILED,
     INVALID_PAYMENT_METHOD,
@@ -25,12 +31,6 @@ from metering.api.answers import (
     invalid_request,
     problem,
 )
-from metering.api.auth import OrgId, known_org
-from metering.api.bodies import Body, describes, json_body
-from metering.api.cards import PaymentMethodId
-from metering.api.context import ApiContext, context_of
-from metering.api.parameters import plain_query
-from metering.api.problems import FieldProblem, InvalidRequestError
 from metering.payments.errors import InvalidAmountError
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
 from metering.payments.top_ups import ToppedUp, mark_answered, mark_unanswered, top_up

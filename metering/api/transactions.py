@@ -17,10 +17,10 @@ from db.ledger.transaction_list import (
     list_transactions,
 )
 from db.models import Kind
-from metering.api.answers import FAILED, MAX_INT, UNAUTHENTICATED, Answer, answer, answers, invalid_request
 from metering.api.auth import OrgId, known_org
 from metering.api.context import context_of
 from metering.api.parameters import plain_query, whole_number
+from metering.api.responses import FAILED, MAX_INT, UNAUTHENTICATED, Answer, answer, answers, invalid_request
 from metering.rules.durations import to_seconds
 from metering.rules.money import format_usd
 from metering.rules.periods import since, until

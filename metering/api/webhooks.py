@@ -6,10 +6,10 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Request
 
-from metering.api.answers import BODY_REFUSED, FAILED, Answer, answer, answers, problem
 from metering.api.bodies import read_body
 from metering.api.context import context_of
-from metering.api.problems import UnavailableError
+from metering.api.errors import UnavailableError
+from metering.api.responses import BODY_REFUSED, FAILED, Answer, answer, answers, problem
 from metering.payments.errors import ProviderUnavailableError
 from metering.payments.webhooks import receive
 from metering.runtime.crashpoints import CrashPoint, reach

@@ -22,9 +22,9 @@ def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = F
     import structlog
 
     from metering.api.app import make_app
-    from metering.api.lanes import PAYMENTS_CONNECTIONS
     from metering.api.return_page import PATH
     from metering.api.server import bind, serve
+    from metering.api.thread_pools import PAYMENTS_CONNECTIONS
     from metering.cli.connections import LOCK_TIMEOUT_MS
     from metering.cli.http_port import local_url
     from metering.cli.stripe_access import named_return_url
@@ -64,7 +64,7 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
     from db.accounts.quick_reads import QuickReads
     from db.postgres.engine import make_engine
     from metering.api.context import ApiContext
-    from metering.api.lanes import QUICK_CONNECTIONS
+    from metering.api.thread_pools import QUICK_CONNECTIONS
     from metering.cli.connections import LOCK_TIMEOUT_MS, located
     from metering.cli.payments import open_payments
     from metering.runtime.redis_connection import connect_redis_async

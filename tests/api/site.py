@@ -19,8 +19,8 @@ from db.models import Base
 from db.postgres.engine import make_engine, transaction
 from metering.api.app import make_app
 from metering.api.context import ApiContext
-from metering.api.lanes import QUICK_CONNECTIONS
 from metering.api.server import bind, serve
+from metering.api.thread_pools import QUICK_CONNECTIONS
 from metering.runtime.redis_connection import connect_redis_async
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from metering.signals.gate_reader import GateReader

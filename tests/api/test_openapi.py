@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from metering.api.problems import TABLE
+from metering.api.errors import TABLE
 from tests.api.site import Site
 
 ENDPOINTS = {

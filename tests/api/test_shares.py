@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from db.ledger.transaction_list import list_transactions
-from metering.api import accounts, lanes, problems, transactions
+from metering.api import accounts, errors, thread_pools, transactions
 from metering.payments.accounts import change_settings
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
 from tests.waiting import wait_until
@@ -101,7 +101,7 @@ def test_others_read_and_change_while_one_org_s_requests_hang(
             assert {each.status_code for each in asked} == {200}
     assert not any(each.done() for each in crowd)
     # And it has its share, no more.
-    assert held.running == 2 * lanes.THREADS_PER_ORG
+    assert held.running == 2 * thread_pools.THREADS_PER_ORG
 
 
 def test_two_top_ups_that_were_answered_stay_two_beside_a_greedy_org(
@@ -119,10 +119,12 @@ def test_two_top_ups_that_were_answered_stay_two_beside_a_greedy_org(
 def test_an_org_that_has_more_waiting_than_its_share_is_told_so(
     site: Site, crowd: list[Future[httpx.Response]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "MAX_WAITING_PER_ORG", MANY - lanes.THREADS_PER_ORG)
-    monkeypatch.setattr(problems, "REFUSAL_DELAY_S", 0.01)
+    monkeypatch.setattr(thread_pools, "MAX_WAITING_PER_ORG", MANY - thread_pools.THREADS_PER_ORG)
+    monkeypatch.setattr(errors, "REFUSAL_DELAY_S", 0.01)
     list_lane = site.context.lanes.list
-    wait_until(lambda: list_lane.shares.turns_of(GREEDY).waiting == MANY - lanes.THREADS_PER_ORG, limit_s=20)
+    wait_until(
+        lambda: list_lane.shares.turns_of(GREEDY).waiting == MANY - thread_pools.THREADS_PER_ORG, limit_s=20
+    )
     refused = site.get(LIST)
     assert_problem(refused, 429, "rate_limited")
     assert refused.headers["retry-after"] == "1"

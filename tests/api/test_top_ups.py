@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from db.attempts.attempts import Attempt
-from metering.api import lanes, server
+from metering.api import server, thread_pools
 from metering.api.app import make_app
-from metering.api.lanes import PROVIDER_THREADS, PROVIDER_THREADS_PER_ORG
+from metering.api.thread_pools import PROVIDER_THREADS, PROVIDER_THREADS_PER_ORG
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import Intent
 from metering.sandbox.stripe.faults import RequestFault
@@ -213,7 +213,7 @@ def test_more_than_may_wait_are_told_to_come_again(
 ) -> None:
     site.world.save_card()
     site.key(1)
-    monkeypatch.setattr(lanes, "MAX_WAITING_PER_ORG", 2)
+    monkeypatch.setattr(thread_pools, "MAX_WAITING_PER_ORG", 2)
     with ThreadPoolExecutor(PROVIDER_THREADS_PER_ORG + 2) as threads:
         first = [threads.submit(site.top_up, 500 + cents) for cents in range(PROVIDER_THREADS_PER_ORG)]
         wait_until(lambda: slow_stripe.waiting == PROVIDER_THREADS_PER_ORG, limit_s=20)

@@ -17,8 +17,8 @@ from db.postgres import writable
 from db.postgres.engine import make_engine, transaction
 from metering.api import accounts, transactions
 from metering.api.app import make_app
-from metering.api.lanes import QUICK_CONNECTIONS
-from metering.api.watch import UNMATCHED
+from metering.api.http_metrics import UNMATCHED
+from metering.api.thread_pools import QUICK_CONNECTIONS
 from tests.api.site import Site, api_context, assert_problem, served
 from tests.api.test_orgs_apart import REQUESTS
 from tests.conftest import Database

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-import metering.api.watch
+import metering.api.http_metrics
 import metering.payments.metrics
 import workers.audit_job
 import workers.metrics
@@ -20,7 +20,7 @@ from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 from tests.docs.pages import page, rows
 
-MADE_BY: Final = (metering.api.watch, metering.payments.metrics, workers.audit_job, workers.metrics)
+MADE_BY: Final = (metering.api.http_metrics, metering.payments.metrics, workers.audit_job, workers.metrics)
 """Whoever makes metrics: imported here, so that all are registered."""
 
 

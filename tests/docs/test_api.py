@@ -4,8 +4,8 @@ import re
 from typing import Final
 
 from metering.api.bodies import MAX_BODY_BYTES
-from metering.api.lanes import MAX_WAITING_PER_ORG, PROVIDER_THREADS_PER_ORG, THREADS_PER_ORG
-from metering.api.problems import INTERNAL_ERROR, TABLE
+from metering.api.errors import INTERNAL_ERROR, TABLE
+from metering.api.thread_pools import MAX_WAITING_PER_ORG, PROVIDER_THREADS_PER_ORG, THREADS_PER_ORG
 from metering.rules.looking import TOP_UP_WINDOW
 from tests.docs.pages import page
 

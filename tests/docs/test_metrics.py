@@ -6,7 +6,7 @@ from typing import Any, Final
 import redis
 from prometheus_client import REGISTRY
 
-from metering.api import watch
+from metering.api import http_metrics
 from metering.payments import metrics as payments_metrics
 from tests.deploy.composed import METRICS_PORT
 from tests.docs.pages import page, rows
@@ -28,7 +28,7 @@ def labels_of(name: str) -> str:
 
 
 def test_every_metric_is_in_the_table_and_no_other() -> None:
-    for imported in (payments_metrics.RELOAD_ATTEMPTS, watch.REQUESTS, INVARIANT_VIOLATIONS):
+    for imported in (payments_metrics.RELOAD_ATTEMPTS, http_metrics.REQUESTS, INVARIANT_VIOLATIONS):
         assert imported in REGISTRY._collector_to_names  # and so registered
     backlog = BacklogCollector(redis.Redis())  # it only describes; nothing connects
     metrics = [metric for each in (REGISTRY.collect(), backlog.describe()) for metric in each]

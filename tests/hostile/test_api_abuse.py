@@ -17,10 +17,10 @@ from sqlalchemy import event
 from db.accounts.api_keys import key_hash, revoke_key
 from db.accounts.quick_reads import QuickReads
 from db.postgres.engine import transaction
-from metering.api import bodies, problems, server
+from metering.api import bodies, errors, server
 from metering.api.app import make_app
 from metering.api.key_lookups import EVERY_S, KeyLookups
-from metering.api.strangers import MAX_ADDRESSES, MAX_FAILURES, MAX_KEYS, WINDOW_S, Strangers
+from metering.api.rate_limit import MAX_ADDRESSES, MAX_FAILURES, MAX_KEYS, WINDOW_S, Strangers
 from metering.runtime.clock import system_clock
 from tests.api.site import LIMIT_S, TELEPHONY_TOKEN, Site, assert_problem, make_site, served
 from tests.conftest import Database
@@ -59,7 +59,7 @@ def statements(site: Site) -> Iterator[list[str]]:
 def test_thousands_of_bad_keys_cost_few_looks_and_shut_out_no_good_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(problems, "REFUSAL_DELAY_S", 0.0)
+    monkeypatch.setattr(errors, "REFUSAL_DELAY_S", 0.0)
     assert site.get("/v1/billing").status_code == 200  # so its key was good lately
     never_used = dict(site.headers(1))
     began_s = time.monotonic()
@@ -105,7 +105,7 @@ def test_a_revoked_key_is_no_good_one_any_more(site: Site) -> None:
 def test_behind_one_proxy_nothing_good_is_refused_for_what_is_wrong(
     site: Site, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    monkeypatch.setattr(problems, "REFUSAL_DELAY_S", 0.0)
+    monkeypatch.setattr(errors, "REFUSAL_DELAY_S", 0.0)
     bad, telephony = {"Authorization": f"Bearer {wrong}"}, {"Authorization": f"Bearer {TELEPHONY_TOKEN}"}
     for _ in range(MAX_FAILURES + 5):
         last = site.http.get("/v1/gate/1", headers=bad)
@@ -122,7 +122,7 @@ def test_guesses_beyond_the_limit_are_answered_late(site: Site) -> None:
     for _ in range(2):
         began_s = time.monotonic()
         assert site.http.get("/v1/gate/1", headers=bad).status_code == 429
-        assert time.monotonic() - began_s >= problems.REFUSAL_DELAY_S
+        assert time.monotonic() - began_s >= errors.REFUSAL_DELAY_S
     began_s = time.monotonic()
     assert site.get("/v1/billing").status_code == 200
     assert site.get("/v1/billing").status_code == 200

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from db.accounts.orgs import OrgError
 from db.postgres.failures import Failure, diagnose, driver_error
-from metering.api.lanes import OverloadedError, OverShareError
+from metering.api.thread_pools import OverloadedError, OverShareError
 from metering.payments.errors import (
     IdempotencyConflictError,
     InvalidAmountError,

@@ -2,7 +2,7 @@
 
 Everybody behind one proxy or network has one address: so nothing good may be refused for what else came from there. Whatever is
 sent is looked up, or compared, whoever sends it; only what proves to be wrong counts against its address, and after
-`MAX_FAILURES` within a window is answered 429, a second late (metering/api/problems.py). So a program with an old key that asks
+`MAX_FAILURES` within a window is answered 429, a second late (metering/api/errors.py). So a program with an old key that asks
 in a loop is slowed down, and whoever guesses at telephony's token has sixty guesses a minute, and then one a second for each
 connection that he holds open. API keys, of 256 random bits, nobody can guess.
 

@@ -9,7 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from metering.api.problems import INTERNAL_ERROR, problem
+from metering.api.errors import INTERNAL_ERROR, problem
 
 # Base units, and no org ever as a label: routes are labelled by their pattern (CONTRACT.md section 9).
 REQUESTS: Final = Counter(
