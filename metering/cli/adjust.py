@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from metering.cli.errors import CommandError
 from metering.cli.gates import follow_gate
-from metering.cli.output import JsonOption, say, show_json
-from metering.cli.values import id_value, text_value
+from metering.console.errors import CommandError
+from metering.console.output import JsonOption, say, show_json
+from metering.console.values import id_value, text_value
 from metering.rules.gates import Balance
 
 MAX_REASON_CHARS = 500
@@ -48,7 +48,7 @@ def adjust(
     from db.ledger.adjustments import adjust as adjust_balance
     from db.ledger.balances import read_balances
     from db.postgres.engine import transaction
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
     from metering.rules.money import format_usd
     from metering.runtime.clock import system_clock
     from workers.reload_follower import ReloadFollower

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from metering.cli.role import RunningRole, StopWithStdinOption, VerboseOption, running_role
+from metering.console.role import RunningRole, StopWithStdinOption, VerboseOption, running_role
 
 if TYPE_CHECKING:
     from metering.api.context import ApiContext
@@ -25,9 +25,9 @@ def api(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = F
     from metering.api.return_page import PATH
     from metering.api.server import bind, serve
     from metering.api.thread_pools import PAYMENTS_CONNECTIONS
-    from metering.cli.connections import LOCK_TIMEOUT_MS
-    from metering.cli.http_port import local_url
-    from metering.cli.stripe_access import named_return_url
+    from metering.console.connections import LOCK_TIMEOUT_MS
+    from metering.console.http_port import local_url
+    from metering.console.stripe_access import named_return_url
     from metering.runtime.settings import read_settings
 
     settings = read_settings()
@@ -65,8 +65,8 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
     from db.postgres.engine import make_engine
     from metering.api.context import ApiContext
     from metering.api.thread_pools import QUICK_CONNECTIONS
-    from metering.cli.connections import LOCK_TIMEOUT_MS, located
-    from metering.cli.payments import open_payments
+    from metering.console.connections import LOCK_TIMEOUT_MS, located
+    from metering.console.payments import open_payments
     from metering.runtime.redis_connection import connect_redis_async
     from metering.runtime.settings import read_settings
     from metering.signals import gate_reader

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metering.cli.output import (
+from metering.console.output import (
     JsonOption,
     LimitOption,
     OffsetOption,
@@ -15,7 +15,7 @@ from metering.cli.output import (
     show_page,
     table,
 )
-from metering.cli.values import id_value
+from metering.console.values import id_value
 
 if TYPE_CHECKING:
     from db.attempts.attempts import Attempt
@@ -44,7 +44,7 @@ def list_(
 ) -> None:
     """List attempts, newest first. An open one needs nobody: the jobs ask Stripe again until its end is known."""
     from db.attempts.attempts import list_attempts
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
     from metering.rules.money import format_usd
 
     if org is not None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metering.cli.errors import CommandError
-from metering.cli.output import JsonOption, add_row, counted, say, show_json, show_table, table
+from metering.console.errors import CommandError
+from metering.console.output import JsonOption, add_row, counted, say, show_json, show_table, table
 from metering.rules.times import format_time
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def audit(
     against the ledger as well.
     """
     from db.audit.full import run_audit
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
 
     with open_database(command="audit") as engine:
         report = run_audit(engine)
@@ -51,7 +51,7 @@ def audit(
 def _compare_with_stripe(engine: "Engine") -> "StripeAudit":
     import threading
 
-    from metering.cli.stripe_access import find_stripe
+    from metering.console.stripe_access import find_stripe
     from metering.payments.audit import audit_against_stripe
     from metering.payments.stripe_api import StripeFailure, connect_stripe
     from metering.runtime.clock import system_clock

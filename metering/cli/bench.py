@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metering.cli.output import JsonOption
+from metering.console.output import JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,8 +62,8 @@ def bench(
     than rates: they depend less on the machine.
     """
     from metering.cli.bench_report import show_result
-    from metering.cli.errors import CommandError
-    from metering.cli.output import progress_bar, show_json
+    from metering.console.errors import CommandError
+    from metering.console.output import progress_bar, show_json
     from metering.runtime.logs import configure_logs
     from metering.runtime.settings import read_settings
     from metering.sandbox.measuring.bed import making_bed

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from metering.cli.output import add_row, counted, say, show_table, table
+from metering.console.output import add_row, counted, say, show_table, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from metering.cli.output import JsonOption
+from metering.console.output import JsonOption
 
 
 def chaos(

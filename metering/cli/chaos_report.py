@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from metering.cli.output import add_row, counted, say, show_json, show_table, table
+from metering.console.output import add_row, counted, say, show_json, show_table, table
 from metering.rules.money import format_usd
 from metering.sandbox.chaos.injector import Struck
 from metering.sandbox.chaos.run import Plan, Result

@@ -15,9 +15,9 @@ from db.ledger.adjustments import adjust
 from db.ledger.prices import set_price
 from db.postgres.engine import psycopg_url, transaction
 from db.postgres.schema import migrate
-from metering.cli.connections import engine_for
-from metering.cli.errors import CommandError
-from metering.cli.roles import Role, Supervisor
+from metering.console.connections import engine_for
+from metering.console.errors import CommandError
+from metering.console.roles import Role, Supervisor
 from metering.payments.stripe_api import connect_stripe
 from metering.rules.money import MICROUSD_PER_USD
 from metering.rules.pricing import Price

@@ -14,11 +14,11 @@ import redis
 from rich.console import Console
 
 from metering.cli.demo_out import is_live, say_line, shown_path
-from metering.cli.errors import CommandError
-from metering.cli.http_port import LOOPBACK, local_url
-from metering.cli.output import counted
-from metering.cli.roles import API, JOBS, STRIPE_SANDBOX, Role, Supervisor, meter_roles
-from metering.cli.stripe_access import StripeAccess, find_stripe, named_stripe
+from metering.console.errors import CommandError
+from metering.console.http_port import LOOPBACK, local_url
+from metering.console.output import counted
+from metering.console.roles import API, JOBS, STRIPE_SANDBOX, Role, Supervisor, meter_roles
+from metering.console.stripe_access import StripeAccess, find_stripe, named_stripe
 from metering.runtime.settings import Settings
 from workers.stream import GROUP, STREAM, backlog
 

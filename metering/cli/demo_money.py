@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from db.postgres.engine import transaction
-from metering.cli.output import counted
+from metering.console.output import counted
 from metering.rules.money import format_usd
 from metering.sandbox.cardholders import Cardholders
 from metering.sandbox.customers import Customers

@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 
 from db.attempts.reload_status import read_charges
 from db.ledger.balances import read_balances
-from metering.cli.connections import engine_for, located, prepare_database
 from metering.cli.demo_backstage import (
     Backstage,
     StoppedEarlyError,
@@ -29,11 +28,12 @@ from metering.cli.demo_screen import Figures, live_view, plain_line
 from metering.cli.demo_setup import cardholders_of, make_customers, make_orgs, make_tiers
 from metering.cli.demo_verdict import INTERRUPTED, Run, conclude
 from metering.cli.demo_watch import Watch
-from metering.cli.errors import CommandError
-from metering.cli.http_port import LOOPBACK, free_http_port
-from metering.cli.output import console, counted
-from metering.cli.stopping import stop_on_signals
-from metering.cli.stripe_access import named_stripe
+from metering.console.connections import engine_for, located, prepare_database
+from metering.console.errors import CommandError
+from metering.console.http_port import LOOPBACK, free_http_port
+from metering.console.output import console, counted
+from metering.console.stopping import stop_on_signals
+from metering.console.stripe_access import named_stripe
 from metering.runtime.clock import Clock, system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings

@@ -11,8 +11,8 @@ from db.accounts.orgs import create_org
 from db.ledger.adjustments import adjust
 from db.ledger.prices import list_prices, set_price
 from db.postgres.engine import transaction
-from metering.cli.errors import CommandError
-from metering.cli.stripe_access import StripeAccess
+from metering.console.errors import CommandError
+from metering.console.stripe_access import StripeAccess
 from metering.rules.gates import Balance
 from metering.rules.money import MICROUSD_PER_USD, format_usd
 from metering.rules.pricing import Price

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from metering.cli.demo_screen import shown_ms
-from metering.cli.output import counted
+from metering.console.output import counted
 from metering.rules.money import format_usd
 from metering.rules.rejections import Reason
 from metering.sandbox.closings import Overspending

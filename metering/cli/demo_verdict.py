@@ -17,8 +17,8 @@ from metering.cli.demo_money import charges_sentences, read_money, wrong_money
 from metering.cli.demo_out import say_line, shown_path
 from metering.cli.demo_summary import overspending_table, push_to_gate_sentence, summary, why
 from metering.cli.demo_watch import push_to_gate_s
-from metering.cli.errors import quoted
-from metering.cli.output import counted
+from metering.console.errors import quoted
+from metering.console.output import counted
 from metering.rules.gates import SignalType
 from metering.rules.money import format_usd
 from metering.sandbox.cardholders import Cardholders

@@ -4,8 +4,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from metering.cli.errors import CommandError, quoted
-from metering.cli.output import warn
+from metering.console.errors import CommandError, quoted
+from metering.console.output import warn
 from metering.rules.gates import Balance
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" =
     """
     import redis
 
-    from metering.cli.connections import open_redis
+    from metering.console.connections import open_redis
     from metering.runtime.clock import system_clock
     from metering.signals.gates import Gates
 

@@ -1,7 +1,7 @@
 # ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """`metering jobs`."""
 
-from metering.cli.role import StopWithStdinOption, VerboseOption, running_role
+from metering.console.role import StopWithStdinOption, VerboseOption, running_role
 
 
 def jobs(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = False) -> None:
@@ -11,8 +11,8 @@ def jobs(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = 
     """
     from prometheus_client import REGISTRY
 
-    from metering.cli.connections import LOCK_TIMEOUT_MS
-    from metering.cli.payments import open_payments
+    from metering.console.connections import LOCK_TIMEOUT_MS
+    from metering.console.payments import open_payments
     from workers.jobs import POOL_SIZE, run_jobs
     from workers.metrics import BacklogCollector
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metering.cli.output import JsonOption, add_row, say, show_json, show_list, show_page, table
-from metering.cli.values import id_value
+from metering.console.output import JsonOption, add_row, say, show_json, show_list, show_page, table
+from metering.console.values import id_value
 from metering.rules.times import format_time
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def create(org: OrgArgument, as_json: JsonOption = False) -> None:
     """Make an API key for an org. It is shown this once: only its hash is kept."""
     from db.accounts.api_keys import create_key
     from db.postgres.engine import transaction
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
     from metering.runtime.clock import system_clock
 
     id_value("ORG", org)
@@ -43,7 +43,7 @@ def create(org: OrgArgument, as_json: JsonOption = False) -> None:
 def list_(org: OrgArgument, as_json: JsonOption = False) -> None:
     """List an org's keys, revoked ones too, by their last characters."""
     from db.accounts.api_keys import list_keys
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
 
     id_value("ORG", org)
     with open_database(command="key") as engine, engine.connect() as connection:
@@ -70,7 +70,7 @@ def revoke(
     """Revoke a key: it stops at once, and for ever."""
     from db.accounts.api_keys import revoke_key
     from db.postgres.engine import transaction
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
     from metering.runtime.clock import system_clock
 
     id_value("KEY_ID", key_id)

@@ -13,15 +13,15 @@ from metering.cli.audit import audit
 from metering.cli.bench import bench
 from metering.cli.chaos import chaos
 from metering.cli.demo import demo
-from metering.cli.errors import explain
 from metering.cli.jobs import jobs
 from metering.cli.meter import meter
 from metering.cli.migrate import migrate
-from metering.cli.output import say, survive_any_terminal, warn
 from metering.cli.push import push
 from metering.cli.status import status
 from metering.cli.stripe_sandbox import stripe_sandbox
 from metering.cli.up import up
+from metering.console.errors import explain
+from metering.console.output import say, survive_any_terminal, warn
 
 
 class Commands(TyperGroup):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from metering.cli.role import StopWithStdinOption, VerboseOption, running_role
-from metering.cli.values import text_value
+from metering.console.role import StopWithStdinOption, VerboseOption, running_role
+from metering.console.values import text_value
 
 MAX_NAME_CHARS = 200
 

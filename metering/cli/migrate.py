@@ -1,7 +1,7 @@
 # ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """`metering migrate`."""
 
-from metering.cli.output import JsonOption, say, show_json
+from metering.console.output import JsonOption, say, show_json
 
 
 def migrate(as_json: JsonOption = False) -> None:
@@ -10,7 +10,7 @@ def migrate(as_json: JsonOption = False) -> None:
     METERING_DATABASE_URL must name the tables' owner here. `metering up` does it by itself for the embedded database.
     """
     from db.postgres.schema import migrate as migrate_schema
-    from metering.cli.connections import engine_for, located
+    from metering.console.connections import engine_for, located
 
     with (
         located(valkey=False) as found,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from metering.cli.gates import follow_gate
-from metering.cli.output import (
+from metering.console.output import (
     JsonOption,
     LimitOption,
     OffsetOption,
@@ -17,7 +17,7 @@ from metering.cli.output import (
     show_page,
     table,
 )
-from metering.cli.values import id_value, text_value
+from metering.console.values import id_value, text_value
 from metering.rules.gates import Balance
 
 MAX_NAME_CHARS = 200
@@ -47,7 +47,7 @@ def create(
     """Make an org, with a balance of 0.00 and the next free id, or the given one."""
     from db.accounts.orgs import create_org
     from db.postgres.engine import transaction
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
     from metering.runtime.clock import system_clock
 
     if org_id is not None:
@@ -66,7 +66,7 @@ def create(
 def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption = False) -> None:
     """List orgs in order of id, with their balances."""
     from db.accounts.orgs import list_orgs
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
     from metering.rules.money import format_usd
 
     with open_database(command="org") as engine, engine.connect() as connection:

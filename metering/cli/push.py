@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from metering.cli.errors import CommandError, quoted
-from metering.cli.event_input import EventLines, Input, OtherShapeError, UnreadableInputError, open_input
-from metering.cli.output import JsonOption, counted, progress_bar, say, show_json, warn
-from metering.cli.stopping import stop_signals
+from metering.console.errors import CommandError, quoted
+from metering.console.event_input import EventLines, Input, OtherShapeError, UnreadableInputError, open_input
+from metering.console.output import JsonOption, counted, progress_bar, say, show_json, warn
+from metering.console.stopping import stop_signals
 
 if TYPE_CHECKING:
     import redis
@@ -47,7 +47,7 @@ def push(
     Lines go in as they are, and soon, even where more is still to come: what can't be billed is kept by the meters
     (`metering rejected list`). Pushing a file twice is safe: a call is billed once.
     """
-    from metering.cli.connections import open_redis
+    from metering.console.connections import open_redis
 
     with (
         open_redis() as client,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from metering.cli.errors import CommandError, quoted
-from metering.cli.output import (
+from metering.console.errors import CommandError, quoted
+from metering.console.output import (
     JsonOption,
     LimitOption,
     OffsetOption,
@@ -24,7 +24,7 @@ from metering.cli.output import (
     table,
     warn,
 )
-from metering.cli.values import id_value
+from metering.console.values import id_value
 from metering.rules.rejections import Reason
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def list_(
 ) -> None:
     """List the rejected events that wait for somebody to mend the cause, oldest first."""
     from db.ledger.rejections import list_rejected
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
 
     with open_database(command="rejected") as engine, engine.connect() as connection:
         events, total = list_rejected(
@@ -126,7 +126,7 @@ def replay(
     Name them by id, or by reason, or take all that wait. They stay listed, marked as replayed. A call is billed
     once, however often it is replayed; what still can't be billed is rejected anew.
     """
-    from metering.cli.connections import open_database, open_redis
+    from metering.console.connections import open_database, open_redis
     from metering.runtime.clock import system_clock
 
     chosen = ids or []

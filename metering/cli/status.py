@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from metering.cli.output import JsonOption, add_row, counted, say, show_json, show_table, table
+from metering.console.output import JsonOption, add_row, counted, say, show_json, show_table, table
 from metering.rules.gates import GateState
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def status(as_json: JsonOption = False) -> None:
     """Show how things stand: the backlog, the meters, the orgs and their gates, what was rejected, charges and reloads."""
     from db.attempts.reload_status import read_reload_status
     from db.postgres.schema import expected_revision
-    from metering.cli.connections import open_database, open_redis
-    from metering.cli.reload_status import reload_json, show_reloads
+    from metering.console.connections import open_database, open_redis
+    from metering.console.reload_status import reload_json, show_reloads
     from metering.runtime.clock import system_clock
 
     now = system_clock()

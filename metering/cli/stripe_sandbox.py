@@ -3,8 +3,8 @@
 
 from typing import TYPE_CHECKING
 
-from metering.cli.errors import CommandError
-from metering.cli.role import StopWithStdinOption, VerboseOption
+from metering.console.errors import CommandError
+from metering.console.role import StopWithStdinOption, VerboseOption
 
 if TYPE_CHECKING:
     from metering.runtime.settings import Settings
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def stripe_sandbox(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = False) -> None:
     """Run a stand-in for Stripe under METERING_DATA_DIR, beside the embedded database only. It charges nobody."""
-    from metering.cli.stopping import stop_on_signals
-    from metering.cli.stripe_access import named_stripe
+    from metering.console.stopping import stop_on_signals
+    from metering.console.stripe_access import named_stripe
     from metering.runtime.logs import configure_logs
     from metering.runtime.settings import read_settings
     from metering.sandbox.stripe_keeper import PortTakenError, keep_stand_in
@@ -31,7 +31,7 @@ def stripe_sandbox(verbose: VerboseOption = False, stop_with_stdin: StopWithStdi
 
 def webhook_url(settings: "Settings") -> str | None:
     """Where the API of this machine takes webhooks in; None where its port isn't known: then events are read from the list."""
-    from metering.cli.http_port import local_url
+    from metering.console.http_port import local_url
 
     if settings.http_port == 0:
         return None

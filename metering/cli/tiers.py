@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from metering.cli.errors import CommandError
-from metering.cli.output import JsonOption, add_row, say, show_json, show_list, show_page, table
-from metering.cli.values import time_value
+from metering.console.errors import CommandError
+from metering.console.output import JsonOption, add_row, say, show_json, show_list, show_page, table
+from metering.console.values import time_value
 from metering.rules.times import format_time
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def set_(
     """
     from db.ledger.prices import set_price
     from db.postgres.engine import transaction
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment
     from metering.runtime.clock import system_clock
@@ -104,7 +104,7 @@ def _parsed(name: str, parse: Callable[[str], T], text: str) -> T:
 def list_(as_json: JsonOption = False) -> None:
     """List every price, past, present and to come, by tier and date."""
     from db.ledger.prices import list_prices
-    from metering.cli.connections import open_database
+    from metering.console.connections import open_database
 
     with open_database(command="tier") as engine, engine.connect() as connection:
         prices = list_prices(connection)

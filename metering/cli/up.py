@@ -8,8 +8,8 @@ import typer
 if TYPE_CHECKING:
     from rich.panel import Panel
 
-    from metering.cli.connections import Located
-    from metering.cli.stripe_access import StripeAccess
+    from metering.console.connections import Located
+    from metering.console.stripe_access import StripeAccess
 
 MAX_METERS = 64
 
@@ -25,13 +25,13 @@ def up(
     or joins them, and brings their schema up to date. Beside the embedded database, and without STRIPE_API_KEY,
     it also starts a stand-in for Stripe, which charges nobody.
     """
-    from metering.cli.connections import located, prepare_database
-    from metering.cli.first_steps import first_steps
-    from metering.cli.http_port import free_http_port, local_url
-    from metering.cli.output import console, warn
-    from metering.cli.roles import API, JOBS, STRIPE_SANDBOX, Supervisor, meter_roles, metrics_ports
-    from metering.cli.stopping import stop_on_signals
-    from metering.cli.stripe_access import find_stripe, named_return_url, named_stripe
+    from metering.console.connections import located, prepare_database
+    from metering.console.first_steps import first_steps
+    from metering.console.http_port import free_http_port, local_url
+    from metering.console.output import console, warn
+    from metering.console.roles import API, JOBS, STRIPE_SANDBOX, Supervisor, meter_roles, metrics_ports
+    from metering.console.stopping import stop_on_signals
+    from metering.console.stripe_access import find_stripe, named_return_url, named_stripe
     from metering.runtime.clock import system_clock
     from metering.runtime.redis_connection import connect_redis
     from metering.runtime.settings import read_settings
@@ -69,8 +69,8 @@ def _panel(found: "Located", url: str, access: "StripeAccess", meters: int, port
     from rich.table import Table
     from rich.text import Text
 
-    from metering.cli.connections import address
-    from metering.cli.output import counted, printable
+    from metering.console.connections import address
+    from metering.console.output import counted, printable
     from metering.runtime.settings import read_settings
 
     metrics = "free ports; the log lines below name them"
@@ -93,7 +93,7 @@ def _panel(found: "Located", url: str, access: "StripeAccess", meters: int, port
 
 
 def _stripe(access: "StripeAccess") -> str:
-    from metering.cli.stripe_access import is_live
+    from metering.console.stripe_access import is_live
 
     if access.stand_in:
         return f"NOT STRIPE: a stand-in at {access.base_url}, which charges nobody"

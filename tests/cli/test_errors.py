@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from metering.cli.connections import address
+from metering.console.connections import address
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 from tests.db import made_read_only
@@ -106,7 +106,7 @@ def test_a_database_that_does_not_exist(database: Database) -> None:
 
 
 def test_a_lock_that_is_not_given_back(cli: Cli, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metering.cli.connections.LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr("metering.console.connections.LOCK_TIMEOUT_MS", 100)
     cli.run("org", "create", "Acme")
     url = database.url.replace("+psycopg", "")
     with psycopg.connect(url) as holder:

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from metering.cli import event_input, push
+from metering.cli import push
+from metering.console import event_input
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 from workers.stream import STREAM

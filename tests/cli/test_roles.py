@@ -12,8 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from metering.cli import roles
-from metering.cli.roles import JOBS, STRIPE_SANDBOX, Supervisor, meter_roles
+from metering.console import roles
+from metering.console.roles import JOBS, STRIPE_SANDBOX, Supervisor, meter_roles
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 from tests.conftest import Database
@@ -151,7 +151,7 @@ def test_a_metrics_port_leaves_room_for_every_role(
 
 SUPERVISE = """
 import time
-from metering.cli.roles import Supervisor, meter_roles
+from metering.console.roles import Supervisor, meter_roles
 with Supervisor(meter_roles(2), say=print):
     time.sleep(60)
 """

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from metering.cli.output import add_row, laid_out, table
+from metering.console.output import add_row, laid_out, table
 
 AT = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)
 TIME = "2026-04-20T18:25:06.201Z"

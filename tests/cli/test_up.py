@@ -12,8 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from metering.cli.first_steps import first_steps
-from metering.cli.stripe_access import StripeAccess
+from metering.console.first_steps import first_steps
+from metering.console.stripe_access import StripeAccess
 from tests.cli.conftest import Cli
 from tests.cli.test_roles import end, free_ports, meters
 from tests.cli.waiting import wait_until

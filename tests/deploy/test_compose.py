@@ -7,8 +7,8 @@ import pytest
 import typer.main
 
 from metering.cli.main import app
-from metering.cli.roles import STOP_LIMIT_S
-from metering.cli.stripe_access import named_stripe
+from metering.console.roles import STOP_LIMIT_S
+from metering.console.stripe_access import named_stripe
 from metering.runtime.settings import Settings
 from tests.deploy.composed import (
     CHARGING,

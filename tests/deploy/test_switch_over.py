@@ -16,7 +16,7 @@ from db.accounts.api_keys import create_key
 from db.ledger.adjustments import adjust
 from db.postgres.engine import make_engine, transaction
 from db.postgres.schema import migrate
-from metering.cli.roles import Role, Supervisor
+from metering.console.roles import Role, Supervisor
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.chaos.customer_api import CustomerApi

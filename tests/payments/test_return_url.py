@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from metering.cli.stripe_access import named_return_url
+from metering.console.stripe_access import named_return_url
 from metering.payments.errors import PaymentError, ProviderUnavailableError
 from metering.payments.outcomes import TopUpMade
 from metering.runtime.settings import SettingsError, read_settings

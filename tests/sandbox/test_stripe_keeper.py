@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from metering.cli import stripe_access
-from metering.cli.errors import CommandError
-from metering.cli.stripe_access import StripeAccess, find_stripe
+from metering.console import stripe_access
+from metering.console.errors import CommandError
+from metering.console.stripe_access import StripeAccess, find_stripe
 from metering.payments.stripe_api import connect_stripe
 from metering.runtime.settings import Settings
 from metering.sandbox.stripe_keeper import PortTakenError, StandIn, answering_stand_in, keep_stand_in

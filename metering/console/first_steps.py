@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Final
 
-from metering.cli.stripe_access import StripeAccess, is_live
+from metering.console.stripe_access import StripeAccess, is_live
 from metering.rules.times import format_time
 
 FIRST_ORG_ID: Final = "1001"

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from db.postgres.engine import make_engine, psycopg_url
 from db.postgres.schema import check_schema, migrate
-from metering.cli.errors import CommandError
+from metering.console.errors import CommandError
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
 

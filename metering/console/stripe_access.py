@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from metering.cli.errors import CommandError
+from metering.console.errors import CommandError
 from metering.runtime.settings import Settings, SettingsError
 
 JOIN_LIMIT_S: Final = 10.0

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from metering.cli.role import RunningRole
-from metering.cli.stripe_access import find_stripe
+from metering.console.role import RunningRole
+from metering.console.stripe_access import find_stripe
 from metering.runtime.settings import read_settings
 
 if TYPE_CHECKING:

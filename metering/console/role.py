@@ -53,9 +53,9 @@ def running_role(
     """
     import structlog
 
-    from metering.cli.connections import engine_for, located
-    from metering.cli.stopping import stop_on_signals
-    from metering.cli.stripe_access import named_stripe
+    from metering.console.connections import engine_for, located
+    from metering.console.stopping import stop_on_signals
+    from metering.console.stripe_access import named_stripe
     from metering.runtime.logs import configure_logs
     from metering.runtime.metrics_server import serving_metrics
     from metering.runtime.redis_connection import connect_redis
@@ -89,7 +89,7 @@ def _wait_for_schema(engine: "Engine", stop: "threading.Event") -> None:
 
     from db.postgres.failures import Failure, diagnose
     from db.postgres.schema import check_schema
-    from metering.cli.errors import quoted
+    from metering.console.errors import quoted
     from metering.runtime.backoff import backoff_s
 
     waits = backoff_s()

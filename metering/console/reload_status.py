@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from db.attempts.reload_status import ReloadStatus
-from metering.cli.output import add_row, say, show_table, table
+from metering.console.output import add_row, say, show_table, table
 from metering.rules.money import format_usd
 
 

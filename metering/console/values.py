@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from metering.cli.errors import CommandError
+from metering.console.errors import CommandError
 
 MAX_ID: Final = 2**63 - 1
 

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from metering.cli.errors import CommandError, quoted
-from metering.cli.event_shapes import is_object, other_shape, without_mark
+from metering.console.errors import CommandError, quoted
+from metering.console.event_shapes import is_object, other_shape, without_mark
 
 LOOK_EVERY_S: Final = 0.1
 """How often whoever waits for more is asked whether to go on."""
