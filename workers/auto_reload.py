@@ -7,7 +7,7 @@ import dramatiq
 from dramatiq import Broker
 
 from metering.payments.charges import work_on
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from metering.runtime.crashpoints import CrashPoint, reach
 from workers.broker import MONEY_QUEUE, TIME_LIMIT_MS
 from workers.nudges import AUTO_RELOAD_ACTOR

@@ -7,7 +7,7 @@ from typing import Final
 import redis
 import structlog
 
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from workers.audit_job import audit_rounds
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker

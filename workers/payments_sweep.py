@@ -16,8 +16,8 @@ from db.attempts.attempts import due_attempts
 from db.attempts.reload_rule import ask_due, ask_page
 from db.postgres.failures import Failure, diagnose
 from metering.payments.charges import work_on
+from metering.payments.context import Payments
 from metering.payments.event_list import read_events
-from metering.payments.payments import Payments
 from metering.payments.settling import follow
 from metering.signals.reload_signals import say_left
 from workers.failures import sentence

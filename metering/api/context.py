@@ -15,7 +15,7 @@ from metering.api.key_lookups import KeyLookups
 from metering.api.prices import Prices
 from metering.api.rate_limit import Strangers
 from metering.api.thread_pools import Lanes
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from metering.signals.gate_reader import GateReader
 
 

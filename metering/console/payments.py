@@ -11,7 +11,7 @@ from metering.console.stripe_access import find_stripe
 from metering.runtime.settings import read_settings
 
 if TYPE_CHECKING:
-    from metering.payments.payments import Payments
+    from metering.payments.context import Payments
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def open_payments(role: RunningRole, *, return_url: str | None = None) -> RolePa
 
     Raises SettingsError where a setting is missing, CommandError where no stand-in runs.
     """
-    from metering.payments.payments import Payments, TopUpLimits
+    from metering.payments.context import Payments, TopUpLimits
     from metering.payments.stripe_api import connect_stripe
     from metering.runtime.clock import system_clock
     from metering.signals.gates import Gates

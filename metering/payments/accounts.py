@@ -8,8 +8,8 @@ from db.accounts.billing import BillingAccount, lock_billing, read_billing
 from db.accounts.billing import change_settings as write_settings
 from db.accounts.orgs import OrgError
 from db.postgres.engine import transaction
+from metering.payments.context import Payments
 from metering.payments.errors import InvalidSettingError, PaymentMethodRequiredError
-from metering.payments.payments import Payments
 from metering.payments.settling import follow
 from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS
 

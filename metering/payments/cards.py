@@ -19,11 +19,11 @@ from db.accounts.billing import (
 from db.accounts.orgs import OrgError
 from db.payments.stripe_customers import claim_customer
 from db.postgres.engine import transaction
+from metering.payments.context import Payments
 from metering.payments.customers import customer_key
 from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedError, ProviderUnavailableError
 from metering.payments.metrics import MISSING_AT_STRIPE
 from metering.payments.outcomes import SetupIntentMade
-from metering.payments.payments import Payments
 from metering.payments.settling import follow
 from metering.payments.stripe_api import SavedCard, StripeFailure, StripeRefused, StripeUnknown
 from metering.rules.payments import Missing

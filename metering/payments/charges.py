@@ -11,8 +11,8 @@ from db.payments.next_step import Step, begin_work, put_off
 from db.payments.settlement import NOT_BOOKED
 from db.postgres.engine import transaction
 from metering.payments.cards import replace_customer
+from metering.payments.context import Payments
 from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
-from metering.payments.payments import Payments
 from metering.payments.settling import follow, settle_and_follow
 from metering.payments.stripe_api import StripeFailure, StripeRefused, StripeUnknown
 from metering.rules.looking import WORK_LEASE, surely_absent

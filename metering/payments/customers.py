@@ -7,8 +7,8 @@ import structlog
 from db.accounts.billing import keep_customer, read_billing
 from db.payments.stripe_customers import claim_customer, find_org_of_customer
 from db.postgres.engine import transaction
-from metering.payments.payments import Payments
-from metering.payments.readings import MAX_ORG_ID
+from metering.payments.context import Payments
+from metering.payments.parsing import MAX_ORG_ID
 from metering.rules.payments import Intent
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -7,8 +7,8 @@ import structlog
 
 from db.payments.stripe_events import advance_event_list, claim_event_list, known_events
 from db.postgres.failures import Failure, diagnose
+from metering.payments.context import Payments
 from metering.payments.events import HANDLED, handle, read_event
-from metering.payments.payments import Payments
 from metering.payments.stripe_api import StripeEventSeen, StripeFailure
 from metering.runtime.crashpoints import CrashPoint, reach
 

@@ -15,10 +15,10 @@ from db.attempts.reload_rule import Reloads
 from db.payments.stripe_customers import find_org_of_customer
 from db.payments.stripe_events import EventRef, is_event_known, keep_event
 from db.postgres.engine import transaction
-from metering.payments.looking_at import look_at_intent
+from metering.payments.context import Payments
+from metering.payments.lookup import look_at_intent
 from metering.payments.metrics import STRIPE_EVENTS
-from metering.payments.payments import Payments
-from metering.payments.readings import read_intent
+from metering.payments.parsing import read_intent
 from metering.payments.settling import follow, settle_and_follow
 from metering.payments.stripe_api import RESOURCE_MISSING, StripeRefused
 from metering.rules.payments import IntentSeen

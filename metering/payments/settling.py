@@ -12,9 +12,9 @@ from db.payments.settlement import NOT_BOOKED, Settled, settle
 from db.payments.stripe_events import EventRef
 from db.postgres.engine import transaction
 from db.postgres.failures import Failure, diagnose
+from metering.payments.context import Payments
 from metering.payments.customers import recognise_customer
 from metering.payments.metrics import count_reloads, count_settled
-from metering.payments.payments import Payments
 from metering.rules.gates import Balance
 from metering.rules.payments import Finding, IntentSeen
 from metering.runtime.crashpoints import CrashPoint, reach

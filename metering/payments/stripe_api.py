@@ -13,7 +13,7 @@ import structlog
 
 from db.attempts.attempts import Attempt
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
-from metering.payments.readings import read_card, read_dispute, read_intent, read_refund
+from metering.payments.parsing import read_card, read_dispute, read_intent, read_refund
 from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Missing, Refund
 
 API_VERSION: Final = "2026-10-28.endive"

@@ -20,6 +20,7 @@ from db.payments.next_step import Step
 from db.postgres.engine import transaction
 from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account
 from metering.payments.charges import Worked, carry_out, work_on
+from metering.payments.context import Payments
 from metering.payments.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
@@ -29,7 +30,6 @@ from metering.payments.errors import (
     ProviderRefusedError,
 )
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
-from metering.payments.payments import Payments
 from metering.payments.stripe_api import StripeFailure, StripeRefused
 from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentStatus, Missing

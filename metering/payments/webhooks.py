@@ -9,9 +9,9 @@ from typing import Any, Final
 import stripe
 
 from metering.payments.cards import not_done
+from metering.payments.context import Payments
 from metering.payments.errors import SignatureError
 from metering.payments.events import handle, read_event
-from metering.payments.payments import Payments
 from metering.payments.stripe_api import StripeFailure
 
 TOLERANCE: Final = timedelta(minutes=5)

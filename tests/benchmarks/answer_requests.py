@@ -19,7 +19,7 @@ from db.postgres.engine import make_engine
 from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.thread_pools import QUICK_CONNECTIONS
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis_async
 from metering.sandbox.measuring.bed import TIER, Bed, making_bed

@@ -16,7 +16,7 @@ from db.attempts.reload_rule import ask_due, ask_every, read_state
 from db.ledger.post_calls import Posted, post_calls, price_call
 from db.ledger.prices import load_price_book, set_price
 from db.postgres.engine import in_transaction, transaction
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from metering.payments.settling import follow
 from metering.payments.stripe_api import StripeApi, StripeFailure, connect_stripe
 from metering.rules.events import CallEvent

@@ -24,8 +24,8 @@ from metering.payments.accounts import SettingsPatch, change_settings
 from metering.payments.audit import audit_against_stripe
 from metering.payments.cards import ensure_customer, set_default_payment_method
 from metering.payments.charges import work_on
+from metering.payments.context import Payments
 from metering.payments.event_list import read_events
-from metering.payments.payments import Payments
 from metering.payments.settling import follow
 from metering.payments.stripe_api import API_VERSION, connect_stripe
 from metering.payments.top_ups import ToppedUp, mark_answered, top_up

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from tests.payments.world import World
 from tests.waiting import wait_until
 from workers.jobs import run_jobs

@@ -16,7 +16,7 @@ import redis
 from db.ledger.prices import set_price
 from db.postgres.engine import transaction
 from metering.payments.charges import work_on
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.faults import RequestFault
 from metering.signals.reload_signals import LEFT_AFTER

@@ -3,7 +3,7 @@
 from db.payments.settlement import Settled
 from db.payments.stripe_events import EventRef
 from metering.payments.charges import cancel_if_stuck
-from metering.payments.payments import Payments
+from metering.payments.context import Payments
 from metering.payments.settling import settle_and_follow
 from metering.rules.payments import IntentSeen, IntentStatus
 
