@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, func, insert, or_, select, update
 
 from db.models import PaymentAttempt
 from db.postgres.engine import transaction
-from metering.rules.looking import WORK_LEASE
+from metering.rules.lookup_schedule import WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus
 
 NUDGE_GRACE: Final = timedelta(seconds=5)

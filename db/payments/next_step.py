@@ -13,7 +13,7 @@ from db.accounts.billing import BillingAccount, lock_billing
 from db.attempts.attempts import Attempt, change_attempt, find_attempt, finish_attempt
 from db.attempts.reload_rule import Reloads, ask_reload_rule, month_committed_cents, read_state
 from db.ledger.post_calls import BalanceChange
-from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE, may_send, next_look
+from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE, may_send, next_look
 from metering.rules.payments import AttemptKind, AttemptStatus
 from metering.rules.reloads import Due, ReloadAccount, Skipped, reload_due
 from metering.runtime.clock import Clock, to_milliseconds

@@ -31,7 +31,7 @@ from db.models import Kind
 from db.payments.stripe_customers import find_org_of_customer
 from db.payments.stripe_events import EventRef, keep_event
 from db.postgres.engine import driver_connection
-from metering.rules.looking import LONGEST_LOOK, TOP_UP_WINDOW, next_look
+from metering.rules.lookup_schedule import LONGEST_LOOK, TOP_UP_WINDOW, next_look
 from metering.rules.payments import (
     CURRENCY,
     AttemptKind,

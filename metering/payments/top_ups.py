@@ -31,7 +31,7 @@ from metering.payments.errors import (
 )
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
 from metering.payments.stripe_api import StripeFailure, StripeRefused
-from metering.rules.looking import TOP_UP_WINDOW, WORK_LEASE
+from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentStatus, Missing
 from metering.rules.reloads import AUTHENTICATION_REQUIRED
 from metering.runtime.clock import to_milliseconds

@@ -6,7 +6,7 @@ from typing import Final
 from metering.api.bodies import MAX_BODY_BYTES
 from metering.api.errors import INTERNAL_ERROR, TABLE
 from metering.api.thread_pools import MAX_WAITING_PER_ORG, PROVIDER_THREADS_PER_ORG, THREADS_PER_ORG
-from metering.rules.looking import TOP_UP_WINDOW
+from metering.rules.lookup_schedule import TOP_UP_WINDOW
 from tests.docs.pages import page
 
 PAGE: Final = page("reference/http-api.md")

@@ -8,7 +8,7 @@ import stripe
 
 from metering.payments.charges import work_on
 from metering.payments.stripe_api import StripeRefused
-from metering.rules.looking import ABSENT_AFTER, SEND_WINDOW
+from metering.rules.lookup_schedule import ABSENT_AFTER, SEND_WINDOW
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.crashing import crashing_at

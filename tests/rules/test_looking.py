@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metering.rules.looking import FIRST_LOOK, LONGEST_LOOK, may_send, next_look, surely_absent
+from metering.rules.lookup_schedule import FIRST_LOOK, LONGEST_LOOK, may_send, next_look, surely_absent
 
 SENT = datetime(2026, 4, 20, 12, tzinfo=UTC)
 BIT = timedelta(microseconds=1)
