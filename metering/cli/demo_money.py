@@ -10,8 +10,8 @@ from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from db.postgres.engine import transaction
 from metering.console.output import counted
 from metering.rules.money import format_usd
-from metering.sandbox.cardholders import Cardholders
-from metering.sandbox.customers import Customers
+from metering.sandbox.customers.cardholders import Cardholders
+from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.said import ReloadMessage
 
 _MONEY = text("""

@@ -21,13 +21,13 @@ from metering.console.errors import quoted
 from metering.console.output import counted
 from metering.rules.gates import SignalType
 from metering.rules.money import format_usd
-from metering.sandbox.cardholders import Cardholders
 from metering.sandbox.closings import Closings, explain, paired
-from metering.sandbox.customers import Customers
+from metering.sandbox.customers.cardholders import Cardholders
+from metering.sandbox.customers.operator_credits import Refills
+from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.disagreements import by_org, wrong_admissions, wrong_gates, wrong_signals
 from metering.sandbox.listener import Listener
 from metering.sandbox.outcome import Outcome, differences
-from metering.sandbox.refills import Refills
 from metering.sandbox.said import Position, ReloadMessage, Said, read_log, read_reload_log
 from metering.sandbox.switch import Switch
 from metering.sandbox.telephony import Telephony

@@ -27,7 +27,7 @@ from metering.rules.payments import AttemptStatus
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, system_clock
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.chaos.calendar import Calendar
-from metering.sandbox.chaos.customer_api import CustomerApi
+from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from metering.sandbox.stripe.signatures import signature_header
 from tests.conftest import Database

@@ -9,8 +9,8 @@ import redis
 
 from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.demo_money import OrgMoney, charges_sentences, read_money, wrong_money
-from metering.sandbox.cardholders import StandInCardholders
-from metering.sandbox.customers import Customers
+from metering.sandbox.customers.cardholders import StandInCardholders
+from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.said import ReloadMessage
 from tests.conftest import Database
 from tests.payments.world import World, make_world

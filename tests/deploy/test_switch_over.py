@@ -19,8 +19,8 @@ from db.postgres.schema import migrate
 from metering.console.roles import Role, Supervisor
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.chaos.customer_api import CustomerApi
 from metering.sandbox.chaos.links import HOST, Links
+from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.postgres import APPLICATION_ROLE, DATABASE, OWNER_ROLE, Postgres
 from metering.sandbox.replicated_postgres import ReplicatedPostgres
 from metering.sandbox.servers import running

@@ -14,10 +14,10 @@ from metering.payments.stripe_api import connect_stripe
 from metering.rules.gates import Balance
 from metering.rules.payments import MIN_CHARGE_CENTS, MIN_TOP_UP_CENTS
 from metering.runtime.clock import system_clock
-from metering.sandbox.cardholders import Cardholders, RealCardholders, StandInCardholders
-from metering.sandbox.cast import BILL, CHALLENGED, FAILING, VISA, Part, Role, cast_roles
-from metering.sandbox.chaos.customer_api import CustomerApi
-from metering.sandbox.customers import CustomerError, Customers
+from metering.sandbox.customers.billing_api import CustomerApi
+from metering.sandbox.customers.cardholders import Cardholders, RealCardholders, StandInCardholders
+from metering.sandbox.customers.personas import BILL, CHALLENGED, FAILING, VISA, Part, Role, cast_roles
+from metering.sandbox.customers.simulation import CustomerError, Customers
 from metering.sandbox.listener import Listener
 from metering.sandbox.said import BEFORE_ALL, read_reload_log
 from metering.sandbox.stripe.sandbox import StripeSandbox

@@ -8,8 +8,8 @@ from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
+from metering.sandbox.customers.operator_credits import Refills
 from metering.sandbox.listener import Listener
-from metering.sandbox.refills import Refills
 from metering.sandbox.telephony import Refill
 from metering.signals.gates import Gates
 from tests.conftest import Database

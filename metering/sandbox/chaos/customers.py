@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from metering.sandbox.chaos.customer_api import Answer, CustomerApi
 from metering.sandbox.chaos.journal import Told, TopUp, Wanted
+from metering.sandbox.customers.billing_api import Answer, CustomerApi
 from metering.sandbox.stripe.remote import ControlError, control
 
 PATIENCE_S: Final = 120.0

@@ -18,7 +18,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from metering.payments.stripe_api import StripeApi
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.chaos.calendar import Calendar
-from metering.sandbox.chaos.customer_api import CustomerApi
 from metering.sandbox.chaos.customers import Customer, Habit, Surroundings
 from metering.sandbox.chaos.injector import Injector, Roles, Struck, Victims
 from metering.sandbox.chaos.journal import Wanted
@@ -31,6 +30,7 @@ from metering.sandbox.chaos.stores import Stores
 from metering.sandbox.chaos.strangers import Strangers
 from metering.sandbox.chaos.stripe_faults import StripeFaults
 from metering.sandbox.chaos.verdict import Evidence, Verdict, judge
+from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.stripe.remote import ControlError, control
 from metering.sandbox.telephony import Telephony
 from workers.stream import backlog

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from db.payments.settlement import SUCCEEDED_SIGNAL
 from metering.rules.gates import SignalType
-from metering.sandbox.cardholders import Cardholders
-from metering.sandbox.cast import FAILING, Part, Role
-from metering.sandbox.chaos.customer_api import Answer, CustomerApi
+from metering.sandbox.customers.billing_api import Answer, CustomerApi
+from metering.sandbox.customers.cardholders import Cardholders
+from metering.sandbox.customers.personas import FAILING, Part, Role
 from metering.sandbox.listener import Listener
 
 BILLING: Final = "/v1/billing"
