@@ -16,7 +16,7 @@ from sqlalchemy import Engine, make_url
 from db.postgres.engine import make_engine
 from db.postgres.schema import migrate
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.servers import Servers, running
+from metering.sandbox.servers.embedded import Servers, running
 
 settings.register_profile(
     "metering",

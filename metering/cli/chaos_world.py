@@ -29,9 +29,9 @@ from metering.sandbox.chaos.injector import TO_STRIPE
 from metering.sandbox.chaos.links import HOST, Links
 from metering.sandbox.chaos.run import World
 from metering.sandbox.chaos.stores import Stores
-from metering.sandbox.postgres import APPLICATION_ROLE, DATABASE, PORT
-from metering.sandbox.servers import Servers, running
-from metering.sandbox.sockets import sockets_dir_of
+from metering.sandbox.servers.embedded import Servers, running
+from metering.sandbox.servers.postgres import APPLICATION_ROLE, DATABASE, PORT
+from metering.sandbox.servers.sockets import sockets_dir_of
 from metering.sandbox.stripe_keeper import StandIn, answering_stand_in
 
 STARTING_CENTS: Final = 600

@@ -72,8 +72,8 @@ class _Embedded:
 
 @contextmanager
 def _embedded(data_dir: Path, *, start: bool, postgres: bool, valkey: bool) -> Iterator[_Embedded]:
-    from metering.sandbox.account import ServerError
-    from metering.sandbox.servers import NothingRuns, joined, running
+    from metering.sandbox.servers.account import ServerError
+    from metering.sandbox.servers.embedded import NothingRuns, joined, running
 
     enter = running if start else joined
     try:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from metering.sandbox.locks import opened, try_exclusive
+from metering.sandbox.servers.locks import opened, try_exclusive
 from metering.sandbox.stripe.sandbox import StripeSandbox
 
 DIRECTORY: Final = "stripe"

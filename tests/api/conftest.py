@@ -7,7 +7,7 @@ import pytest
 import stripe
 
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.servers import Servers
+from metering.sandbox.servers.embedded import Servers
 from tests.api.site import Site, make_site
 from tests.conftest import _make_database
 from tests.payments.world import make_world

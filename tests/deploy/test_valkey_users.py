@@ -18,7 +18,7 @@ from metering.client import MeteringClient, Refused, Unreachable
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.valkey import Valkey
+from metering.sandbox.servers.valkey import Valkey
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
 from tests.conftest import Database

@@ -21,7 +21,7 @@ from db.postgres.schema import migrate
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.servers import running
+from metering.sandbox.servers.embedded import running
 from metering.signals.gates import MAX_VERSION, Gates
 from tests.conftest import Database
 from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log

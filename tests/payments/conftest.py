@@ -8,7 +8,7 @@ import redis
 import stripe
 
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.servers import Servers
+from metering.sandbox.servers.embedded import Servers
 from tests.conftest import Database, _make_database
 from tests.payments.reload_world import ReloadWorld, Site, make_site
 from tests.payments.world import World, make_world

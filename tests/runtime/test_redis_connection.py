@@ -17,7 +17,7 @@ from metering.runtime import redis_connection
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import NotPrimaryError, connect_redis, connect_redis_async
 from metering.sandbox.chaos.links import HOST, Links
-from metering.sandbox.replicated_valkey import ReplicatedValkey
+from metering.sandbox.servers.replicated_valkey import ReplicatedValkey
 from metering.signals.gate_reader import GateReader
 from metering.signals.gates import Gates
 from tests.client.conftest import scripted_redis

@@ -19,12 +19,12 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
-from metering.sandbox import account, servers
-from metering.sandbox.account import Account, ServerError
-from metering.sandbox.postgres import Postgres
-from metering.sandbox.servers import NothingRuns, Servers, joined, postgres_pid, running, valkey_pid
-from metering.sandbox.sockets import sockets_dir_of
-from metering.sandbox.valkey import Valkey
+from metering.sandbox.servers import account, embedded
+from metering.sandbox.servers.account import Account, ServerError
+from metering.sandbox.servers.embedded import NothingRuns, Servers, joined, postgres_pid, running, valkey_pid
+from metering.sandbox.servers.postgres import Postgres
+from metering.sandbox.servers.sockets import sockets_dir_of
+from metering.sandbox.servers.valkey import Valkey
 
 LIMIT_S = 30.0
 as_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -33,7 +33,7 @@ as_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can becom
 HOLDER = """
 import sys
 from pathlib import Path
-from metering.sandbox.servers import joined, postgres_pid, running, valkey_pid
+from metering.sandbox.servers.embedded import joined, postgres_pid, running, valkey_pid
 way, data_dir = {"running": running, "joined": joined}[sys.argv[1]], Path(sys.argv[2])
 print("comes", flush=True)
 with way(data_dir):
@@ -90,14 +90,14 @@ def made_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         execute(started.owner_database_url, "CREATE TABLE kept (what text)")
     assert_clean_end(data_dir)
     yield data_dir
-    servers._stop(data_dir)
+    embedded._stop(data_dir)
 
 
 @pytest.fixture
 def data_dir(made_dir: Path) -> Iterator[Path]:
     assert runs(made_dir) == (None, None)
     yield made_dir
-    servers._stop(made_dir)
+    embedded._stop(made_dir)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def fresh_dir(tmp_path: Path) -> Iterator[Path]:
     data_dir = tmp_path / "fresh"
     yield data_dir
     if data_dir.exists():
-        servers._stop(data_dir)
+        embedded._stop(data_dir)
 
 
 def runs(data_dir: Path) -> tuple[int | None, int | None]:
@@ -434,7 +434,7 @@ def test_a_server_that_cannot_start_says_why_and_the_other_is_stopped(data_dir: 
 
 
 def test_a_missing_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metering.sandbox.daemon.find_spec", lambda _name: None)
+    monkeypatch.setattr("metering.sandbox.servers.daemon.find_spec", lambda _name: None)
     for program in (Postgres.program, Valkey.program):
         with pytest.raises(ServerError, match="set METERING_DATABASE_URL and METERING_REDIS_URL"):
             program()
@@ -457,7 +457,7 @@ AS_NOBODY = """
 import encodings.idna, os, sys
 from pathlib import Path
 import psycopg
-from metering.sandbox.servers import joined, running
+from metering.sandbox.servers.embedded import joined, running
 uid, gid = int(sys.argv[2]), int(sys.argv[3])
 os.setgroups([])
 os.setgid(gid)
@@ -485,7 +485,7 @@ def test_a_plain_user(public_dir: Path) -> None:
         text=True,
         check=False,
         timeout=LIMIT_S,
-        cwd=Path(servers.__file__).parents[2],
+        cwd=Path(embedded.__file__).parents[3],
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert {path.stat().st_uid for path in data_dir.rglob("*")} == {nobody.pw_uid}

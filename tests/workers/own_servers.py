@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 
 from db.postgres.engine import make_engine
 from db.postgres.schema import migrate
-from metering.sandbox.servers import Servers, postgres_pid, running, valkey_pid
+from metering.sandbox.servers.embedded import Servers, postgres_pid, running, valkey_pid
 from tests.workers.processes import wait_until
 
 

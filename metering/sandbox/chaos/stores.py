@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from metering.sandbox.account import account_for
-from metering.sandbox.locks import opened, try_exclusive
-from metering.sandbox.postgres import PORT, SUPERUSER, Postgres
-from metering.sandbox.servers import postgres_pid, running, valkey_pid
-from metering.sandbox.sockets import sockets_dir_of
+from metering.sandbox.servers.account import account_for
+from metering.sandbox.servers.embedded import postgres_pid, running, valkey_pid
+from metering.sandbox.servers.locks import opened, try_exclusive
+from metering.sandbox.servers.postgres import PORT, SUPERUSER, Postgres
+from metering.sandbox.servers.sockets import sockets_dir_of
 
 GONE_LIMIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.02

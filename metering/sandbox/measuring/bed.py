@@ -20,7 +20,7 @@ from metering.rules.pricing import Price
 from metering.runtime.clock import system_clock, to_milliseconds
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.measuring.rate import MeasuringError
-from metering.sandbox.servers import Servers, running
+from metering.sandbox.servers.embedded import Servers, running
 
 DURABLE: Final = ("fsync", "full_page_writes", "synchronous_commit")
 TIER: Final = "bolt"

@@ -24,7 +24,7 @@ from metering.runtime.settings import read_settings
 from metering.sandbox.measuring.bed import Bed
 from metering.sandbox.measuring.rate import Rate
 from metering.sandbox.measuring.roles import running_roles
-from metering.sandbox.servers import joined
+from metering.sandbox.servers.embedded import joined
 from metering.signals.gates import Gates
 from workers.batch import parse_entries, price_entries
 from workers.stream import Entry

@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 import redis
 from redis.connection import parse_url
 
-from metering.sandbox.account import ServerError
-from metering.sandbox.servers import running
+from metering.sandbox.servers.account import ServerError
+from metering.sandbox.servers.embedded import running
 
 HOST: Final = "127.0.0.1"
 SYNC_LIMIT_S: Final = 30.0

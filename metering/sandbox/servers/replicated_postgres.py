@@ -8,10 +8,10 @@ from typing import Final, Self
 
 import psycopg
 
-from metering.sandbox.account import ServerError, account_for
-from metering.sandbox.daemon import POLL_S
-from metering.sandbox.postgres import PORT, SUPERUSER, Postgres
-from metering.sandbox.sockets import sockets_dir_of
+from metering.sandbox.servers.account import ServerError, account_for
+from metering.sandbox.servers.daemon import POLL_S
+from metering.sandbox.servers.postgres import PORT, SUPERUSER, Postgres
+from metering.sandbox.servers.sockets import sockets_dir_of
 
 STREAMING_LIMIT_S: Final = 30.0
 

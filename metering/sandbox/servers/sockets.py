@@ -7,7 +7,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from metering.sandbox.account import ServerError
+from metering.sandbox.servers.account import ServerError
 
 # sockaddr_un holds 104 bytes on macOS, 108 on Linux; the longest name in here is ".s.PGSQL.5432".
 LONGEST_DIR_BYTES = 85

@@ -5,8 +5,8 @@ import signal
 import socket
 from pathlib import Path
 
-from metering.sandbox.account import Account, ServerError
-from metering.sandbox.daemon import Daemon, package_dir
+from metering.sandbox.servers.account import Account, ServerError
+from metering.sandbox.servers.daemon import Daemon, package_dir
 
 ANSWER_LIMIT_S = 2.0
 

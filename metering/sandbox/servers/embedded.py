@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from metering.sandbox.account import account_for
-from metering.sandbox.daemon import Daemon
-from metering.sandbox.locks import EXCLUSIVE, SHARED, locked, try_exclusive
-from metering.sandbox.postgres import APPLICATION_ROLE, DATABASE, OWNER_ROLE, SUPERUSER, Postgres
-from metering.sandbox.sockets import sockets_dir_of
-from metering.sandbox.valkey import Valkey
+from metering.sandbox.servers.account import account_for
+from metering.sandbox.servers.daemon import Daemon
+from metering.sandbox.servers.locks import EXCLUSIVE, SHARED, locked, try_exclusive
+from metering.sandbox.servers.postgres import APPLICATION_ROLE, DATABASE, OWNER_ROLE, SUPERUSER, Postgres
+from metering.sandbox.servers.sockets import sockets_dir_of
+from metering.sandbox.servers.valkey import Valkey
 
 STOP_WANTED = "stop-wanted"
 

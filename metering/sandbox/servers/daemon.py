@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from metering.sandbox.account import Account, ServerError
-from metering.sandbox.locks import opened, try_exclusive
+from metering.sandbox.servers.account import Account, ServerError
+from metering.sandbox.servers.locks import opened, try_exclusive
 
 # For the processes of a killed server to be gone, and then again for the new one to have recovered.
 START_LIMIT_S = 60.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from psycopg import pq
 
-from metering.sandbox.account import Account
-from metering.sandbox.daemon import Daemon, package_dir
+from metering.sandbox.servers.account import Account
+from metering.sandbox.servers.daemon import Daemon, package_dir
 
 PORT = 5432  # names the socket; there is no TCP
 OWNER_ROLE = "metering_owner"

@@ -1,0 +1,1 @@
+"""The embedded Postgres and Valkey: their life cycle on this machine."""
