@@ -32,7 +32,7 @@ from metering.sandbox.chaos.stores import Stores
 from metering.sandbox.servers.embedded import Servers, running
 from metering.sandbox.servers.postgres import APPLICATION_ROLE, DATABASE, PORT
 from metering.sandbox.servers.sockets import sockets_dir_of
-from metering.sandbox.stripe_keeper import StandIn, answering_stand_in
+from metering.sandbox.stripe.keeper import StandIn, answering_stand_in
 
 STARTING_CENTS: Final = 600
 STRIPE: Final = "stripe-sandbox"

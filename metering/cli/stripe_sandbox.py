@@ -16,7 +16,7 @@ def stripe_sandbox(verbose: VerboseOption = False, stop_with_stdin: StopWithStdi
     from metering.console.stripe_access import named_stripe
     from metering.runtime.logs import configure_logs
     from metering.runtime.settings import read_settings
-    from metering.sandbox.stripe_keeper import PortTakenError, keep_stand_in
+    from metering.sandbox.stripe.keeper import PortTakenError, keep_stand_in
 
     configure_logs(verbose=verbose)
     settings = read_settings()

@@ -89,7 +89,7 @@ def find_stripe(settings: Settings, data_dir: Path, stop: threading.Event) -> St
     named = named_stripe(settings)
     if named is not None:
         return named
-    from metering.sandbox.stripe_keeper import answering_stand_in
+    from metering.sandbox.stripe.keeper import answering_stand_in
 
     for _ in range(int(JOIN_LIMIT_S / LOOK_EVERY_S)):
         if stop.is_set():

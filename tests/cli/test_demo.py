@@ -21,7 +21,7 @@ from metering.rules.times import format_time
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import NothingRuns, Servers, joined
-from metering.sandbox.stripe_keeper import answering_stand_in
+from metering.sandbox.stripe.keeper import answering_stand_in
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 

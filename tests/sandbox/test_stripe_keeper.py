@@ -19,7 +19,7 @@ from metering.console.errors import CommandError
 from metering.console.stripe_access import StripeAccess, find_stripe
 from metering.payments.stripe_api import connect_stripe
 from metering.runtime.settings import Settings
-from metering.sandbox.stripe_keeper import PortTakenError, StandIn, answering_stand_in, keep_stand_in
+from metering.sandbox.stripe.keeper import PortTakenError, StandIn, answering_stand_in, keep_stand_in
 from tests.waiting import wait_until
 
 LIMIT_S = 20.0
