@@ -23,7 +23,6 @@ from metering.rules.money import MICROUSD_PER_USD
 from metering.rules.pricing import Price
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, Clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.calls import RATES_CENTS_PER_MINUTE
 from metering.sandbox.chaos.calendar import Calendar
 from metering.sandbox.chaos.injector import TO_STRIPE
 from metering.sandbox.chaos.links import HOST, Links
@@ -33,6 +32,7 @@ from metering.sandbox.servers.embedded import Servers, running
 from metering.sandbox.servers.postgres import APPLICATION_ROLE, DATABASE, PORT
 from metering.sandbox.servers.sockets import sockets_dir_of
 from metering.sandbox.stripe.keeper import StandIn, answering_stand_in
+from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE
 
 STARTING_CENTS: Final = 600
 STRIPE: Final = "stripe-sandbox"

@@ -12,7 +12,7 @@ from metering.console.output import counted
 from metering.rules.money import format_usd
 from metering.sandbox.customers.cardholders import Cardholders
 from metering.sandbox.customers.simulation import Customers
-from metering.sandbox.said import ReloadMessage
+from metering.sandbox.telephony.signal_history import ReloadMessage
 
 _MONEY = text("""
     SELECT org_id, stripe_customer_id, coalesce(sum(amount_cents) FILTER (WHERE kind = 'refund' OR kind = 'credit'), 0)::bigint

@@ -37,15 +37,15 @@ from metering.console.stripe_access import named_stripe
 from metering.runtime.clock import Clock, system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
-from metering.sandbox.calls import TIME_FACTOR
 from metering.sandbox.customers.cardholders import Cardholders
 from metering.sandbox.customers.operator_credits import Refills
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.disagreements import wrong_gates
-from metering.sandbox.listener import Listener
 from metering.sandbox.outcome import Outcome, last_rejection_id
-from metering.sandbox.said import last_position
-from metering.sandbox.switch import Switch
+from metering.sandbox.telephony.calls import TIME_FACTOR
+from metering.sandbox.telephony.signal_history import last_position
+from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 
 DRAIN_LIMIT_S: Final = 30.0

@@ -17,13 +17,13 @@ from metering.rules.gates import Balance
 from metering.rules.money import MICROUSD_PER_USD, format_usd
 from metering.rules.pricing import Price
 from metering.runtime.clock import Clock
-from metering.sandbox.calls import RATES_CENTS_PER_MINUTE
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders, RealCardholders, StandInCardholders
 from metering.sandbox.customers.personas import Role, cast_roles
 from metering.sandbox.customers.simulation import Customers
-from metering.sandbox.listener import Listener
-from metering.sandbox.telephony import Refill, Telephony
+from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE
+from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.simulation import Refill, Telephony
 from metering.signals.gates import Gates
 
 

@@ -13,7 +13,7 @@ from metering.rules.money import format_usd
 from metering.rules.rejections import Reason
 from metering.sandbox.closings import Overspending
 from metering.sandbox.outcome import Outcome
-from metering.sandbox.record import Record
+from metering.sandbox.telephony.call_record import Record
 
 WORST: Final = 10
 

@@ -26,11 +26,11 @@ from metering.sandbox.customers.cardholders import Cardholders
 from metering.sandbox.customers.operator_credits import Refills
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.disagreements import by_org, wrong_admissions, wrong_gates, wrong_signals
-from metering.sandbox.listener import Listener
 from metering.sandbox.outcome import Outcome, differences
-from metering.sandbox.said import Position, ReloadMessage, Said, read_log, read_reload_log
-from metering.sandbox.switch import Switch
-from metering.sandbox.telephony import Telephony
+from metering.sandbox.telephony.signal_history import Position, ReloadMessage, Said, read_log, read_reload_log
+from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.simulation import Telephony
+from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from workers.stream import backlog
 

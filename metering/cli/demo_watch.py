@@ -15,12 +15,12 @@ from metering.cli.demo_setup import DemoOrg
 from metering.rules.gates import GateState
 from metering.rules.reloads import SkipReason
 from metering.runtime.clock import Clock
-from metering.sandbox.admissions import Admissions
 from metering.sandbox.closings import Closings, paired
-from metering.sandbox.listener import Heard, Listener
 from metering.sandbox.outcome import Outcome
-from metering.sandbox.record import OrgRecord
-from metering.sandbox.switch import Switch
+from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.call_record import OrgRecord
+from metering.sandbox.telephony.signal_listener import Heard, Listener
+from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from workers.stream import STREAM, backlog
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 
 from metering.rules.gates import SignalType
-from metering.sandbox.admissions import Admissions
-from metering.sandbox.said import Message, Position
+from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.signal_history import Message, Position
 
 # An org's transactions are committed in the order of their ids, so nothing turns up later below the highest that was seen.
 _EXHAUSTED_SINCE = text("""

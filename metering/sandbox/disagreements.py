@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from metering.rules.gates import Balance, GateState, SignalType, gate_state
-from metering.sandbox.admissions import Admissions
 from metering.sandbox.closings import Closing
-from metering.sandbox.said import Message, Position, Said
+from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.signal_history import Message, Position, Said
 from metering.signals.gates import Gate
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select, text
 
 from db.models import Account, RejectedEvent
 from metering.rules.rejections import Reason
-from metering.sandbox.record import OrgRecord, Record
+from metering.sandbox.telephony.call_record import OrgRecord, Record
 
 # An org's transactions are committed in the order of their ids, so nothing turns up later below the highest that was seen.
 _DEBITS_SINCE = text("""

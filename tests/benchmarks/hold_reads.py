@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_urlsafe
 
-from metering.sandbox.listener import Listener
 from metering.sandbox.measuring.bed import Bed, make_orgs, making_bed
 from metering.sandbox.measuring.get_load import GetOrder
 from metering.sandbox.measuring.http_reads import (
@@ -30,6 +29,7 @@ from metering.sandbox.measuring.http_reads import (
 )
 from metering.sandbox.measuring.percentiles import percentiles
 from metering.sandbox.measuring.roles import api_commands, meter_command, running_roles
+from metering.sandbox.telephony.signal_listener import Listener
 from tests.benchmarks.hold_load import ORGS, compared
 
 SECONDS = 3.0

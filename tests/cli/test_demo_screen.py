@@ -11,7 +11,7 @@ from metering.cli.demo_summary import WORST, overspending_table, push_to_gate_se
 from metering.rules.rejections import Reason
 from metering.sandbox.closings import Overspending
 from metering.sandbox.outcome import Outcome
-from metering.sandbox.record import OrgRecord, Record
+from metering.sandbox.telephony.call_record import OrgRecord, Record
 
 BUSY = Figures(
     elapsed_s=12.3,

@@ -18,9 +18,9 @@ from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders, RealCardholders, StandInCardholders
 from metering.sandbox.customers.personas import BILL, CHALLENGED, FAILING, VISA, Part, Role, cast_roles
 from metering.sandbox.customers.simulation import CustomerError, Customers
-from metering.sandbox.listener import Listener
-from metering.sandbox.said import BEFORE_ALL, read_reload_log
 from metering.sandbox.stripe.sandbox import StripeSandbox
+from metering.sandbox.telephony.signal_history import BEFORE_ALL, read_reload_log
+from metering.sandbox.telephony.signal_listener import Listener
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
 from tests.conftest import Database

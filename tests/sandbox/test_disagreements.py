@@ -5,11 +5,11 @@ from itertools import count
 import pytest
 
 from metering.rules.gates import Balance, SignalType
-from metering.sandbox.admissions import Admissions
-from metering.sandbox.calls import Attempt
 from metering.sandbox.closings import Closing
 from metering.sandbox.disagreements import by_org, wrong_admissions, wrong_gates, wrong_signals
-from metering.sandbox.said import Message, Said
+from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.calls import Attempt
+from metering.sandbox.telephony.signal_history import Message, Said
 from metering.signals.gates import Gate
 
 RESTORED, EXHAUSTED = SignalType.RESTORED, SignalType.EXHAUSTED

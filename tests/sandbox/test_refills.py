@@ -9,8 +9,8 @@ from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.customers.operator_credits import Refills
-from metering.sandbox.listener import Listener
-from metering.sandbox.telephony import Refill
+from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.simulation import Refill
 from metering.signals.gates import Gates
 from tests.conftest import Database
 from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of

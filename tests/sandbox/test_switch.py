@@ -11,9 +11,9 @@ import redis
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.calls import Attempt, Push
-from metering.sandbox.said import last_position
-from metering.sandbox.switch import PIPELINE_LIMIT, Switch
+from metering.sandbox.telephony.calls import Attempt, Push
+from metering.sandbox.telephony.signal_history import last_position
+from metering.sandbox.telephony.switch import PIPELINE_LIMIT, Switch
 from metering.signals.gates import Gates
 from tests.waiting import wait_until
 

@@ -15,10 +15,16 @@ from hypothesis import strategies as st
 from metering.rules.events import CallEvent, parse_event, same_call
 from metering.rules.pricing import Price, billable_seconds
 from metering.rules.rejections import Reason, Rejection
-from metering.sandbox.breakages import BROKEN_WAYS, Breakage, breakages
-from metering.sandbox.calls import LONGEST_DURATION_MS, RATES_CENTS_PER_MINUTE, TIME_FACTOR, Attempt, Push
-from metering.sandbox.record import OrgRecord, Record
-from metering.sandbox.telephony import LATEST_S, TYPICAL_CHARGE_CENTS, Telephony
+from metering.sandbox.telephony.call_record import OrgRecord, Record
+from metering.sandbox.telephony.calls import (
+    LONGEST_DURATION_MS,
+    RATES_CENTS_PER_MINUTE,
+    TIME_FACTOR,
+    Attempt,
+    Push,
+)
+from metering.sandbox.telephony.malformed_events import BROKEN_WAYS, Breakage, breakages
+from metering.sandbox.telephony.simulation import LATEST_S, TYPICAL_CHARGE_CENTS, Telephony
 
 START = datetime(2026, 4, 20, 18, 25, 6, 201_000, UTC)
 ORG_IDS = range(1, 37)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from metering.rules.rejections import Reason
-from metering.sandbox.calls import RATES_CENTS_PER_MINUTE, Push
+from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE, Push
 
 CallKey = tuple[int, int]
 """An org and the id of one of its calls."""

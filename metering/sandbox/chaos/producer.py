@@ -9,9 +9,9 @@ from typing import Final
 import redis
 
 from metering.runtime.backoff import backoff_s
-from metering.sandbox.calls import Attempt, Push
 from metering.sandbox.chaos.journal import CallKey, Pushed
-from metering.sandbox.telephony import Telephony
+from metering.sandbox.telephony.calls import Attempt, Push
+from metering.sandbox.telephony.simulation import Telephony
 from metering.signals.gates import GATE_PREFIX
 from workers.stream import EVENT_FIELD, STREAM
 

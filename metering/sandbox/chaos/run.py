@@ -32,7 +32,7 @@ from metering.sandbox.chaos.stripe_faults import StripeFaults
 from metering.sandbox.chaos.verdict import Evidence, Verdict, judge
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.stripe.remote import ControlError, control
-from metering.sandbox.telephony import Telephony
+from metering.sandbox.telephony.simulation import Telephony
 from workers.stream import backlog
 
 SAY_EVERY_S: Final = 10.0

@@ -13,8 +13,8 @@ from db.ledger.adjustments import adjust
 from db.postgres.engine import transaction
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import Clock
-from metering.sandbox.listener import Listener
-from metering.sandbox.telephony import Refill
+from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.simulation import Refill
 from metering.signals.gates import Gates
 
 LOOK_EVERY_S: Final = 0.1

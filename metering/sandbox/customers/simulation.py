@@ -16,7 +16,7 @@ from metering.rules.gates import SignalType
 from metering.sandbox.customers.billing_api import Answer, CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders
 from metering.sandbox.customers.personas import FAILING, Part, Role
-from metering.sandbox.listener import Listener
+from metering.sandbox.telephony.signal_listener import Listener
 
 BILLING: Final = "/v1/billing"
 LOOK_EVERY_S: Final = 0.1

@@ -13,7 +13,7 @@ import msgspec
 
 from metering.rules.rejections import Reason
 from metering.rules.times import format_time
-from metering.sandbox.breakages import Fields, encode
+from metering.sandbox.telephony.malformed_events import Fields, encode
 
 TIME_FACTOR: Final = 120
 """A call that is billed for so many seconds runs for one."""

@@ -9,7 +9,12 @@ from typing import Final, Self
 
 import redis
 
-from metering.sandbox.said import Message, ReloadMessage, parse_message, parse_reload_message
+from metering.sandbox.telephony.signal_history import (
+    Message,
+    ReloadMessage,
+    parse_message,
+    parse_reload_message,
+)
 from metering.signals.gates import SIGNALS_CHANNEL
 
 WAKE_EVERY_S: Final = 0.2

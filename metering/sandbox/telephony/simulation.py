@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from metering.rules.rejections import Reason
-from metering.sandbox.breakages import Breakage, breakages, encode
-from metering.sandbox.calls import Attempt, Call, Push
+from metering.sandbox.telephony.calls import Attempt, Call, Push
+from metering.sandbox.telephony.malformed_events import Breakage, breakages, encode
 
 DUPLICATE_SHARE: Final = 0.05
 BROKEN_SHARE: Final = 0.01

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 
 import redis
 
-from metering.sandbox.admissions import Admissions
-from metering.sandbox.calls import Attempt, Push
-from metering.sandbox.record import Record
-from metering.sandbox.said import newest_position
+from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.call_record import Record
+from metering.sandbox.telephony.calls import Attempt, Push
+from metering.sandbox.telephony.signal_history import newest_position
 from metering.signals.gates import GATE_PREFIX, SIGNALS_LOG
 from workers.stream import EVENT_FIELD, STREAM
 

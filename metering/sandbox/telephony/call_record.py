@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from metering.rules.rejections import Reason
-from metering.sandbox.calls import RATES_CENTS_PER_MINUTE, Push
+from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE, Push
 
 
 @dataclass(slots=True)

@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from metering.sandbox.calls import Attempt
-from metering.sandbox.said import Position
+from metering.sandbox.telephony.calls import Attempt
+from metering.sandbox.telephony.signal_history import Position
 
 
 @dataclass(slots=True)
