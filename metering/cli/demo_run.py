@@ -40,13 +40,13 @@ from metering.runtime.settings import Settings, read_settings
 from metering.sandbox.customers.cardholders import Cardholders
 from metering.sandbox.customers.operator_credits import Refills
 from metering.sandbox.customers.simulation import Customers
-from metering.sandbox.disagreements import wrong_gates
-from metering.sandbox.outcome import Outcome, last_rejection_id
 from metering.sandbox.telephony.calls import TIME_FACTOR
 from metering.sandbox.telephony.signal_history import last_position
 from metering.sandbox.telephony.signal_listener import Listener
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
+from metering.trials.consistency import wrong_gates
+from metering.trials.outcome import Outcome, last_rejection_id
 
 DRAIN_LIMIT_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.25

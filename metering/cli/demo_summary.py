@@ -11,9 +11,9 @@ from metering.cli.demo_screen import shown_ms
 from metering.console.output import counted
 from metering.rules.money import format_usd
 from metering.rules.rejections import Reason
-from metering.sandbox.closings import Overspending
-from metering.sandbox.outcome import Outcome
 from metering.sandbox.telephony.call_record import Record
+from metering.trials.exhaustions import Overspending
+from metering.trials.outcome import Outcome
 
 WORST: Final = 10
 

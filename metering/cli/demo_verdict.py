@@ -21,17 +21,17 @@ from metering.console.errors import quoted
 from metering.console.output import counted
 from metering.rules.gates import SignalType
 from metering.rules.money import format_usd
-from metering.sandbox.closings import Closings, explain, paired
 from metering.sandbox.customers.cardholders import Cardholders
 from metering.sandbox.customers.operator_credits import Refills
 from metering.sandbox.customers.simulation import Customers
-from metering.sandbox.disagreements import by_org, wrong_admissions, wrong_gates, wrong_signals
-from metering.sandbox.outcome import Outcome, differences
 from metering.sandbox.telephony.signal_history import Position, ReloadMessage, Said, read_log, read_reload_log
 from metering.sandbox.telephony.signal_listener import Listener
 from metering.sandbox.telephony.simulation import Telephony
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
+from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, wrong_signals
+from metering.trials.exhaustions import Closings, explain, paired
+from metering.trials.outcome import Outcome, differences
 from workers.stream import backlog
 
 INTERRUPTED: Final = 130

@@ -15,13 +15,13 @@ from metering.cli.demo_setup import DemoOrg
 from metering.rules.gates import GateState
 from metering.rules.reloads import SkipReason
 from metering.runtime.clock import Clock
-from metering.sandbox.closings import Closings, paired
-from metering.sandbox.outcome import Outcome
 from metering.sandbox.telephony.admission_log import Admissions
 from metering.sandbox.telephony.call_record import OrgRecord
 from metering.sandbox.telephony.signal_listener import Heard, Listener
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
+from metering.trials.exhaustions import Closings, paired
+from metering.trials.outcome import Outcome
 from workers.stream import STREAM, backlog
 
 BUSIEST: Final = 9

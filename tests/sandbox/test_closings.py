@@ -9,10 +9,10 @@ from db.ledger.adjustments import adjust
 from db.models import Transaction
 from db.postgres.engine import transaction
 from metering.rules.gates import SignalType
-from metering.sandbox.closings import Closing, Closings, Overspending, explain, paired
 from metering.sandbox.telephony.admission_log import Admissions
 from metering.sandbox.telephony.calls import Attempt
 from metering.sandbox.telephony.signal_history import Message
+from metering.trials.exhaustions import Closing, Closings, Overspending, explain, paired
 from tests.conftest import Database
 
 NOW = datetime(2026, 4, 20, 18, 25, 6, tzinfo=UTC)

@@ -5,12 +5,12 @@ from itertools import count
 import pytest
 
 from metering.rules.gates import Balance, SignalType
-from metering.sandbox.closings import Closing
-from metering.sandbox.disagreements import by_org, wrong_admissions, wrong_gates, wrong_signals
 from metering.sandbox.telephony.admission_log import Admissions
 from metering.sandbox.telephony.calls import Attempt
 from metering.sandbox.telephony.signal_history import Message, Said
 from metering.signals.gates import Gate
+from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, wrong_signals
+from metering.trials.exhaustions import Closing
 
 RESTORED, EXHAUSTED = SignalType.RESTORED, SignalType.EXHAUSTED
 CLOSED_ONCE = {7: [Closing(7, 1, -1, -1)]}

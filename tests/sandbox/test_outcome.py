@@ -10,8 +10,8 @@ from db.ledger.adjustments import adjust
 from db.models import RejectedEvent, Transaction
 from db.postgres.engine import transaction
 from metering.rules.rejections import Reason
-from metering.sandbox.outcome import Outcome, differences, last_rejection_id
 from metering.sandbox.telephony.call_record import OrgRecord, Record
+from metering.trials.outcome import Outcome, differences, last_rejection_id
 from tests.conftest import Database
 
 NOW = datetime(2026, 4, 20, 18, 25, 6, tzinfo=UTC)

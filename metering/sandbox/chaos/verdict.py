@@ -16,9 +16,9 @@ from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import AttemptKind, Intent, IntentStatus
 from metering.runtime.clock import Clock
 from metering.sandbox.chaos.journal import CallKey, Cost, Pushed, Told, Wanted
-from metering.sandbox.disagreements import wrong_gates
 from metering.sandbox.stripe.remote import control
 from metering.signals.gates import Gates
+from metering.trials.consistency import wrong_gates
 
 _DEBITS: Final = text("""
     SELECT org_id, call_id, count(*) AS number, sum(billable_seconds) AS seconds, -sum(amount_cents) AS cents

@@ -19,7 +19,7 @@ import redis
 from redis.connection import parse_url
 
 from metering.runtime.redis_connection import TIMEOUT_S, connect_redis
-from metering.sandbox.load import Traffic, event, events
+from metering.trials.event_generator import Traffic, event, events
 from workers.stream import STREAM
 
 TICK_S: Final = 0.001

@@ -10,7 +10,6 @@ from typing import Final
 
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import system_clock
-from metering.sandbox.load import Traffic
 from metering.sandbox.measuring.bed import Bed, give_a_cent, make_orgs
 from metering.sandbox.measuring.commit_times import commit_times
 from metering.sandbox.measuring.generate import LoadOrder, Pushed, order_words, probes, read_pushed
@@ -19,6 +18,7 @@ from metering.sandbox.measuring.rate import MeasuringError
 from metering.sandbox.measuring.roles import Role
 from metering.sandbox.telephony.signal_listener import Listener
 from metering.signals.gates import Gates
+from metering.trials.event_generator import Traffic
 from workers.stream import STREAM
 
 PROBES_PER_SECOND: Final = 100

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from metering.sandbox.load import Traffic, events
 from metering.sandbox.measuring.backlog import Drained, drain
 from metering.sandbox.measuring.bed import Bed, make_orgs
 from metering.sandbox.measuring.one_message import measure_one_message_per_call
@@ -16,6 +15,7 @@ from metering.sandbox.measuring.raw_copy import measure_raw_copy
 from metering.sandbox.measuring.sizes import DebitCost, debit_cost, footprint
 from metering.sandbox.measuring.sweeps import write_gates
 from metering.sandbox.measuring.tpcb import measure_tpcb, prepare_tpcb
+from metering.trials.event_generator import Traffic, events
 from workers.meter import BATCH_LIMIT
 
 WARM_UP_EVENTS: Final = 10_000

@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
-from metering.sandbox.load import Traffic, events
 from metering.sandbox.measuring.backlog import Drained, Mark
 from metering.sandbox.measuring.generate import LoadOrder, probes
 from metering.sandbox.measuring.long_runs import stretches
 from metering.sandbox.measuring.percentiles import Percentiles, percentiles
 from metering.sandbox.measuring.rate import Rate, Spread, spread
 from metering.sandbox.measuring.sizes import DebitCost, Footprint, debit_cost
+from metering.trials.event_generator import Traffic, events
 
 
 def test_a_percentile_is_one_of_the_latencies_that_were_measured() -> None:

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from metering.rules.gates import Balance, GateState, SignalType, gate_state
-from metering.sandbox.closings import Closing
 from metering.sandbox.telephony.admission_log import Admissions
 from metering.sandbox.telephony.signal_history import Message, Position, Said
 from metering.signals.gates import Gate
+from metering.trials.exhaustions import Closing
 
 
 def by_org(messages: Iterable[Message]) -> dict[int, list[Message]]:

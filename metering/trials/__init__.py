@@ -1,0 +1,1 @@
+"""Programs that put the product on trial: demo, chaos, bench, and what they share."""
