@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from metering.sandbox.measuring.plan import Part
+    from metering.trials.bench.plan import Part
 
 PARTS = "throughput, latency, reads, batches, long, ledger"
 
@@ -61,15 +61,15 @@ def bench(
     per call, one transaction per call, TPC-B by pgbench, raw COPY. One event in twenty is a duplicate. Ratios tell more
     than rates: they depend less on the machine.
     """
-    from metering.cli.bench_report import show_result
     from metering.console.errors import CommandError
     from metering.console.output import progress_bar, show_json
     from metering.runtime.logs import configure_logs
     from metering.runtime.settings import read_settings
-    from metering.sandbox.measuring.bed import making_bed
-    from metering.sandbox.measuring.course import Result, run_course
-    from metering.sandbox.measuring.plan import Part, make_plan
-    from metering.sandbox.measuring.rate import MeasuringError
+    from metering.trials.bench.fixture import making_bed
+    from metering.trials.bench.plan import Part, make_plan
+    from metering.trials.bench.rate import MeasuringError
+    from metering.trials.bench.report import show_result
+    from metering.trials.bench.run import Result, run_course
 
     configure_logs()
     try:

@@ -22,9 +22,9 @@ from metering.api.thread_pools import QUICK_CONNECTIONS
 from metering.payments.context import Payments
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis_async
-from metering.sandbox.measuring.bed import TIER, Bed, making_bed
-from metering.sandbox.measuring.http_reads import make_asking_org
 from metering.signals.gate_reader import MAX_CONNECTIONS, TIMEOUT_S, GateReader
+from metering.trials.bench.fixture import TIER, Bed, making_bed
+from metering.trials.bench.http_reads import make_asking_org
 
 ORG_ID = 9
 TIMES = 2_000

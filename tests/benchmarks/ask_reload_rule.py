@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 
 from db.attempts.reload_rule import ask_due, ask_every, ask_page
 from metering.runtime.clock import system_clock, to_milliseconds
-from metering.sandbox.measuring.bed import making_bed
+from metering.trials.bench.fixture import making_bed
 
 TIMES = 5
 ENDING = 200

@@ -22,8 +22,8 @@ from db.postgres.engine import driver_connection, transaction
 from db.postgres.exchange import Statement
 from metering.rules.times import format_time
 from metering.runtime.clock import system_clock
-from metering.sandbox.measuring.bed import Bed, checkpoint, make_orgs, making_bed
-from metering.sandbox.measuring.old_ledger import fill_ledger
+from metering.trials.bench.fixture import Bed, checkpoint, make_orgs, making_bed
+from metering.trials.bench.old_ledger import fill_ledger
 from metering.trials.event_generator import events
 from workers.batch import parse_entries, price_entries
 from workers.stream import Entry

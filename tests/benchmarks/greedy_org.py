@@ -29,12 +29,12 @@ from db.accounts.api_keys import create_key
 from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
-from metering.sandbox.measuring.bed import TIER, Bed, give_a_cent, make_orgs, making_bed
-from metering.sandbox.measuring.http_reads import TELEPHONY_SETTING, api_address
-from metering.sandbox.measuring.old_ledger import fill_ledger
-from metering.sandbox.measuring.percentiles import percentiles
-from metering.sandbox.measuring.roles import api_commands, running_roles
 from metering.signals.gates import Gates
+from metering.trials.bench.fixture import TIER, Bed, give_a_cent, make_orgs, making_bed
+from metering.trials.bench.http_reads import TELEPHONY_SETTING, api_address
+from metering.trials.bench.old_ledger import fill_ledger
+from metering.trials.bench.percentiles import percentiles
+from metering.trials.bench.roles import api_commands, running_roles
 
 GREEDY: int = 1
 FIRST_PEER: int = 1_000

@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from metering.sandbox.measuring.bed import Bed, checkpoint, make_orgs, making_bed
-from metering.sandbox.measuring.open_loop import observe
-from metering.sandbox.measuring.process import usage
-from metering.sandbox.measuring.roles import meter_command, running_roles
 from metering.sandbox.telephony.signal_listener import Listener
+from metering.trials.bench.fixture import Bed, checkpoint, make_orgs, making_bed
+from metering.trials.bench.open_loop import observe
+from metering.trials.bench.process import usage
+from metering.trials.bench.roles import meter_command, running_roles
 
 RATES = (4_000, 8_000, 16_000, 24_000)
 ORGS = 1_000

@@ -15,9 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_urlsafe
 
-from metering.sandbox.measuring.bed import Bed, make_orgs, making_bed
-from metering.sandbox.measuring.get_load import GetOrder
-from metering.sandbox.measuring.http_reads import (
+from metering.sandbox.telephony.signal_listener import Listener
+from metering.trials.bench.fixture import Bed, make_orgs, making_bed
+from metering.trials.bench.http_load import GetOrder
+from metering.trials.bench.http_reads import (
     ACCOUNT,
     GATE,
     ORG_ID,
@@ -27,9 +28,8 @@ from metering.sandbox.measuring.http_reads import (
     ask_beside,
     make_asking_org,
 )
-from metering.sandbox.measuring.percentiles import percentiles
-from metering.sandbox.measuring.roles import api_commands, meter_command, running_roles
-from metering.sandbox.telephony.signal_listener import Listener
+from metering.trials.bench.percentiles import percentiles
+from metering.trials.bench.roles import api_commands, meter_command, running_roles
 from tests.benchmarks.hold_load import ORGS, compared
 
 SECONDS = 3.0

@@ -19,8 +19,8 @@ from db.ledger.transaction_list import PageOfList, TransactionFilter, list_trans
 from db.models import Kind
 from db.postgres.engine import transaction
 from metering.runtime.clock import system_clock
-from metering.sandbox.measuring.bed import make_orgs, making_bed
-from metering.sandbox.measuring.old_ledger import fill_ledger
+from metering.trials.bench.fixture import make_orgs, making_bed
+from metering.trials.bench.old_ledger import fill_ledger
 
 TIMES = 7
 LIMIT = 50

@@ -14,10 +14,10 @@ from sqlalchemy import make_url
 
 from db.postgres.engine import make_engine
 from metering.cli.meter import meter
-from metering.sandbox.measuring import bed, course
-from metering.sandbox.measuring.bed import require_durability
-from metering.sandbox.measuring.course import Result
-from metering.sandbox.measuring.rate import MeasuringError
+from metering.trials.bench import fixture, run
+from metering.trials.bench.fixture import require_durability
+from metering.trials.bench.rate import MeasuringError
+from metering.trials.bench.run import Result
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 from workers.meter import BATCH_LIMIT
@@ -73,8 +73,8 @@ def test_what_was_measured_is_told_before_what_failed(offline: Cli, monkeypatch:
         result.machine = {"cpus": 2}
         raise MeasuringError("The second part broke.")
 
-    monkeypatch.setattr(bed, "making_bed", lambda _: nullcontext())
-    monkeypatch.setattr(course, "run_course", measure)
+    monkeypatch.setattr(fixture, "making_bed", lambda _: nullcontext())
+    monkeypatch.setattr(run, "run_course", measure)
     failed = offline.run("bench", "--json", status=1)
     assert json.loads(failed.stdout)["machine"] == {"cpus": 2}
     assert "The second part broke." in failed.stderr

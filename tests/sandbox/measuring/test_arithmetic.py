@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 
-from metering.sandbox.measuring.backlog import Drained, Mark
-from metering.sandbox.measuring.generate import LoadOrder, probes
-from metering.sandbox.measuring.long_runs import stretches
-from metering.sandbox.measuring.percentiles import Percentiles, percentiles
-from metering.sandbox.measuring.rate import Rate, Spread, spread
-from metering.sandbox.measuring.sizes import DebitCost, Footprint, debit_cost
+from metering.trials.bench.backlog import Drained, Mark
+from metering.trials.bench.generate import LoadOrder, probes
+from metering.trials.bench.long_runs import stretches
+from metering.trials.bench.percentiles import Percentiles, percentiles
+from metering.trials.bench.rate import Rate, Spread, spread
+from metering.trials.bench.sizes import DebitCost, Footprint, debit_cost
 from metering.trials.event_generator import Traffic, events
 
 

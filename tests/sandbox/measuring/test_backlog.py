@@ -6,9 +6,9 @@ from typing import cast
 import pytest
 import redis
 
-from metering.sandbox.measuring.backlog import _wait_for_the_first
-from metering.sandbox.measuring.bed import Bed
-from metering.sandbox.measuring.rate import MeasuringError
+from metering.trials.bench.backlog import _wait_for_the_first
+from metering.trials.bench.fixture import Bed
+from metering.trials.bench.rate import MeasuringError
 from workers.stream import STREAM
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from metering.sandbox.measuring import commit_times as module
-from metering.sandbox.measuring.commit_times import commit_times
-from metering.sandbox.measuring.rate import MeasuringError
+from metering.trials.bench import commit_times as module
+from metering.trials.bench.commit_times import commit_times
+from metering.trials.bench.rate import MeasuringError
 
 
 def line(first: str, last: str, second: int, *, to_commit_ms: float, took_ms: float) -> str:

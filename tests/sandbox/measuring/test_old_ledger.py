@@ -9,9 +9,9 @@ from db.audit.full import run_audit
 from db.ledger.prices import set_price
 from db.postgres.engine import make_engine, transaction
 from metering.runtime.clock import system_clock
-from metering.sandbox.measuring.bed import give_a_cent, make_orgs
-from metering.sandbox.measuring.old_ledger import fill_ledger
 from metering.signals.gates import Gates
+from metering.trials.bench.fixture import give_a_cent, make_orgs
+from metering.trials.bench.old_ledger import fill_ledger
 from metering.trials.event_generator import events, fill
 from tests.conftest import Database
 from tests.spine.billing import price, run_meters

@@ -14,15 +14,15 @@ from db.accounts.api_keys import create_key
 from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
-from metering.sandbox.measuring.bed import TIER, Bed, give_a_cent, make_orgs
-from metering.sandbox.measuring.get_load import GetOrder, get_words, read_got
-from metering.sandbox.measuring.open_loop import Observed, observe
-from metering.sandbox.measuring.percentiles import Percentiles, percentiles
-from metering.sandbox.measuring.plan import Plan
-from metering.sandbox.measuring.rate import MeasuringError
-from metering.sandbox.measuring.roles import Role, api_commands, meter_command, running_roles
 from metering.sandbox.telephony.signal_listener import Listener
 from metering.signals.gates import Gates
+from metering.trials.bench.fixture import TIER, Bed, give_a_cent, make_orgs
+from metering.trials.bench.http_load import GetOrder, get_words, read_got
+from metering.trials.bench.open_loop import Observed, observe
+from metering.trials.bench.percentiles import Percentiles, percentiles
+from metering.trials.bench.plan import Plan
+from metering.trials.bench.rate import MeasuringError
+from metering.trials.bench.roles import Role, api_commands, meter_command, running_roles
 
 REQUESTS_PER_SECOND: Final = 500.0
 WARM_UP_REQUESTS: Final = 500

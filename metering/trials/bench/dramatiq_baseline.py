@@ -1,4 +1,4 @@
-"""One dramatiq message per call, as most would build it: `python -m metering.sandbox.measuring.one_message` is its worker.
+"""One dramatiq message per call, as most would build it: `python -m metering.trials.bench.dramatiq_baseline` is its worker.
 
 The same ledger code, the same gates, the same Valkey; one transaction and one call of Redis for each message.
 """
@@ -21,11 +21,11 @@ from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import read_settings
-from metering.sandbox.measuring.bed import Bed
-from metering.sandbox.measuring.rate import Rate
-from metering.sandbox.measuring.roles import running_roles
 from metering.sandbox.servers.embedded import joined
 from metering.signals.gates import Gates
+from metering.trials.bench.fixture import Bed
+from metering.trials.bench.rate import Rate
+from metering.trials.bench.roles import running_roles
 from workers.batch import parse_entries, price_entries
 from workers.stream import Entry
 
@@ -49,7 +49,7 @@ def measure_one_message_per_call(bed: Bed, load: Iterator[str], report: Callable
         )
         broker.enqueue(message)
     messages = f"{NAMESPACE}:{QUEUE}.msgs"  # what dramatiq holds until a message is acked
-    with running_roles(bed.servers.data_dir, [["metering.sandbox.measuring.one_message"]]) as (worker,):
+    with running_roles(bed.servers.data_dir, [["metering.trials.bench.dramatiq_baseline"]]) as (worker,):
         left, started_s, counted = filled, 0.0, 0
         while left:
             time.sleep(LOOK_EVERY_S)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from metering.sandbox.measuring.rate import MeasuringError
+from metering.trials.bench.rate import MeasuringError
 from workers.meter import BATCH_LIMIT
 
 _STRIPE: Final = ["metering", "stripe-sandbox", "--stop-with-stdin"]

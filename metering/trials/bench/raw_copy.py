@@ -7,7 +7,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from db.postgres.engine import psycopg_url
-from metering.sandbox.measuring.rate import Rate
+from metering.trials.bench.rate import Rate
 
 _ROWS_OUT: Final = (
     "COPY (SELECT * FROM transactions WHERE kind = 'debit' LIMIT 200000) TO STDOUT (FORMAT BINARY)"

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from metering.sandbox.measuring.bed import Bed, checkpoint
-from metering.sandbox.measuring.process import usage
-from metering.sandbox.measuring.rate import MeasuringError, Rate
-from metering.sandbox.measuring.roles import Role, jobs_commands, meter_command, running_roles
+from metering.trials.bench.fixture import Bed, checkpoint
+from metering.trials.bench.process import usage
+from metering.trials.bench.rate import MeasuringError, Rate
+from metering.trials.bench.roles import Role, jobs_commands, meter_command, running_roles
 from metering.trials.event_generator import fill
 from workers.meter import BATCH_LIMIT
 from workers.stream import STREAM

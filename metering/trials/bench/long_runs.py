@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from metering.runtime.clock import system_clock
-from metering.sandbox.measuring.backlog import Drained, Mark
-from metering.sandbox.measuring.bed import Bed, checkpoint, make_orgs
-from metering.sandbox.measuring.old_ledger import fill_ledger
-from metering.sandbox.measuring.plan import Plan
-from metering.sandbox.measuring.throughput import Measured, Workload, bill, measured
+from metering.trials.bench.backlog import Drained, Mark
+from metering.trials.bench.fixture import Bed, checkpoint, make_orgs
+from metering.trials.bench.old_ledger import fill_ledger
+from metering.trials.bench.plan import Plan
+from metering.trials.bench.throughput import Measured, Workload, bill, measured
 
 STRETCHES: Final = (0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Of 5 million events the first 100,000, then up to 500,000, 1, 2, 3, 4 and 5 million."""

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from metering.sandbox.measuring.backlog import Drained, drain
-from metering.sandbox.measuring.bed import Bed, make_orgs
-from metering.sandbox.measuring.one_message import measure_one_message_per_call
-from metering.sandbox.measuring.plan import Plan
-from metering.sandbox.measuring.rate import Rate, Spread, spread
-from metering.sandbox.measuring.raw_copy import measure_raw_copy
-from metering.sandbox.measuring.sizes import DebitCost, debit_cost, footprint
-from metering.sandbox.measuring.sweeps import write_gates
-from metering.sandbox.measuring.tpcb import measure_tpcb, prepare_tpcb
+from metering.trials.bench.backlog import Drained, drain
+from metering.trials.bench.dramatiq_baseline import measure_one_message_per_call
+from metering.trials.bench.fixture import Bed, make_orgs
+from metering.trials.bench.plan import Plan
+from metering.trials.bench.rate import Rate, Spread, spread
+from metering.trials.bench.raw_copy import measure_raw_copy
+from metering.trials.bench.sizes import DebitCost, debit_cost, footprint
+from metering.trials.bench.sweeps import write_gates
+from metering.trials.bench.tpcb import measure_tpcb, prepare_tpcb
 from metering.trials.event_generator import Traffic, events
 from workers.meter import BATCH_LIMIT
 

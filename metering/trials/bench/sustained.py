@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from metering.sandbox.measuring.bed import Bed, checkpoint
-from metering.sandbox.measuring.open_loop import Observed, observe
-from metering.sandbox.measuring.plan import Plan
-from metering.sandbox.measuring.roles import meter_command, running_roles
 from metering.sandbox.telephony.signal_listener import Listener
+from metering.trials.bench.fixture import Bed, checkpoint
+from metering.trials.bench.open_loop import Observed, observe
+from metering.trials.bench.plan import Plan
+from metering.trials.bench.roles import meter_command, running_roles
 
 WARM_UP_PER_SECOND: Final = 1_000.0
 WARM_UP_S: Final = 2.0

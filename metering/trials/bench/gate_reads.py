@@ -5,8 +5,8 @@ from typing import Final
 
 import redis
 
-from metering.sandbox.measuring.percentiles import Percentiles, percentiles
 from metering.signals.gates import GATE_PREFIX
+from metering.trials.bench.percentiles import Percentiles, percentiles
 
 READS: Final = 5_000
 

@@ -19,8 +19,8 @@ from db.postgres.schema import migrate
 from metering.rules.pricing import Price
 from metering.runtime.clock import system_clock, to_milliseconds
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.measuring.rate import MeasuringError
 from metering.sandbox.servers.embedded import Servers, running
+from metering.trials.bench.rate import MeasuringError
 
 DURABLE: Final = ("fsync", "full_page_writes", "synchronous_commit")
 TIER: Final = "bolt"

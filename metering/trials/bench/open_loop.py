@@ -10,14 +10,14 @@ from typing import Final
 
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import system_clock
-from metering.sandbox.measuring.bed import Bed, give_a_cent, make_orgs
-from metering.sandbox.measuring.commit_times import commit_times
-from metering.sandbox.measuring.generate import LoadOrder, Pushed, order_words, probes, read_pushed
-from metering.sandbox.measuring.percentiles import Percentiles, percentiles
-from metering.sandbox.measuring.rate import MeasuringError
-from metering.sandbox.measuring.roles import Role
 from metering.sandbox.telephony.signal_listener import Listener
 from metering.signals.gates import Gates
+from metering.trials.bench.commit_times import commit_times
+from metering.trials.bench.fixture import Bed, give_a_cent, make_orgs
+from metering.trials.bench.generate import LoadOrder, Pushed, order_words, probes, read_pushed
+from metering.trials.bench.percentiles import Percentiles, percentiles
+from metering.trials.bench.rate import MeasuringError
+from metering.trials.bench.roles import Role
 from metering.trials.event_generator import Traffic
 from workers.stream import STREAM
 

@@ -1,6 +1,6 @@
 """Open-loop load: events that are pushed when their time has come, however things go.
 
-`python -m metering.sandbox.measuring.generate` is the generator, a process of its own beside what it loads. An event's latency
+`python -m metering.trials.bench.generate` is the generator, a process of its own beside what it loads. An event's latency
 counts from its scheduled time, so that a stall is counted for every event that was due while it lasted (no coordinated omission).
 """
 
@@ -132,7 +132,7 @@ def _stream_id(answer: Any) -> str:
 
 def order_words(order: LoadOrder, answer_path: Path) -> list[str]:
     """The command, for `python -m`, whose process pushes `order` and writes what it pushed to `answer_path`."""
-    return ["metering.sandbox.measuring.generate", json.dumps(asdict(order)), str(answer_path)]
+    return ["metering.trials.bench.generate", json.dumps(asdict(order)), str(answer_path)]
 
 
 def read_pushed(answer_path: Path) -> Pushed:

@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from metering.sandbox.measuring.rate import MeasuringError
-from metering.sandbox.measuring.roles import logged
+from metering.trials.bench.rate import MeasuringError
+from metering.trials.bench.roles import logged
 
 LOOK_EVERY_S: Final = 0.05
 LIMIT_S: Final = 30.0

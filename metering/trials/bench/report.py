@@ -7,17 +7,17 @@ from metering.console.output import add_row, counted, say, show_table, table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from metering.sandbox.measuring.course import Reads, Result
-    from metering.sandbox.measuring.long_runs import Grown, LongRun
-    from metering.sandbox.measuring.open_loop import Observed
-    from metering.sandbox.measuring.rate import Spread
-    from metering.sandbox.measuring.sustained import Latency
-    from metering.sandbox.measuring.throughput import Measured, Throughput
+    from metering.trials.bench.long_runs import Grown, LongRun
+    from metering.trials.bench.open_loop import Observed
+    from metering.trials.bench.rate import Spread
+    from metering.trials.bench.run import Reads, Result
+    from metering.trials.bench.sustained import Latency
+    from metering.trials.bench.throughput import Measured, Throughput
 
 
 def show_result(result: "Result") -> None:
     """Ratios first, then what they were made from, then the machine."""
-    from metering.sandbox.measuring.course import ratios  # noqa: PLC0415 - so that --help is quick
+    from metering.trials.bench.run import ratios  # noqa: PLC0415 - so that --help is quick
 
     _show_ratios(ratios(result))
     if result.throughput is not None:

@@ -1,4 +1,4 @@
-"""GET requests that are sent when their time has come: `python -m metering.sandbox.measuring.get_load` is their sender.
+"""GET requests that are sent when their time has come: `python -m metering.trials.bench.http_load` is their sender.
 
 A process of its own, which keeps its connections. Latency counts from a request's scheduled time.
 """
@@ -103,7 +103,7 @@ class _Connection:
 
 def get_words(order: GetOrder, answer_path: Path) -> list[str]:
     """The command, for `python -m`, whose process sends `order` and writes what came back to `answer_path`."""
-    return ["metering.sandbox.measuring.get_load", json.dumps(asdict(order)), str(answer_path)]
+    return ["metering.trials.bench.http_load", json.dumps(asdict(order)), str(answer_path)]
 
 
 def read_got(answer_path: Path) -> Got:

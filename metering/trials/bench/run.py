@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from metering.sandbox.measuring.bed import Bed, make_orgs
-from metering.sandbox.measuring.gate_reads import measure_gate_reads
-from metering.sandbox.measuring.http_reads import HttpRead, measure_http_reads
-from metering.sandbox.measuring.long_runs import Grown, LongRun, measure_growth, measure_long_run
-from metering.sandbox.measuring.machine import machine_facts
-from metering.sandbox.measuring.percentiles import Percentiles
-from metering.sandbox.measuring.plan import Part, Plan
-from metering.sandbox.measuring.sustained import Latency, measure_latency
-from metering.sandbox.measuring.sweeps import measure_sweep
-from metering.sandbox.measuring.throughput import (
+from metering.trials.bench.fixture import Bed, make_orgs
+from metering.trials.bench.gate_reads import measure_gate_reads
+from metering.trials.bench.http_reads import HttpRead, measure_http_reads
+from metering.trials.bench.long_runs import Grown, LongRun, measure_growth, measure_long_run
+from metering.trials.bench.machine import machine_facts
+from metering.trials.bench.percentiles import Percentiles
+from metering.trials.bench.plan import Part, Plan
+from metering.trials.bench.sustained import Latency, measure_latency
+from metering.trials.bench.sweeps import measure_sweep
+from metering.trials.bench.throughput import (
     Measured,
     Throughput,
     Workload,

@@ -8,9 +8,9 @@ import psycopg
 from sqlalchemy import make_url
 
 from db.postgres.engine import psycopg_url
-from metering.sandbox.measuring.rate import MeasuringError, Rate
 from metering.sandbox.servers.embedded import Servers
 from metering.sandbox.servers.postgres import PORT, Postgres
+from metering.trials.bench.rate import MeasuringError, Rate
 
 DATABASE: Final = "bench_tpcb"
 SCALE: Final = 20
