@@ -31,8 +31,8 @@ def chaos(
     customers were told and what Stripe took. Exit status 0 means that they agree to the cent; 1 names what is off,
     and the directory is kept.
     """
-    from metering.cli.chaos_run import run
-    from metering.sandbox.chaos.run import Plan
+    from metering.trials.chaos.command import run
+    from metering.trials.chaos.run import Plan
 
     chosen = random.randrange(10**6) if seed is None else seed  # noqa: S311 - to be repeatable, not secret
     status = run(Plan(chosen, minutes * 60, rate), orgs=orgs, as_json=as_json)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, system_clock
-from metering.sandbox.chaos.calendar import BEFORE_THE_MONTH_ENDS, HALF_A_MONTH_DAY, Calendar
+from metering.trials.chaos.calendar import BEFORE_THE_MONTH_ENDS, HALF_A_MONTH_DAY, Calendar
 
 NEAR = timedelta(seconds=60)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metering.sandbox.chaos.schedule import Fault
+from metering.trials.chaos.schedule import Fault
 
 
 @pytest.mark.long

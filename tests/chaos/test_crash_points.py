@@ -26,10 +26,10 @@ from metering.payments.outcomes import TopUpMade
 from metering.rules.payments import AttemptStatus
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, system_clock
 from metering.runtime.crashpoints import CrashPoint
-from metering.sandbox.chaos.calendar import Calendar
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from metering.sandbox.stripe.signatures import signature_header
+from metering.trials.chaos.calendar import Calendar
 from tests.conftest import Database
 from tests.db import execute_as
 from tests.gates.listening import gate, signals_log

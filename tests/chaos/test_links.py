@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metering.sandbox.chaos.links import HOST, Links
+from metering.trials.chaos.links import HOST, Links
 
 SHORT_S = 0.3
 

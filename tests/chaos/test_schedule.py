@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 
-from metering.sandbox.chaos.schedule import (
+from metering.trials.chaos.schedule import (
     BACKUP_BEFORE_S,
     JUMPS_APART_S,
     LASTS_S,

@@ -9,9 +9,9 @@ import redis
 
 from metering.payments.outcomes import TopUpMade
 from metering.rules.rejections import Reason
-from metering.sandbox.chaos.journal import Pushed, Told, TopUp, Wanted
-from metering.sandbox.chaos.verdict import Evidence, Verdict, judge
 from metering.sandbox.telephony.calls import Push
+from metering.trials.chaos.journal import Pushed, Told, TopUp, Wanted
+from metering.trials.chaos.verdict import Evidence, Verdict, judge
 from tests.conftest import Database
 from tests.payments.world import START, World, make_world
 from tests.spine.billing import event, prepare, price, push, run_meters

@@ -19,12 +19,12 @@ from db.postgres.schema import migrate
 from metering.console.roles import Role, Supervisor
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.chaos.links import HOST, Links
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.servers.embedded import running
 from metering.sandbox.servers.postgres import APPLICATION_ROLE, DATABASE, OWNER_ROLE, Postgres
 from metering.sandbox.servers.replicated_postgres import ReplicatedPostgres
 from metering.sandbox.stripe.sandbox import API_KEY, WEBHOOK_SECRET, StripeSandbox
+from metering.trials.chaos.links import HOST, Links
 from tests.cli.conftest import Cli
 from tests.deploy.stack import free_port
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price, push

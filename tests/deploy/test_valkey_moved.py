@@ -21,10 +21,10 @@ from metering.client import MeteringClient, Signal, Signals, TelephonyError
 from metering.console.roles import Role, Supervisor
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.chaos.links import HOST, Links
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.servers.replicated_valkey import ReplicatedValkey
 from metering.sandbox.stripe.sandbox import API_KEY, WEBHOOK_SECRET, StripeSandbox
+from metering.trials.chaos.links import HOST, Links
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 from tests.deploy.stack import free_port

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from db.postgres.engine import make_engine
 from metering.client import InvalidField, MeteringClient
 from metering.rules.events import MAX_EVENT_BYTES
-from metering.sandbox.chaos.memory import peak_kib
+from metering.trials.chaos.memory import peak_kib
 from tests.conftest import Database
 from tests.spine.billing import rejections
 from tests.workers.calls import assert_billed, encode, make_calls, prepare_ledger, read_all

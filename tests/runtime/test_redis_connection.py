@@ -16,10 +16,10 @@ from metering.rules.gates import Balance
 from metering.runtime import redis_connection
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import NotPrimaryError, connect_redis, connect_redis_async
-from metering.sandbox.chaos.links import HOST, Links
 from metering.sandbox.servers.replicated_valkey import ReplicatedValkey
 from metering.signals.gate_reader import GateReader
 from metering.signals.gates import Gates
+from metering.trials.chaos.links import HOST, Links
 from tests.client.conftest import scripted_redis
 from tests.spine.billing import event
 from tests.waiting import wait_until

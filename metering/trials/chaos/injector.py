@@ -13,13 +13,13 @@ from typing import Final, Protocol
 
 import redis
 
-from metering.sandbox.chaos.calendar import Calendar
-from metering.sandbox.chaos.links import Links
-from metering.sandbox.chaos.producer import Producer
-from metering.sandbox.chaos.schedule import Fault, Schedule, Strike
-from metering.sandbox.chaos.stores import Stores
-from metering.sandbox.chaos.strangers import Strangers
-from metering.sandbox.chaos.stripe_faults import StripeFaults
+from metering.trials.chaos.calendar import Calendar
+from metering.trials.chaos.links import Links
+from metering.trials.chaos.producer import Producer
+from metering.trials.chaos.schedule import Fault, Schedule, Strike
+from metering.trials.chaos.stores import Stores
+from metering.trials.chaos.strangers import Strangers
+from metering.trials.chaos.stripe_faults import StripeFaults
 
 TO_STRIPE: Final = "> stripe"
 """How the links end on which Stripe is asked."""

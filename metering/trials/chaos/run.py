@@ -17,22 +17,22 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from metering.payments.stripe_api import StripeApi
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.chaos.calendar import Calendar
-from metering.sandbox.chaos.customers import Customer, Habit, Surroundings
-from metering.sandbox.chaos.injector import Injector, Roles, Struck, Victims
-from metering.sandbox.chaos.journal import Wanted
-from metering.sandbox.chaos.links import HOST, Links
-from metering.sandbox.chaos.memory import Memory
-from metering.sandbox.chaos.producer import Producer
-from metering.sandbox.chaos.recovery import Observed, Recovered, Recovery
-from metering.sandbox.chaos.schedule import Schedule, make_schedule
-from metering.sandbox.chaos.stores import Stores
-from metering.sandbox.chaos.strangers import Strangers
-from metering.sandbox.chaos.stripe_faults import StripeFaults
-from metering.sandbox.chaos.verdict import Evidence, Verdict, judge
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.stripe.remote import ControlError, control
 from metering.sandbox.telephony.simulation import Telephony
+from metering.trials.chaos.calendar import Calendar
+from metering.trials.chaos.customers import Customer, Habit, Surroundings
+from metering.trials.chaos.injector import Injector, Roles, Struck, Victims
+from metering.trials.chaos.journal import Wanted
+from metering.trials.chaos.links import HOST, Links
+from metering.trials.chaos.memory import Memory
+from metering.trials.chaos.producer import Producer
+from metering.trials.chaos.recovery import Observed, Recovered, Recovery
+from metering.trials.chaos.schedule import Schedule, make_schedule
+from metering.trials.chaos.stores import Stores
+from metering.trials.chaos.strangers import Strangers
+from metering.trials.chaos.stripe_faults import StripeFaults
+from metering.trials.chaos.verdict import Evidence, Verdict, judge
 from workers.stream import backlog
 
 SAY_EVERY_S: Final = 10.0

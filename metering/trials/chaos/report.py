@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from metering.console.output import add_row, counted, say, show_json, show_table, table
 from metering.rules.money import format_usd
-from metering.sandbox.chaos.injector import Struck
-from metering.sandbox.chaos.run import Plan, Result
-from metering.sandbox.chaos.schedule import Fault
-from metering.sandbox.chaos.verdict import Verdict
+from metering.trials.chaos.injector import Struck
+from metering.trials.chaos.run import Plan, Result
+from metering.trials.chaos.schedule import Fault
+from metering.trials.chaos.verdict import Verdict
 
 MAX_NAMED: Final = 30
 MIB: Final = 1024

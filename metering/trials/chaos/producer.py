@@ -9,10 +9,10 @@ from typing import Final
 import redis
 
 from metering.runtime.backoff import backoff_s
-from metering.sandbox.chaos.journal import CallKey, Pushed
 from metering.sandbox.telephony.calls import Attempt, Push
 from metering.sandbox.telephony.simulation import Telephony
 from metering.signals.gates import GATE_PREFIX
+from metering.trials.chaos.journal import CallKey, Pushed
 from workers.stream import EVENT_FIELD, STREAM
 
 TICK_S: Final = 0.02

@@ -15,9 +15,9 @@ from metering.payments.audit import audit_against_stripe
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import AttemptKind, Intent, IntentStatus
 from metering.runtime.clock import Clock
-from metering.sandbox.chaos.journal import CallKey, Cost, Pushed, Told, Wanted
 from metering.sandbox.stripe.remote import control
 from metering.signals.gates import Gates
+from metering.trials.chaos.journal import CallKey, Cost, Pushed, Told, Wanted
 from metering.trials.consistency import wrong_gates
 
 _DEBITS: Final = text("""

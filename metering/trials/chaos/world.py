@@ -23,16 +23,16 @@ from metering.rules.money import MICROUSD_PER_USD
 from metering.rules.pricing import Price
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, Clock
 from metering.runtime.redis_connection import connect_redis
-from metering.sandbox.chaos.calendar import Calendar
-from metering.sandbox.chaos.injector import TO_STRIPE
-from metering.sandbox.chaos.links import HOST, Links
-from metering.sandbox.chaos.run import World
-from metering.sandbox.chaos.stores import Stores
 from metering.sandbox.servers.embedded import Servers, running
 from metering.sandbox.servers.postgres import APPLICATION_ROLE, DATABASE, PORT
 from metering.sandbox.servers.sockets import sockets_dir_of
 from metering.sandbox.stripe.keeper import StandIn, answering_stand_in
 from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE
+from metering.trials.chaos.calendar import Calendar
+from metering.trials.chaos.injector import TO_STRIPE
+from metering.trials.chaos.links import HOST, Links
+from metering.trials.chaos.run import World
+from metering.trials.chaos.stores import Stores
 
 STARTING_CENTS: Final = 600
 STRIPE: Final = "stripe-sandbox"

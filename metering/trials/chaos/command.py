@@ -5,15 +5,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from metering.cli.chaos_report import report, report_json
-from metering.cli.chaos_world import LOG, world
 from metering.cli.demo_out import shown_path
 from metering.console.errors import CommandError
 from metering.console.output import warn
 from metering.console.stopping import stop_on_signals
 from metering.runtime.settings import Settings, read_settings
-from metering.sandbox.chaos.customers import SetUpError
-from metering.sandbox.chaos.run import Plan, run_chaos
+from metering.trials.chaos.customers import SetUpError
+from metering.trials.chaos.report import report, report_json
+from metering.trials.chaos.run import Plan, run_chaos
+from metering.trials.chaos.world import LOG, world
 
 
 def run(plan: Plan, *, orgs: int, as_json: bool) -> int:

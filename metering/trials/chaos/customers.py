@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
-from metering.sandbox.chaos.journal import Told, TopUp, Wanted
 from metering.sandbox.customers.billing_api import Answer, CustomerApi
 from metering.sandbox.stripe.remote import ControlError, control
+from metering.trials.chaos.journal import Told, TopUp, Wanted
 
 PATIENCE_S: Final = 120.0
 """How long a customer asks for one top-up before giving up."""

@@ -1,0 +1,1 @@
+"""Faults under load, and the comparison to the cent at the end."""
