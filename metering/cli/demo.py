@@ -28,7 +28,7 @@ def demo(
     0 means that they do and that the audit passed; 1 names what is off. Ctrl-C ends it early: what was pushed until
     then is billed and checked. With STRIPE_API_KEY=sk_test_... it uses Stripe itself, in test mode.
     """
-    from metering.cli.demo_run import Plan, run_demo
+    from metering.trials.demo.run import Plan, run_demo
 
     chosen = random.randrange(10**6) if seed is None else seed  # noqa: S311 - to be repeatable, not secret
     status = run_demo(Plan(duration_s=seconds, rate=rate, orgs=orgs, meters=meters, seed=chosen))

@@ -15,13 +15,13 @@ import redis
 import stripe
 from sqlalchemy import make_url
 
-from metering.cli.demo_run import DRAIN_LIMIT_S
 from metering.rules.rejections import Reason
 from metering.rules.times import format_time
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import NothingRuns, Servers, joined
 from metering.sandbox.stripe.keeper import answering_stand_in
+from metering.trials.demo.run import DRAIN_LIMIT_S
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 

@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
-from metering.cli.demo_money import OrgMoney, charges_sentences, read_money, wrong_money
 from metering.sandbox.customers.cardholders import StandInCardholders
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.telephony.signal_history import ReloadMessage
+from metering.trials.demo.money import OrgMoney, charges_sentences, read_money, wrong_money
 from tests.conftest import Database
 from tests.payments.world import World, make_world
 

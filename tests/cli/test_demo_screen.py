@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from metering.cli.demo_screen import ChargeFigures, Figures, GateFigures, OrgFigures, live_view, plain_line
-from metering.cli.demo_summary import WORST, overspending_table, push_to_gate_sentence, summary, why
 from metering.rules.rejections import Reason
 from metering.sandbox.telephony.call_record import OrgRecord, Record
+from metering.trials.demo.screen import ChargeFigures, Figures, GateFigures, OrgFigures, live_view, plain_line
+from metering.trials.demo.summary import WORST, overspending_table, push_to_gate_sentence, summary, why
 from metering.trials.exhaustions import Overspending
 from metering.trials.outcome import Outcome
 

@@ -6,9 +6,9 @@ import redis
 
 from db.accounts.orgs import create_org
 from db.postgres.engine import transaction
-from metering.cli.demo_run import _settle
 from metering.runtime.clock import system_clock
 from metering.signals.gates import Gates
+from metering.trials.demo.run import _settle
 from tests.conftest import Database
 from tests.gates.listening import adjust_and_tell, gate
 from workers.sweep import Sweep

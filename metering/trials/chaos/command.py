@@ -5,7 +5,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from metering.cli.demo_out import shown_path
 from metering.console.errors import CommandError
 from metering.console.output import warn
 from metering.console.stopping import stop_on_signals
@@ -14,6 +13,7 @@ from metering.trials.chaos.customers import SetUpError
 from metering.trials.chaos.report import report, report_json
 from metering.trials.chaos.run import Plan, run_chaos
 from metering.trials.chaos.world import LOG, world
+from metering.trials.demo.output import shown_path
 
 
 def run(plan: Plan, *, orgs: int, as_json: bool) -> int:

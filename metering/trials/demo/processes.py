@@ -13,13 +13,13 @@ from urllib.request import ProxyHandler, build_opener
 import redis
 from rich.console import Console
 
-from metering.cli.demo_out import is_live, say_line, shown_path
 from metering.console.errors import CommandError
 from metering.console.http_port import LOOPBACK, local_url
 from metering.console.output import counted
 from metering.console.roles import API, JOBS, STRIPE_SANDBOX, Role, Supervisor, meter_roles
 from metering.console.stripe_access import StripeAccess, find_stripe, named_stripe
 from metering.runtime.settings import Settings
+from metering.trials.demo.output import is_live, say_line, shown_path
 from workers.stream import GROUP, STREAM, backlog
 
 READY_LIMIT_S: Final = 20.0

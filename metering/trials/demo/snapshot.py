@@ -10,8 +10,6 @@ import redis
 from sqlalchemy import Engine
 
 from db.attempts.reload_status import OrgCharges, read_charges
-from metering.cli.demo_screen import ChargeFigures, Figures, GateFigures, OrgFigures
-from metering.cli.demo_setup import DemoOrg
 from metering.rules.gates import GateState
 from metering.rules.reloads import SkipReason
 from metering.runtime.clock import Clock
@@ -20,6 +18,8 @@ from metering.sandbox.telephony.call_record import OrgRecord
 from metering.sandbox.telephony.signal_listener import Heard, Listener
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
+from metering.trials.demo.screen import ChargeFigures, Figures, GateFigures, OrgFigures
+from metering.trials.demo.setup import DemoOrg
 from metering.trials.exhaustions import Closings, paired
 from metering.trials.outcome import Outcome
 from workers.stream import STREAM, backlog

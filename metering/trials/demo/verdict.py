@@ -13,10 +13,6 @@ from sqlalchemy import Engine
 
 from db.audit.full import run_audit
 from db.ledger.balances import read_balances
-from metering.cli.demo_money import charges_sentences, read_money, wrong_money
-from metering.cli.demo_out import say_line, shown_path
-from metering.cli.demo_summary import overspending_table, push_to_gate_sentence, summary, why
-from metering.cli.demo_watch import push_to_gate_s
 from metering.console.errors import quoted
 from metering.console.output import counted
 from metering.rules.gates import SignalType
@@ -30,6 +26,10 @@ from metering.sandbox.telephony.simulation import Telephony
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, wrong_signals
+from metering.trials.demo.money import charges_sentences, read_money, wrong_money
+from metering.trials.demo.output import say_line, shown_path
+from metering.trials.demo.snapshot import push_to_gate_s
+from metering.trials.demo.summary import overspending_table, push_to_gate_sentence, summary, why
 from metering.trials.exhaustions import Closings, explain, paired
 from metering.trials.outcome import Outcome, differences
 from workers.stream import backlog

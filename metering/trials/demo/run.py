@@ -14,20 +14,6 @@ from sqlalchemy import Engine
 
 from db.attempts.reload_status import read_charges
 from db.ledger.balances import read_balances
-from metering.cli.demo_backstage import (
-    Backstage,
-    StoppedEarlyError,
-    running_roles,
-    running_stripe,
-    step,
-    wait_for,
-)
-from metering.cli.demo_money import read_money, wrong_money
-from metering.cli.demo_out import is_live, say_line, shown_path
-from metering.cli.demo_screen import Figures, live_view, plain_line
-from metering.cli.demo_setup import cardholders_of, make_customers, make_orgs, make_tiers
-from metering.cli.demo_verdict import INTERRUPTED, Run, conclude
-from metering.cli.demo_watch import Watch
 from metering.console.connections import engine_for, located, prepare_database
 from metering.console.errors import CommandError
 from metering.console.http_port import LOOPBACK, free_http_port
@@ -46,6 +32,20 @@ from metering.sandbox.telephony.signal_listener import Listener
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from metering.trials.consistency import wrong_gates
+from metering.trials.demo.money import read_money, wrong_money
+from metering.trials.demo.output import is_live, say_line, shown_path
+from metering.trials.demo.processes import (
+    Backstage,
+    StoppedEarlyError,
+    running_roles,
+    running_stripe,
+    step,
+    wait_for,
+)
+from metering.trials.demo.screen import Figures, live_view, plain_line
+from metering.trials.demo.setup import cardholders_of, make_customers, make_orgs, make_tiers
+from metering.trials.demo.snapshot import Watch
+from metering.trials.demo.verdict import INTERRUPTED, Run, conclude
 from metering.trials.outcome import Outcome, last_rejection_id
 
 DRAIN_LIMIT_S: Final = 30.0

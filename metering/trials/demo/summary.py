@@ -7,11 +7,11 @@ from typing import Final
 from rich.console import RenderableType
 from rich.table import Table
 
-from metering.cli.demo_screen import shown_ms
 from metering.console.output import counted
 from metering.rules.money import format_usd
 from metering.rules.rejections import Reason
 from metering.sandbox.telephony.call_record import Record
+from metering.trials.demo.screen import shown_ms
 from metering.trials.exhaustions import Overspending
 from metering.trials.outcome import Outcome
 

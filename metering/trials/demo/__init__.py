@@ -1,0 +1,1 @@
+"""The demo: everything on embedded servers, with a live table and an audit at the end."""
