@@ -16,7 +16,7 @@ from db.audit.full import Violation, find_violations_apart
 from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing, release_pass
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
-from workers.rounds import Round
+from workers.periodic import Round
 
 LOOK_EVERY_S: Final = 5.0
 """How often a process asks whether a pass is due, and what others have found."""

@@ -10,7 +10,7 @@ from metering.payments.charges import work_on
 from metering.payments.context import Payments
 from metering.runtime.crashpoints import CrashPoint, reach
 from workers.broker import MONEY_QUEUE, TIME_LIMIT_MS
-from workers.nudges import AUTO_RELOAD_ACTOR
+from workers.enqueue import AUTO_RELOAD_ACTOR
 
 MAX_RETRIES: Final = 3
 """Only Postgres can fail here: what Stripe leaves undecided is looked at again when the row says. After these, by the sweep."""

@@ -15,7 +15,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, xq_name
 
 from workers.broker import HEARTBEAT_TIMEOUT_MS, NAMESPACE
-from workers.rounds import Round
+from workers.periodic import Round
 
 PERIOD_S: Final = 2.0
 DEAD_LETTERS_KEPT_MS: Final = 7 * 86_400_000

@@ -12,8 +12,8 @@ from workers.audit_job import audit_rounds
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker
 from workers.dead_workers import DeadWorkers
-from workers.payments_sweep import ATTEMPT_THREADS, payment_rounds
-from workers.sweep import Sweep
+from workers.gate_reconciler import Sweep
+from workers.payment_reconciler import ATTEMPT_THREADS, payment_rounds
 
 POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
 """Connections to Postgres, to be set on the engine that jobs are given. Most of an attempt's time is Stripe's, and holds none."""

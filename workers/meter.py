@@ -22,10 +22,10 @@ from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import Gates
+from workers.after_commit import CommittedBatch, Finisher
 from workers.batch import ParsedEntry, PricedBatch, parse_entries, price_entries
 from workers.failures import StoppedError, sentence
-from workers.finisher import CommittedBatch, Finisher
-from workers.read_ahead import ReadAhead, ReadBatch, limit_after
+from workers.prefetch import ReadAhead, ReadBatch, limit_after
 from workers.reload_follower import ReloadFollower
 from workers.stream import CallStream, Entry, Pending
 

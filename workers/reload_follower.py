@@ -9,8 +9,8 @@ from db.attempts.reload_rule import Reloads
 from metering.payments.metrics import count_reloads
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.reload_signals import ReloadSignals, say_pending
+from workers.enqueue import Nudges
 from workers.failures import sentence
-from workers.nudges import Nudges
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -34,7 +34,7 @@ def open_payments(role: RunningRole, *, return_url: str | None = None) -> RolePa
     from metering.runtime.clock import system_clock
     from metering.signals.gates import Gates
     from metering.signals.reload_signals import ReloadSignals
-    from workers.nudges import Nudges
+    from workers.enqueue import Nudges
 
     settings = read_settings()
     access = find_stripe(settings, settings.data_dir, role.stop)

@@ -39,7 +39,7 @@ from tests.spine.billing import event, price, push
 from tests.waiting import wait_until
 from tests.workers.reloading import ready_to_reload
 from workers.audit_job import CHANGES_EVERY, CHANGES_LEASE, WHOLE_LEASE
-from workers.nudges import Nudges
+from workers.enqueue import Nudges
 from workers.stream import Backlog, backlog
 
 LIMIT_S: Final = 60.0

@@ -11,7 +11,7 @@ from metering.signals.gates import Gates
 from metering.trials.demo.run import _settle
 from tests.conftest import Database
 from tests.gates.listening import adjust_and_tell, gate
-from workers.sweep import Sweep
+from workers.gate_reconciler import Sweep
 
 
 def test_gates_that_differ_at_the_end_are_counted_and_awaited(

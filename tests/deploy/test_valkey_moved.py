@@ -32,7 +32,7 @@ from tests.gates.listening import gate
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price
 from tests.waiting import wait_until
 from workers.broker import MONEY_QUEUE, NAMESPACE
-from workers.nudges import Nudges
+from workers.enqueue import Nudges
 from workers.stream import backlog
 
 pytestmark = pytest.mark.long

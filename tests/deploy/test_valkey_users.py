@@ -29,9 +29,9 @@ from tests.spine.billing import event, prepare, price, running_meters
 from tests.waiting import wait_until
 from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, NAMESPACE, make_broker
 from workers.dead_workers import HEARTBEATS, DeadWorkers
+from workers.enqueue import Nudges
 from workers.jobs import run_jobs
 from workers.metrics import BacklogCollector
-from workers.nudges import Nudges
 from workers.stream import STREAM, backlog
 
 SCRIPT = ROOT / "deploy" / "valkey" / "users.sh"

@@ -36,7 +36,7 @@ from tests.spine.billing import (
     running_meters,
 )
 from tests.waiting import wait_until
-from workers.sweep import Sweep
+from workers.gate_reconciler import Sweep
 
 
 def sweep(database: Database, client: redis.Redis) -> Sweep:
@@ -171,7 +171,7 @@ def test_an_org_made_while_strays_are_looked_for_keeps_its_gate(
             adjust_and_tell(engine, redis_client, 777, 9, "start")
         return found
 
-    monkeypatch.setattr("workers.sweep.read_balances", made_after)
+    monkeypatch.setattr("workers.gate_reconciler.read_balances", made_after)
     assert sweep(database, redis_client).sweep().strays == 0
     assert gate(redis_client, 777)["state"] == "open"
 
@@ -219,9 +219,9 @@ def failing_once(
 def test_a_page_that_fails_is_told_and_the_others_are_mended(
     database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.sweep.PAGE", 10)
+    monkeypatch.setattr("workers.gate_reconciler.PAGE", 10)
     failing = failing_once(ValueError("odd"), read_balances, when=lambda _, org_ids: 15 in org_ids)
-    monkeypatch.setattr("workers.sweep.read_balances", failing)
+    monkeypatch.setattr("workers.gate_reconciler.read_balances", failing)
     redis_client.flushall()
     with capture_logs() as told:
         swept = sweep(database, redis_client).sweep()
@@ -242,7 +242,7 @@ def test_a_sweep_ends_where_a_server_is_away(
     error: Exception,
 ) -> None:
     monkeypatch.setattr(
-        "workers.sweep.read_balances", failing_once(error, read_balances, when=lambda *_: True)
+        "workers.gate_reconciler.read_balances", failing_once(error, read_balances, when=lambda *_: True)
     )
     with pytest.raises(type(error), match="away"):
         sweep(database, redis_client).sweep()
@@ -251,9 +251,9 @@ def test_a_sweep_ends_where_a_server_is_away(
 def test_the_sweeping_outlives_whatever_a_sweep_raises(
     database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.sweep.PERIOD_S", 0.01)
+    monkeypatch.setattr("workers.gate_reconciler.PERIOD_S", 0.01)
     monkeypatch.setattr(
-        "workers.sweep.pages_of_org_ids",
+        "workers.gate_reconciler.pages_of_org_ids",
         failing_once(ValueError("odd"), pages_of_org_ids, when=lambda *_: True),
     )
     redis_client.flushall()
@@ -330,7 +330,7 @@ def test_only_what_was_written_is_counted(
         Gates(redis_client).follow(found, system_clock())
         return found
 
-    monkeypatch.setattr("workers.sweep.read_balances", followed_meanwhile)
+    monkeypatch.setattr("workers.gate_reconciler.read_balances", followed_meanwhile)
     before = mended_total()
     assert sweep(database, redis_client).sweep().mended == 0
     assert mended_total() == before

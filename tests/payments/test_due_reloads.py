@@ -11,7 +11,7 @@ from sqlalchemy import text
 import db.attempts.reload_rule
 from db.postgres.engine import transaction
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
-from workers.payments_sweep import ReloadRule
+from workers.payment_reconciler import ReloadRule
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
 PAUSED = 20_000

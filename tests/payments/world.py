@@ -35,7 +35,7 @@ from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
 from metering.sandbox.stripe.signatures import signature_header
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
-from workers.sweep import Sweep
+from workers.gate_reconciler import Sweep
 
 RETURN_URL = "https://example.com/back"
 START = datetime(2026, 4, 20, 12, 0, tzinfo=UTC)

@@ -128,7 +128,7 @@ def test_a_meter_ends_when_what_follows_its_commits_fails_unforeseen(
 ) -> None:
     """Also where it happens between batches, to gates that are owed: a meter whose gates nobody moves must not go on."""
     prepare(database.engine, org_ids=[1], prices=[price("bolt", "0.08")])
-    monkeypatch.setattr("workers.finisher.OWED_EVERY_S", 0.05)
+    monkeypatch.setattr("workers.after_commit.OWED_EVERY_S", 0.05)
     answers = [redis.ResponseError("OOM"), RuntimeError("unforeseen")]
 
     def fail(*_arguments: object) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from metering.payments.context import Payments
 from tests.payments.world import World
 from tests.waiting import wait_until
+from workers.enqueue import Nudges
 from workers.jobs import run_jobs
-from workers.nudges import Nudges
 
 LIMIT_S = 30.0
 

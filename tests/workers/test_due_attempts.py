@@ -10,8 +10,8 @@ import pytest
 
 from metering.runtime.clock import system_clock
 from tests.waiting import wait_until
-from workers import payments_sweep
-from workers.payments_sweep import AttemptKey, DueAttempts
+from workers import payment_reconciler
+from workers.payment_reconciler import AttemptKey, DueAttempts
 
 
 class Nobody:
@@ -42,9 +42,9 @@ def test_one_that_hangs_at_stripe_holds_up_none_after_an_outage(monkeypatch: pyt
         else:
             stop.set()
 
-    monkeypatch.setattr(payments_sweep, "PERIOD_S", 0.02)
-    monkeypatch.setattr(payments_sweep, "due_attempts", due_attempts)
-    monkeypatch.setattr(payments_sweep, "work_on", work_on)
+    monkeypatch.setattr(payment_reconciler, "PERIOD_S", 0.02)
+    monkeypatch.setattr(payment_reconciler, "due_attempts", due_attempts)
+    monkeypatch.setattr(payment_reconciler, "work_on", work_on)
     payments: Any = Nobody()
     working = threading.Thread(target=DueAttempts(payments).work, args=(stop,))
     working.start()

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, make_url
 
 import workers.meter
-import workers.read_ahead
+import workers.prefetch
 from db.ledger.post_calls import Posted, PricedCall, post_calls
 from metering.rules.rejections import Reason
 from tests.conftest import Database
@@ -81,7 +81,7 @@ def test_an_event_that_kills_its_meter_takes_no_other_along(
             raise KilledError
         return parse_entries(entries, now)
 
-    for module in (workers.meter, workers.read_ahead):
+    for module in (workers.meter, workers.prefetch):
         monkeypatch.setattr(module, "parse_entries", parse_or_die)
     site.push_at_once(events)
     deaths = 0

@@ -15,10 +15,10 @@ from metering.rules.pricing import PriceBook
 from metering.runtime.clock import system_clock
 from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
-from workers import read_ahead
+from workers import prefetch
 from workers.batch import parse_entries
 from workers.meter import Meter
-from workers.read_ahead import ReadAhead, ReaderEndedError
+from workers.prefetch import ReadAhead, ReaderEndedError
 from workers.stream import GROUP, MAX_BATCH_BYTES, PART, STREAM, CallStream, Entry
 
 BOOK = PriceBook(1, [])
@@ -76,7 +76,7 @@ def test_a_part_is_handed_over_while_the_next_one_is_parsed(
         assert next(parsed) == 1 or go_on.wait(timeout=40)
         return parse_entries(*arguments)
 
-    monkeypatch.setattr("workers.read_ahead.parse_entries", parse_slowly)
+    monkeypatch.setattr("workers.prefetch.parse_entries", parse_slowly)
     stream = CallStream(redis_client, "m")
     stream.join()
     push(redis_client, 3 * PART)
@@ -92,7 +92,7 @@ def test_a_part_is_handed_over_while_the_next_one_is_parsed(
 
 def test_in_a_backlog_batches_are_full(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ones cost more for each event."""
-    monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 0.0)  # who takes is quicker than who reads
+    monkeypatch.setattr(prefetch, "BATCH_EVERY_S", 0.0)  # who takes is quicker than who reads
     limit = 4 * PART
     stream = CallStream(redis_client, "m")
     stream.join()
@@ -113,15 +113,15 @@ def test_a_batch_that_comes_too_soon_waits_and_is_looked_for_again(
     redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What came while it waited is in it, whenever the reader looked last."""
-    monkeypatch.setattr(read_ahead, "LOOK_EVERY_S", 3_600.0)
-    monkeypatch.setattr(read_ahead, "LOOK_AT_LEAST_EVERY_S", 3_600.0)
-    monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 3_600.0)
+    monkeypatch.setattr(prefetch, "LOOK_EVERY_S", 3_600.0)
+    monkeypatch.setattr(prefetch, "LOOK_AT_LEAST_EVERY_S", 3_600.0)
+    monkeypatch.setattr(prefetch, "BATCH_EVERY_S", 3_600.0)
     push(redis_client, 1)
     assert len(ahead.take().parsed) == 1
     push(redis_client, 1)
     wait_until(lambda: len(ahead._read.parsed) == 1, "reading ahead")
     push(redis_client, 3)
-    monkeypatch.setattr("workers.read_ahead.time.sleep", lambda _: None)  # the distance is over at once
+    monkeypatch.setattr("workers.prefetch.time.sleep", lambda _: None)  # the distance is over at once
     assert len(ahead.take().parsed) == 4
 
 
@@ -158,10 +158,10 @@ def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each costs as much as many events: so what comes one by one is gathered, but for what comes alone."""
-    monkeypatch.setattr(read_ahead, "BATCH_EVERY_S", 3_600.0)
+    monkeypatch.setattr(prefetch, "BATCH_EVERY_S", 3_600.0)
     waits_s: list[float] = []
     monkeypatch.setattr(
-        "workers.read_ahead.time.sleep", waits_s.append
+        "workers.prefetch.time.sleep", waits_s.append
     )  # how long it would wait is what is looked at
     stream = CallStream(redis_client, "m")
     stream.join()

@@ -27,10 +27,10 @@ from tests.payments.world import World, make_world
 from tests.spine.billing import event, price, push, run_meters
 from tests.waiting import wait_until
 from tests.workers.reloading import LIMIT_S, ready_to_reload, running_jobs, wait_for_balance
-from workers import jobs, payments_sweep
-from workers.nudges import Nudges
-from workers.payments_sweep import ATTEMPT_THREADS, payment_rounds
-from workers.rounds import Round
+from workers import jobs, payment_reconciler
+from workers.enqueue import Nudges
+from workers.payment_reconciler import ATTEMPT_THREADS, payment_rounds
+from workers.periodic import Round
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_those_that_hang_at_stripe_hold_up_no_others(world: World) -> None:
 
 def test_more_attempts_than_a_page_are_all_worked_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those behind others that can't be worked on, and are due still."""
-    monkeypatch.setattr(payments_sweep, "PAGE", 3)
+    monkeypatch.setattr(payment_reconciler, "PAGE", 3)
     org_ids = range(1, 15)
     ready_to_reload(world, org_ids)
     for org_id in org_ids:
@@ -226,7 +226,7 @@ def test_more_attempts_than_a_page_are_all_worked_on(world: World, monkeypatch: 
             raise ZeroDivisionError
         return work_on(payments, org_id, attempt_id)
 
-    monkeypatch.setattr(payments_sweep, "work_on", fails_for_some)
+    monkeypatch.setattr(payment_reconciler, "work_on", fails_for_some)
     with running_round(world, "attempts"):
         world.clock.move(seconds=10)
         wait_until(lambda: all(world.balance(org_id) == 5_999 for org_id in org_ids[7:]), limit_s=LIMIT_S)
@@ -247,8 +247,8 @@ def test_a_part_that_fails_goes_on_and_stops_no_other(
         failed.release()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(payments_sweep, "PERIOD_S", 0.05)
-    monkeypatch.setattr(payments_sweep, "ask_due", fails)
+    monkeypatch.setattr(payment_reconciler, "PERIOD_S", 0.05)
+    monkeypatch.setattr(payment_reconciler, "ask_due", fails)
     world.sandbox.set_fault(RequestFault.UNAUTHORIZED, operation="events.list", count=None)
     with running_jobs(world):
         world.clock.move(seconds=60)

@@ -5,7 +5,7 @@ from sqlalchemy import Engine
 
 from metering.runtime.clock import system_clock
 from metering.signals.gates import Gates
-from workers.sweep import Sweep
+from workers.gate_reconciler import Sweep
 
 
 def write_gates(engine: Engine, client: redis.Redis) -> None:

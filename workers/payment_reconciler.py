@@ -21,7 +21,7 @@ from metering.payments.event_list import read_events
 from metering.payments.settling import follow
 from metering.signals.reload_signals import say_left
 from workers.failures import sentence
-from workers.rounds import Round
+from workers.periodic import Round
 
 PERIOD_S: Final = 2.0
 """How long after the end of one turn the next one begins."""
