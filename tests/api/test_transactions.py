@@ -1,4 +1,4 @@
-"""The list of transactions as customers ask for it; its pages against a model are in tests/db/test_transaction_list.py."""
+"""The list of transactions as customers ask for it; its pages against a model are in tests/db/ledger/test_transaction_list.py."""
 
 import json
 from datetime import datetime, timedelta

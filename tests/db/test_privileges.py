@@ -28,7 +28,7 @@ from metering.sandbox.stripe.faults import RequestFault
 from metering.signals.reload_signals import say_left
 from tests.conftest import Database
 from tests.db import execute_as
-from tests.db.test_append_only import BEYOND_THE_RIGHTS_OF_THE_APPLICATION, NOW
+from tests.db.ledger.test_append_only import BEYOND_THE_RIGHTS_OF_THE_APPLICATION, NOW
 from tests.payments.world import World, make_world
 from tests.spine.billing import event, prepare, price, push, running_meters
 from tests.waiting import wait_until

@@ -16,7 +16,7 @@ from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read
 from db.postgres.engine import transaction
 from tests.conftest import Database
 from tests.db import execute_as
-from tests.db.test_audit import (
+from tests.db.audit.test_full import (
     BOLT,
     COPY_OF_CALL_105,
     DAMAGES,

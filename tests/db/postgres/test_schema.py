@@ -21,7 +21,7 @@ from tests.conftest import Database
 from tests.db import execute_as
 
 REVISION = "0008"
-MIGRATIONS = Path(__file__).parents[2] / "db" / "migrations"
+MIGRATIONS = Path(__file__).parents[3] / "db" / "migrations"
 
 # Alembic's own comparison passes over the conditions of indexes, identities and storage parameters.
 CATALOG = """
