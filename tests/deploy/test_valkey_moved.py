@@ -28,7 +28,7 @@ from metering.trials.chaos.links import HOST, Links
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 from tests.deploy.stack import free_port
-from tests.gates.listening import gate
+from tests.signals.listening import gate
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price
 from tests.waiting import wait_until
 from workers.broker import MONEY_QUEUE, NAMESPACE

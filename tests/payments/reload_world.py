@@ -26,8 +26,8 @@ from metering.sandbox.stripe.sandbox import StripeSandbox
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals, say_left
 from tests.conftest import Database
-from tests.gates.listening import signals_log
 from tests.payments.world import RETURN_URL, START, MovableClock, World, raw_stripe
+from tests.signals.listening import signals_log
 from tests.spine.billing import price
 
 TIER: Final = price("cent", "0.60", increment_first_s=1, increment_next_s=1)

@@ -17,8 +17,8 @@ from db.postgres.engine import make_engine, transaction
 from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.db import execute_as
-from tests.gates.test_jobs import metrics, metrics_url, role
 from tests.payments.world import MovableClock
+from tests.signals.test_jobs import metrics, metrics_url, role
 from tests.spine.billing import event, prepare, price, push, run_meters
 from tests.waiting import wait_until
 from workers.audit_job import CHANGES_EVERY, WHOLE_EVERY, AuditJob

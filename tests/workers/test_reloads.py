@@ -21,9 +21,9 @@ from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.faults import RequestFault
 from metering.signals.reload_signals import LEFT_AFTER
 from tests.conftest import Database
-from tests.gates.listening import gate, signals_log
-from tests.gates.test_jobs import role
 from tests.payments.world import World, make_world
+from tests.signals.listening import gate, signals_log
+from tests.signals.test_jobs import role
 from tests.spine.billing import event, price, push, run_meters
 from tests.waiting import wait_until
 from tests.workers.reloading import LIMIT_S, ready_to_reload, running_jobs, wait_for_balance

@@ -13,7 +13,7 @@ from metering.sandbox.telephony.signal_listener import Listener
 from metering.sandbox.telephony.simulation import Refill
 from metering.signals.gates import Gates
 from tests.conftest import Database
-from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of
+from tests.signals.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of
 from tests.waiting import wait_until
 
 LIMIT_S = 30

@@ -32,9 +32,9 @@ from metering.sandbox.stripe.signatures import signature_header
 from metering.trials.chaos.calendar import Calendar
 from tests.conftest import Database
 from tests.db import execute_as
-from tests.gates.listening import gate, signals_log
-from tests.gates.test_jobs import role
 from tests.payments.world import World, make_world
+from tests.signals.listening import gate, signals_log
+from tests.signals.test_jobs import role
 from tests.spine.billing import event, price, push
 from tests.waiting import wait_until
 from tests.workers.reloading import ready_to_reload

@@ -10,7 +10,7 @@ from metering.runtime.clock import system_clock
 from metering.signals.gates import Gates
 from metering.trials.demo.run import _settle
 from tests.conftest import Database
-from tests.gates.listening import adjust_and_tell, gate
+from tests.signals.listening import adjust_and_tell, gate
 from workers.gate_reconciler import Sweep
 
 

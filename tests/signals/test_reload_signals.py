@@ -17,7 +17,7 @@ from metering.client import MeteringClient
 from metering.signals.gates import SIGNALS_LOG
 from metering.signals.reload_signals import LEFT_AFTER, PAGE, ReloadSignals, say_left, say_pending
 from tests.conftest import Database
-from tests.gates.listening import listening, signals_log
+from tests.signals.listening import listening, signals_log
 
 NOW = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from db.ledger.adjustments import adjust
 from db.postgres.engine import transaction
 from metering.runtime.clock import system_clock
 from tests.conftest import Database
-from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log
+from tests.signals.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log
 from tests.spine.billing import (
     assert_sound,
     balances,

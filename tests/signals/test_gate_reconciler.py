@@ -24,7 +24,7 @@ from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import running
 from metering.signals.gates import MAX_VERSION, Gates
 from tests.conftest import Database
-from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log
+from tests.signals.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log
 from tests.spine.billing import (
     assert_sound,
     balances,

@@ -14,7 +14,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Database
-from tests.gates.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of
+from tests.signals.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of
 from tests.spine.billing import assert_sound, balances, event, prepare, price, push
 from tests.stripe_away import NO_STRIPE
 from tests.waiting import wait_until
