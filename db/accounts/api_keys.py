@@ -10,8 +10,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.accounts.orgs import OrgError
 from db.models import Account, ApiKey
+from db.models.errors import OrgError
 from db.postgres.engine import transaction
 
 PREFIX: Final = "sk_live_"

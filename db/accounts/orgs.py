@@ -7,10 +7,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 from sqlalchemy.orm import Session
 
 from db.models import Account
-
-
-class OrgError(Exception):
-    """An org that can't be made or isn't there. The text names what is wrong, and the remedy."""
+from db.models.errors import OrgError
 
 
 def create_org(connection: Connection, name: str, now: datetime, *, org_id: int | None = None) -> int:

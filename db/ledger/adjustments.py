@@ -5,11 +5,11 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
-from db.accounts.orgs import OrgError
 from db.attempts.reload_rule import Reloads, ask_reload_rule
 from db.ledger.post_calls import BalanceChange, lock_accounts, write_accounts
 from db.ledger.postings import post
 from db.models import Kind, Transaction
+from db.models.errors import OrgError
 from db.postgres.engine import driver_connection
 from metering.runtime.clock import Clock
 

@@ -5,8 +5,8 @@ are no debits, which are rare:
 
 - id order is time order, so a time is an id (`first_transaction_since`), and no index by time is needed;
 - the number of all transactions is in the account;
-- every 10,000th transaction's place in the list is kept (db/ledger/transaction_marks.py): so a page is found, and what lies between two
-  dates is counted, by walking over a part of one index that is never longer;
+- every 10,000th transaction's place in the list is kept (db/ledger/transaction_marks.py): so a page is found, and what lies
+  between two dates is counted, by walking over a part of one index that is never longer;
 - what isn't a debit is rare and has an index of its own, and debits are what is left without it;
 - where a page begins is found on an index alone, and only its rows are fetched;
 - a call is found by its key.

@@ -15,7 +15,7 @@ from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from db.accounts.orgs import OrgError
+from db.models.errors import OrgError
 from db.postgres.failures import Failure, diagnose, driver_error
 from metering.api.thread_pools import OverloadedError, OverShareError
 from metering.payments.errors import (

@@ -19,9 +19,9 @@ def explain(error: Exception) -> str | None:
     from alembic.util import CommandError as MigrationError
 
     from db.accounts.api_keys import ApiKeyError
-    from db.accounts.orgs import OrgError
     from db.ledger.adjustments import AdjustmentConflictError
     from db.ledger.prices import PriceError
+    from db.models.errors import OrgError
     from db.postgres.schema import SchemaMismatchError
     from metering.runtime.metrics_server import MetricsPortError
     from metering.runtime.settings import SettingsError

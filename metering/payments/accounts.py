@@ -6,7 +6,7 @@ import msgspec
 
 from db.accounts.billing import BillingAccount, lock_billing, read_billing
 from db.accounts.billing import change_settings as write_settings
-from db.accounts.orgs import OrgError
+from db.models.errors import OrgError
 from db.postgres.engine import transaction
 from metering.payments.context import Payments
 from metering.payments.errors import InvalidSettingError, PaymentMethodRequiredError

@@ -16,7 +16,7 @@ from db.accounts.billing import (
     read_billing,
     set_default_card,
 )
-from db.accounts.orgs import OrgError
+from db.models.errors import OrgError
 from db.payments.stripe_customers import claim_customer
 from db.postgres.engine import transaction
 from metering.payments.context import Payments

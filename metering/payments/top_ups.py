@@ -13,8 +13,8 @@ import msgspec
 from sqlalchemy import Connection
 
 from db.accounts.billing import BillingAccount, lock_billing
-from db.accounts.orgs import OrgError
 from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_attempt, untold_top_up
+from db.models.errors import OrgError
 from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
 from db.postgres.engine import transaction

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from db.accounts.orgs import OrgError
+from db.models.errors import OrgError
 from metering.payments.cards import create_setup_intent, ensure_customer, set_default_payment_method
 from metering.payments.errors import InvalidPaymentMethodError, ProviderUnavailableError
 from metering.payments.outcomes import SetupIntentMade

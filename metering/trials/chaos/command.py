@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 
 from metering.console.errors import CommandError
-from metering.console.output import warn
+from metering.console.output import shown_path, warn
 from metering.console.stopping import stop_on_signals
 from metering.runtime.settings import Settings, read_settings
 from metering.trials.chaos.customers import SetUpError
 from metering.trials.chaos.report import report, report_json
 from metering.trials.chaos.run import Plan, run_chaos
 from metering.trials.chaos.world import LOG, world
-from metering.trials.demo.output import shown_path
 
 
 def run(plan: Plan, *, orgs: int, as_json: bool) -> int:

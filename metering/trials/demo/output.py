@@ -1,16 +1,6 @@
 """Where a demo prints to."""
 
-from pathlib import Path
-
 from rich.console import Console
-
-
-def shown_path(path: Path) -> str:
-    """A path as short as it can be written from here."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def is_live(out: Console) -> bool:

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from metering.console.errors import CommandError
 from metering.console.http_port import LOOPBACK, local_url
-from metering.console.output import counted
+from metering.console.output import counted, shown_path
 from metering.console.roles import API, JOBS, STRIPE_SANDBOX, Role, Supervisor, meter_roles
 from metering.console.stripe_access import StripeAccess, find_stripe, named_stripe
 from metering.runtime.settings import Settings
-from metering.trials.demo.output import is_live, say_line, shown_path
+from metering.trials.demo.output import is_live, say_line
 from workers.stream import GROUP, STREAM, backlog
 
 READY_LIMIT_S: Final = 20.0

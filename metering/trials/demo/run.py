@@ -17,7 +17,7 @@ from db.ledger.balances import read_balances
 from metering.console.connections import engine_for, located, prepare_database
 from metering.console.errors import CommandError
 from metering.console.http_port import LOOPBACK, free_http_port
-from metering.console.output import console, counted
+from metering.console.output import console, counted, shown_path
 from metering.console.stopping import stop_on_signals
 from metering.console.stripe_access import named_stripe
 from metering.runtime.clock import Clock, system_clock
@@ -33,7 +33,7 @@ from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from metering.trials.consistency import wrong_gates
 from metering.trials.demo.money import read_money, wrong_money
-from metering.trials.demo.output import is_live, say_line, shown_path
+from metering.trials.demo.output import is_live, say_line
 from metering.trials.demo.processes import (
     Backstage,
     StoppedEarlyError,

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from db.audit.full import run_audit
 from db.ledger.balances import read_balances
 from metering.console.errors import quoted
-from metering.console.output import counted
+from metering.console.output import counted, shown_path
 from metering.rules.gates import SignalType
 from metering.rules.money import format_usd
 from metering.sandbox.customers.cardholders import Cardholders
@@ -27,7 +27,7 @@ from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, wrong_signals
 from metering.trials.demo.money import charges_sentences, read_money, wrong_money
-from metering.trials.demo.output import say_line, shown_path
+from metering.trials.demo.output import say_line
 from metering.trials.demo.snapshot import push_to_gate_s
 from metering.trials.demo.summary import overspending_table, push_to_gate_sentence, summary, why
 from metering.trials.exhaustions import Closings, explain, paired
