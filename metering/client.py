@@ -1,4 +1,5 @@
-"""What a telephony program imports: push completed calls, ask gates, hear signals (CONTRACT.md sections 3 and 4).
+"""What a telephony program imports: push completed calls, ask gates, hear signals (docs/reference/call-events.md and
+docs/reference/gate.md).
 
 It needs redis-py alone, and none of the product's other modules:
 
@@ -205,7 +206,8 @@ class MeteringClient:
     def push(self, event: Mapping[str, object]) -> str:
         """Push one completed call; gives its stream id.
 
-        The fields are those of CONTRACT.md section 3. `duration_seconds` may be an int, a float or a Decimal with at most 6
+        The fields are those of docs/reference/call-events.md#fields. `duration_seconds` may be an int, a float or a Decimal
+        with at most 6
         decimals; `ended_at` text with an offset or an aware datetime. Only what can't be right in any call is refused here;
         the meter judges the rest, and keeps what it can't bill.
 

@@ -67,7 +67,10 @@ def _not_one_event(entry: Entry) -> Rejection:
 
 
 def price_entries(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch:
-    """Price each call with the price in force when it started (CONTRACT.md section 2, rule 4); set aside what isn't a call."""
+    """Price each call with the price in force when it started; set aside what isn't a call.
+
+    See docs/reference/money-rules.md#which-price-counts.
+    """
     calls: list[PricedCall] = []
     rejected: list[RejectedEntry] = []
     for entry in parsed:

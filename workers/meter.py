@@ -37,7 +37,7 @@ ABANDONED_AFTER_MS: Final = 10_000
 """An entry that was delivered so long ago has lost its meter: batches take milliseconds."""
 CLAIM_EVERY_S: Final = 5.0
 PRICES_EVERY_S: Final = 10.0
-"""A later price starts at least 60 s ahead and meters know it within 30 s (CONTRACT.md section 2, rule 4)."""
+"""A later price starts at least 60 s ahead and meters know it within 30 s (docs/reference/money-rules.md#which-price-counts)."""
 FIRST_CLAIM: Final = 50
 """How many entries of others are claimed at first, while it isn't known how large they are."""
 ISOLATE_AFTER_DELIVERIES: Final = 3

@@ -1,4 +1,4 @@
-"""What the meter and the jobs tell Prometheus (CONTRACT.md section 9). Base units, and no org ever as a label."""
+"""What the meter and the jobs tell Prometheus (docs/reference/metrics.md). Base units, and no org ever as a label."""
 
 from collections import Counter as Tally
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Customers' API keys: each names its org; only their hashes are kept (CONTRACT.md section 5)."""
+"""Customers' API keys: each names its org; only their hashes are kept (docs/reference/http-api.md#keys)."""
 
 import hashlib
 import secrets

@@ -187,7 +187,10 @@ def open_reload(connection: Connection, org_id: int) -> Attempt | None:
 def untold_top_up(
     connection: Connection, org_id: int, *, amount_cents: int, payment_method_id: str, since: datetime
 ) -> Attempt | None:
-    """The oldest identical top-up, made at `since` or later, whose outcome no client was told (CONTRACT.md section 5)."""
+    """The oldest identical top-up, made at `since` or later, whose outcome no client was told.
+
+    See docs/reference/http-api.md#top-ups.
+    """
     row = connection.execute(
         select(*_COLUMNS)
         .where(

@@ -1,4 +1,7 @@
-"""Asking the reload rule under the orgs' locks, and writing down what follows from its answer (CONTRACT.md section 6)."""
+"""Asking the reload rule under the orgs' locks, and writing down what follows from its answer.
+
+See docs/reference/auto-reload.md#when-a-reload-is-due.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

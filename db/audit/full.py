@@ -1,4 +1,4 @@
-"""The audit: every invariant, looked at in one snapshot of the database (CONTRACT.md section 7)."""
+"""The audit: every invariant, looked at in one snapshot of the database (docs/reference/commands.md#metering-audit)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -38,7 +38,8 @@ def adjust(
 ) -> Adjusted:
     """Change an org's balance by `amount_cents` (either sign, not 0), once per `key`, in the caller's transaction.
 
-    The same key with the same amount and reason does nothing (CONTRACT.md section 7). Raises AdjustmentConflictError for the
+    The same key with the same amount and reason does nothing (docs/reference/commands.md#metering-adjust-org). Raises
+    AdjustmentConflictError for the
     same key with others, OrgError for an org that doesn't exist, ValueError for an amount out of range.
     """
     if not 0 < abs(amount_cents) <= MAX_ADJUSTMENT_CENTS:

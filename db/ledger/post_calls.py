@@ -162,7 +162,7 @@ def lock_accounts(
 
     Returns each as the start of a change, its version already raised by one. `posted_at` is the time of posting: read under the
     locks, cut to milliseconds, and never before the account's newest transaction, so that id order is time order even where
-    clocks differ (CONTRACT.md section 2, rule 7).
+    clocks differ (docs/reference/money-rules.md#balances).
     """
     [rows] = exchange(connection, [(_lock_statement(skip_locked), [bigints(list(set(org_ids)))])])
     return _locked(rows, clock)

@@ -13,7 +13,10 @@ from metering.rules.pricing import Price, PriceBook
 from metering.runtime.clock import Clock
 
 LEAD_TIME: Final = timedelta(seconds=60)
-"""How far ahead a later price must start, so that every meter knows it by then (CONTRACT.md section 2, rule 4)."""
+"""How far ahead a later price must start, so that every meter knows it by then.
+
+See docs/reference/money-rules.md#which-price-counts.
+"""
 TIME_TO_ASK: Final = timedelta(seconds=30)
 """How much later still is the time that a refusal proposes: it must not be refused in its turn."""
 

@@ -14,7 +14,7 @@ from db.models import RejectedEvent
 from metering.rules.rejections import Reason, Rejection
 
 MAX_KEPT_BYTES: Final = 64 * 1024
-"""How much is kept of an event that is too large (CONTRACT.md section 3)."""
+"""How much is kept of an event that is too large (docs/reference/call-events.md#rejected-events)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""An org's transactions in pages, newest first, with how many there are (CONTRACT.md section 5).
+"""An org's transactions in pages, newest first, with how many there are (docs/reference/http-api.md#transactions).
 
 What a statement costs doesn't grow with the org's history, nor with how deep a page lies, but with how many of its transactions
 are no debits, which are rare:

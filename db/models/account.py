@@ -9,7 +9,7 @@ from db.models.base import Base
 
 
 class Account(Base):
-    """One row per org. `balance_cents` is always the sum of the org's transactions (CONTRACT.md section 2, rule 7).
+    """One row per org. `balance_cents` is always the sum of the org's transactions (docs/reference/money-rules.md#balances).
 
     No index on what changes with a call, and free space on each page: so updates stay heap-only. No foreign key points here,
     because it would lock the hot row once for each transaction.

@@ -71,4 +71,7 @@ class PaymentAttempt(Base):
     in_hand_until: Mapped[datetime | None]
     """Until then somebody asks Stripe about it, or may be about to tell a top-up's client; after a crash it just runs out."""
     answered_at: Mapped[datetime | None]
-    """Of a top-up: when a client was told the outcome. Until then an identical request gets it (CONTRACT.md section 5)."""
+    """Of a top-up: when a client was told the outcome. Until then an identical request gets it.
+
+    See docs/reference/http-api.md#top-ups.
+    """

@@ -9,7 +9,7 @@ from db.models.base import Base
 
 
 class RejectedEvent(Base):
-    """One row per stream entry that could not be billed (CONTRACT.md section 3)."""
+    """One row per stream entry that could not be billed (docs/reference/call-events.md#rejected-events)."""
 
     __tablename__ = "rejected_events"
     __table_args__ = (

@@ -9,7 +9,10 @@ from db.models.base import Base
 
 
 class ReloadState(Base):
-    """An org's pause, the declines that led to it, and why its reloads were last skipped (CONTRACT.md section 6)."""
+    """An org's pause, the declines that led to it, and why its reloads were last skipped.
+
+    See docs/reference/auto-reload.md#pauses.
+    """
 
     __tablename__ = "reload_states"
     __table_args__ = (

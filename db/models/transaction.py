@@ -10,7 +10,7 @@ from db.models.base import Base
 
 
 class Kind(StrEnum):
-    """What a transaction is (CONTRACT.md section 2, rule 9)."""
+    """What a transaction is (docs/reference/money-rules.md#kinds-and-signs)."""
 
     DEBIT = "debit"
     CREDIT = "credit"

@@ -1,4 +1,7 @@
-"""`Idempotency-Key`s: which request each stands for, and the answer that it gets for ever (CONTRACT.md section 5)."""
+"""`Idempotency-Key`s: which request each stands for, and the answer that it gets for ever.
+
+See docs/reference/http-api.md#top-ups.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Whose a customer at Stripe is: what decides to which org a payment belongs (CONTRACT.md section 2, rule 8)."""
+"""Whose a customer at Stripe is: what decides to which org a payment belongs (docs/reference/money-rules.md#credits)."""
 
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert

@@ -1,4 +1,4 @@
-"""The HTTP face, put together (CONTRACT.md section 5)."""
+"""The HTTP face, put together (docs/reference/http-api.md)."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Who asks: an org, by its key, or telephony, by its token (CONTRACT.md section 5)."""
+"""Who asks: an org, by its key, or telephony, by its token (docs/reference/http-api.md#keys)."""
 
 import hmac
 from functools import partial

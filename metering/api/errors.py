@@ -1,4 +1,4 @@
-"""What clients are told when something can't be done: one shape, one table (CONTRACT.md section 5)."""
+"""What clients are told when something can't be done: one shape, one table (docs/reference/http-api.md#errors)."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

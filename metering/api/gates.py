@@ -1,4 +1,7 @@
-"""`/v1/gate/{org_id}`: whether a new call may start, and how long it may last (CONTRACT.md sections 4 and 5)."""
+"""`/v1/gate/{org_id}`: whether a new call may start, and how long it may last.
+
+See docs/reference/gate.md and docs/reference/http-api.md.
+"""
 
 from functools import partial
 from http import HTTPStatus

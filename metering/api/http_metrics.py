@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metering.api.errors import INTERNAL_ERROR, problem
 
-# Base units, and no org ever as a label: routes are labelled by their pattern (CONTRACT.md section 9).
+# Base units, and no org ever as a label: routes are labelled by their pattern (docs/reference/metrics.md).
 REQUESTS: Final = Counter(
     "metering_http_requests", "Requests answered, by route and status.", ["method", "route", "status"]
 )

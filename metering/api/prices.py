@@ -31,8 +31,8 @@ class Prices:
     def held(self, tier: str, now: datetime) -> Price | None:
         """The tier's price for a call that starts now, if it is known for sure; asks nobody.
 
-        A price starts at least LEAD_TIME after it was set (CONTRACT.md section 2, rule 4): so one that isn't in younger prices is
-        not in force yet.
+        A price starts at least LEAD_TIME after it was set (docs/reference/money-rules.md#which-price-counts): so one that isn't
+        in younger prices is not in force yet.
         """
         book, read_at = self._book, self._read_at
         sure = book is not None and read_at is not None and abs(now - read_at) < LEAD_TIME

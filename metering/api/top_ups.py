@@ -73,7 +73,7 @@ class AuthenticationRequiredAnswer(Problem):
 
 
 async def _read_top_up(request: Request, org_id: OrgId) -> TopUp:
-    """The body. Whatever is wrong with the amount is an invalid amount (CONTRACT.md section 5)."""
+    """The body. Whatever is wrong with the amount is an invalid amount (docs/reference/http-api.md#top-ups)."""
     try:
         return await json_body(TopUp)(request, org_id)
     except InvalidRequestError as error:
@@ -203,7 +203,8 @@ def _answer(outcome: TopUpOutcome) -> tuple[HTTPStatus, dict[str, Any]]:
 class _Told(JSONResponse):
     """The answer to a top-up; once it is sent, it is noted whether there was a client to hear it.
 
-    Until then an identical request gets this one's outcome, and after a client that has gone too (CONTRACT.md section 5).
+    Until then an identical request gets this one's outcome, and after a client that has gone too
+    (docs/reference/http-api.md#top-ups).
     """
 
     def __init__(self, request: Request, context: ApiContext, org_id: int, done: ToppedUp) -> None:

@@ -76,7 +76,7 @@ def list_(
 
 
 def _json(event: "RejectedEvent") -> dict[str, Any]:
-    """A rejected event in the shape that CONTRACT.md section 7 gives it."""
+    """A rejected event in the shape that docs/reference/commands.md#metering-rejected-list gives it."""
     raw: dict[str, str]
     try:
         raw = {"raw": event.raw.decode()}

@@ -80,7 +80,7 @@ def _encode(value: object) -> str:
 
 
 def show_list(results: Sequence[Mapping[str, Any]], total: int) -> None:
-    """A list in the shape that CONTRACT.md section 7 gives it."""
+    """A list in the shape that docs/reference/commands.md#what-holds-for-all gives it."""
     show_json({"results": results, "total": total})
 
 

@@ -27,7 +27,7 @@ class StripeAccess:
 
 
 def named_stripe(settings: Settings) -> StripeAccess | None:
-    """The Stripe that the settings name; None where the stand-in is to be used (CONTRACT.md section 8).
+    """The Stripe that the settings name; None where the stand-in is to be used (docs/reference/settings.md).
 
     Raises SettingsError where something is missing, or doesn't go together.
     """

@@ -1,4 +1,4 @@
-"""Changing an org's reload settings (CONTRACT.md section 5)."""
+"""Changing an org's reload settings (docs/reference/http-api.md#settings)."""
 
 from typing import Any
 

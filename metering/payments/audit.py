@@ -1,4 +1,7 @@
-"""The audit against Stripe: whether the ledger says what Stripe holds (CONTRACT.md section 7, `audit --stripe`)."""
+"""The audit against Stripe: whether the ledger says what Stripe holds.
+
+See docs/reference/commands.md#metering-audit, `audit --stripe`.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

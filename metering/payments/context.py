@@ -15,7 +15,7 @@ from metering.signals.reload_signals import ReloadSignals
 
 @dataclass(frozen=True, slots=True)
 class TopUpLimits:
-    """The smallest and the largest top-up, in cents (CONTRACT.md section 5)."""
+    """The smallest and the largest top-up, in cents (docs/reference/http-api.md#top-ups)."""
 
     min_cents: int = MIN_TOP_UP_CENTS
     max_cents: int = MAX_CHARGE_CENTS

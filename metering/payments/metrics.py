@@ -1,4 +1,4 @@
-"""What payments tell Prometheus (CONTRACT.md section 9). Base units, and no org ever as a label."""
+"""What payments tell Prometheus (docs/reference/metrics.md). Base units, and no org ever as a label."""
 
 from typing import Final
 

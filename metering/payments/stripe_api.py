@@ -358,7 +358,7 @@ def _timed(operation: str) -> Iterator[_Timing]:
 
 
 def _failure(operation: str, error: "stripe.StripeError") -> StripeFailure:
-    """What an error of the SDK means (CONTRACT.md section 6)."""
+    """What an error of the SDK means (docs/reference/auto-reload.md#pauses)."""
     said = _error_of(error)
     status = error.http_status
     code = said.get("decline_code") or error.code or said.get("type") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Top-ups: a charge that a customer makes, once, however often he has to ask (CONTRACT.md section 5)."""
+"""Top-ups: a charge that a customer makes, once, however often he has to ask (docs/reference/http-api.md#top-ups)."""
 
 import hashlib
 import json

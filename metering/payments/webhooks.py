@@ -1,4 +1,4 @@
-"""Stripe's webhooks: whether they are Stripe's, and what they say (CONTRACT.md section 5)."""
+"""Stripe's webhooks: whether they are Stripe's, and what they say (docs/reference/http-api.md#endpoints)."""
 
 import json
 import re

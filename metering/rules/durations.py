@@ -1,4 +1,4 @@
-"""How long a call lasted, and how long one may last before its charge is more than the balance (CONTRACT.md section 5)."""
+"""How long a call lasted, and how long one may last before its charge is more than the balance (docs/reference/http-api.md)."""
 
 from typing import Final
 

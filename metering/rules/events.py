@@ -1,4 +1,4 @@
-"""Call events as telephony pushes them, read and checked (CONTRACT.md section 3)."""
+"""Call events as telephony pushes them, read and checked (docs/reference/call-events.md#fields)."""
 
 import json
 import re
@@ -139,7 +139,7 @@ def parse_event(raw: bytes, now: datetime) -> CallEvent | Rejection:
 
 
 def same_call(a: CallEvent, b: CallEvent) -> bool:
-    """Whether one event is a duplicate of the other, or contradicts it (CONTRACT.md section 2, rule 6).
+    """Whether one event is a duplicate of the other, or contradicts it (docs/reference/money-rules.md#one-call-costs-once).
 
     Metadata is compared as JSON values: the order of keys and the spelling of numbers (1, 1.0, 10e-1) don't
     matter.

@@ -1,4 +1,4 @@
-"""When an org's gate is closed, and what is said when that changes (CONTRACT.md section 4)."""
+"""When an org's gate is closed, and what is said when that changes (docs/reference/gate.md)."""
 
 from enum import StrEnum
 

@@ -1,4 +1,7 @@
-"""When an attempt whose end isn't known is looked at again, and how long its key may be repeated (CONTRACT.md section 6)."""
+"""When an attempt whose end isn't known is looked at again, and how long its key may be repeated.
+
+See docs/reference/auto-reload.md#unknown-outcomes.
+"""
 
 from datetime import datetime, timedelta
 from typing import Final

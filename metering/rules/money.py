@@ -1,4 +1,4 @@
-"""US dollars as integers: cents for amounts, millionths for rates and fees (CONTRACT.md section 2)."""
+"""US dollars as integers: cents for amounts, millionths for rates and fees (docs/reference/money-rules.md)."""
 
 import re
 
@@ -31,7 +31,7 @@ def parse_usd(text: str) -> int:
 
 
 def format_microusd(microusd: int) -> str:
-    """Write micro-USD as dollars, as a description shows a rate (CONTRACT.md section 2, rule 5).
+    """Write micro-USD as dollars, as a description shows a rate (docs/reference/money-rules.md#descriptions).
 
     At least two decimals, no trailing zeros past them: 80000 is "0.08", 5000 is "0.005", 1000000 is "1.00".
     """

@@ -12,7 +12,7 @@ MIN_CHARGE_CENTS: Final = 50
 MAX_CHARGE_CENTS: Final = 99_999_999
 """Nor a larger one."""
 MIN_TOP_UP_CENTS: Final = 500
-"""The smallest top-up, unless configured otherwise (CONTRACT.md section 5)."""
+"""The smallest top-up, unless configured otherwise (docs/reference/http-api.md#top-ups)."""
 
 
 class AttemptKind(StrEnum):

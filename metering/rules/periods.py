@@ -1,4 +1,7 @@
-"""The edges of a period as customers write them: a time, or a date that stands for its whole day (CONTRACT.md section 5)."""
+"""The edges of a period as customers write them: a time, or a date that stands for its whole day.
+
+See docs/reference/http-api.md#transactions.
+"""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta

@@ -1,4 +1,4 @@
-"""What a call costs: prices, billing increments, one rounding (CONTRACT.md section 2, rules 2 to 5)."""
+"""What a call costs: prices, billing increments, one rounding (docs/reference/money-rules.md)."""
 
 import re
 from bisect import bisect_right
@@ -68,7 +68,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
 
 
 def billable_seconds(duration_us: int, price: Price) -> int:
-    """The seconds that are charged for a call of `duration_us` microseconds (CONTRACT.md section 2, rule 2).
+    """The seconds that are charged for a call of `duration_us` microseconds (docs/reference/money-rules.md#billable-seconds).
 
     The longer of duration and minimum, rounded up to the increment; 0 for a call of 0 s all the same.
     """
@@ -85,7 +85,7 @@ def billable_seconds(duration_us: int, price: Price) -> int:
 def charge_call(duration_us: int, price: Price) -> Charge | None:
     """The charge for a completed call; None for a call of 0 s, which costs nothing and leaves no transaction.
 
-    Rounded half up to a cent, once per call (CONTRACT.md section 2, rules 2 and 3). ValueError for a negative
+    Rounded half up to a cent, once per call (docs/reference/money-rules.md#rounding). ValueError for a negative
     duration.
     """
     if duration_us <= 0:
@@ -108,7 +108,7 @@ def _charge(
 
 
 def describe(billable_seconds: int, price: Price) -> str:
-    """The transaction's description (CONTRACT.md section 2, rule 5).
+    """The transaction's description (docs/reference/money-rules.md#descriptions).
 
     "Call billing: 2 minutes × $0.08" for 60/60, "Call billing: 36 seconds × $0.08/min" for others.
     """
@@ -166,7 +166,10 @@ class PriceBook:
         return tier in self._history
 
     def price_of(self, tier: str, ended_at: datetime, duration_us: int) -> Price | None:
-        """The price of a call of `tier`: the one in force when it started (CONTRACT.md section 2, rule 4); None as `in_force`."""
+        """The price of a call of `tier`: the one in force when it started; None as `in_force`.
+
+        See docs/reference/money-rules.md#which-price-counts.
+        """
         newest = self._newest.get(tier)
         if newest is None:
             return None
@@ -176,7 +179,7 @@ class PriceBook:
         return self.in_force(tier, ended_at - timedelta(microseconds=duration_us))
 
     def in_force(self, tier: str, at: datetime) -> Price | None:
-        """The tier's price at an instant (aware): a call's start (CONTRACT.md section 2, rule 4).
+        """The tier's price at an instant (aware): a call's start (docs/reference/money-rules.md#which-price-counts).
 
         None for an unknown tier, and for an instant before the tier's first price.
         """

@@ -1,4 +1,4 @@
-"""Why an event cannot be billed (CONTRACT.md section 3)."""
+"""Why an event cannot be billed (docs/reference/call-events.md#rejected-events)."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""When an org is reloaded, and what a card that fails leads to (CONTRACT.md section 6)."""
+"""When an org is reloaded, and what a card that fails leads to (docs/reference/auto-reload.md#when-a-reload-is-due)."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -115,7 +115,7 @@ def reload_below_cents(minimum_cents: int) -> int:
 
 
 def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime) -> Due | Skipped:
-    """Whether the org is to be charged (CONTRACT.md section 6).
+    """Whether the org is to be charged (docs/reference/auto-reload.md#when-a-reload-is-due).
 
     `month_committed_cents` is what this UTC month's auto-reloads hold of the limit, succeeded plus open. It fits whole or is
     skipped whole, never a part of it.

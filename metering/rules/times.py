@@ -1,4 +1,4 @@
-"""How times are written (CONTRACT.md section 2, rule 10)."""
+"""How times are written (docs/reference/money-rules.md#times-and-months)."""
 
 from datetime import UTC, datetime
 

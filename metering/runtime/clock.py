@@ -31,5 +31,8 @@ system_clock: Clock = shifted_clock(Path(_setting)) if _setting else _machine_cl
 
 
 def to_milliseconds(at: datetime) -> datetime:
-    """Cut `at` to whole milliseconds, the precision in which times of posting are stored (CONTRACT.md section 2, rule 10)."""
+    """Cut `at` to whole milliseconds, the precision in which times of posting are stored.
+
+    See docs/reference/money-rules.md#times-and-months.
+    """
     return at.replace(microsecond=at.microsecond // 1000 * 1000)

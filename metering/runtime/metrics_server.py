@@ -1,4 +1,4 @@
-"""Where a role's metrics are read (CONTRACT.md section 9)."""
+"""Where a role's metrics are read (docs/reference/metrics.md)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Settings from the environment (CONTRACT.md section 8)."""
+"""Settings from the environment (docs/reference/settings.md)."""
 
 import re
 from ipaddress import ip_network

@@ -1,4 +1,4 @@
-"""Gates and signals in Redis: they follow the balances in Postgres (CONTRACT.md section 4)."""
+"""Gates and signals in Redis: they follow the balances in Postgres (docs/reference/gate.md#signals)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Signals about auto-reloads: on the channel and in the log of the balance signals, at least once (CONTRACT.md section 6)."""
+"""Signals about auto-reloads: on the channel and in the log of the balance signals, at least once.
+
+See docs/reference/auto-reload.md#signals.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta

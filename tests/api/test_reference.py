@@ -207,7 +207,7 @@ def test_list_transactions(site: Site) -> None:
     assert list(page) == ["results", "total", "limit", "offset"]
     assert (page["total"], page["limit"], page["offset"]) == (1, 50, 0)
     (transaction,) = page["results"]
-    # Ours come after the reference's own (CONTRACT.md section 5).
+    # Ours come after the reference's own (docs/reference/http-api.md).
     own = {name: transaction.pop(name) for name in list(transaction)[len(TRANSACTION) :]}
     assert list(own) == ["call_id_str", "tier", "direction", "duration_seconds", "ended_at"]
     assert own["call_id_str"] == "987654321"

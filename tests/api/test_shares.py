@@ -1,4 +1,4 @@
-"""What one org asks for, however much and however slow, keeps no other org waiting (CONTRACT.md section 5)."""
+"""What one org asks for, however much and however slow, keeps no other org waiting (docs/reference/http-api.md)."""
 
 import threading
 from collections.abc import Iterator

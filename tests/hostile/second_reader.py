@@ -1,4 +1,4 @@
-"""A second reader of call events: it knows CONTRACT.md section 3 and Python's own `json`, and nothing of ours."""
+"""A second reader of call events: it knows docs/reference/call-events.md#fields and Python's own `json`, and nothing of ours."""
 
 import json
 import re

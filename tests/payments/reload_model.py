@@ -1,4 +1,5 @@
-"""What may be charged: a model of CONTRACT.md section 6 that looks at Stripe, at the rows, and at nothing of the code's."""
+"""What may be charged: a model of docs/reference/auto-reload.md that looks at Stripe, at the rows, and at nothing of the
+code's."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

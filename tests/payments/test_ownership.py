@@ -1,4 +1,7 @@
-"""Whose a payment is, its customer says: whoever edits metadata at Stripe moves no money (CONTRACT.md section 2, rule 8)."""
+"""Whose a payment is, its customer says: whoever edits metadata at Stripe moves no money.
+
+See docs/reference/money-rules.md#credits.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""When a reload is made: each line of CONTRACT.md section 6, with its edge on both sides."""
+"""When a reload is made: each line of docs/reference/auto-reload.md, with its edge on both sides."""
 
 from datetime import UTC, datetime, timedelta
 

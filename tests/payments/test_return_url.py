@@ -1,4 +1,4 @@
-"""Where a bank sends a customer back to: part of what an attempt's row fixes (CONTRACT.md section 8)."""
+"""Where a bank sends a customer back to: part of what an attempt's row fixes (docs/reference/settings.md)."""
 
 from dataclasses import replace
 

@@ -1,4 +1,7 @@
-"""When an org is reloaded, each edge on both sides, and what a card that fails leads to (CONTRACT.md section 6)."""
+"""When an org is reloaded, each edge on both sides, and what a card that fails leads to.
+
+See docs/reference/auto-reload.md#when-a-reload-is-due.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

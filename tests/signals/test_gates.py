@@ -1,4 +1,4 @@
-"""Gates follow balances, never backwards, and every change of state is said once (CONTRACT.md section 4)."""
+"""Gates follow balances, never backwards, and every change of state is said once (docs/reference/gate.md)."""
 
 import json
 import random

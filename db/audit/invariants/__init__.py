@@ -1,4 +1,5 @@
-"""What must always be true of the database, as SQL that finds where it isn't (CONTRACT.md sections 2, 6 and 7).
+"""What must always be true of the database, as SQL that finds where it isn't (docs/reference/money-rules.md and
+docs/reference/auto-reload.md).
 
 The SQL trusts nothing that keeps damage out otherwise: no constraint, index or trigger, and none of the code that wrote the
 rows. It must name damage, however wild, and not fail on it: no sum that can overflow, no division by zero.

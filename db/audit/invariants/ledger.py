@@ -1,4 +1,4 @@
-"""What must always be true of the ledger (CONTRACT.md section 2)."""
+"""What must always be true of the ledger (docs/reference/money-rules.md)."""
 
 from typing import Final
 
@@ -88,7 +88,7 @@ _LAST_POSTED_AT_IS_NEWEST: Final = Invariant(
 
 _WHOLE_MILLISECONDS: Final = Invariant(
     "whole_milliseconds",
-    "Times of posting are whole milliseconds (CONTRACT.md section 2, rule 10).",
+    "Times of posting are whole milliseconds (docs/reference/money-rules.md#times-and-months).",
     """
     SELECT org_id, id, format('transaction %s is of %s', id, created_at)
     FROM transactions
@@ -109,7 +109,7 @@ _ACCOUNT_EXISTS: Final = Invariant(
 
 _CALL_BILLED_ONCE: Final = Invariant(
     "call_billed_once",
-    "No call of an org is billed twice (CONTRACT.md section 2, rule 6).",
+    "No call of an org is billed twice (docs/reference/money-rules.md#one-call-costs-once).",
     """
     SELECT org_id, NULL, format('call %s is billed %s times', call_id, count(*))
     FROM transactions
@@ -121,7 +121,7 @@ _CALL_BILLED_ONCE: Final = Invariant(
 
 _SOURCE_ONCE: Final = Invariant(
     "source_once",
-    "No credit, refund or adjustment of an org is written twice (CONTRACT.md section 2, rule 8).",
+    "No credit, refund or adjustment of an org is written twice (docs/reference/money-rules.md#credits).",
     """
     SELECT org_id, NULL, format('the %s %L is written %s times', kind, source_key, count(*))
     FROM transactions
@@ -133,7 +133,8 @@ _SOURCE_ONCE: Final = Invariant(
 
 _SIGN_OF_KIND: Final = Invariant(
     "sign_of_kind",
-    "Amounts have their kind's sign; a debit names its call, any other kind its source (CONTRACT.md section 2, rule 9).",
+    "Amounts have their kind's sign; a debit names its call, any other kind its source"
+    " (docs/reference/money-rules.md#kinds-and-signs).",
     """
     SELECT org_id, id, format('transaction %s is a %s of %s cents for %s and %s', id, kind, amount_cents,
         coalesce('call ' || call_id, 'no call'), coalesce('source ' || quote_literal(source_key), 'no source'))
@@ -151,12 +152,12 @@ _SIGN_OF_KIND: Final = Invariant(
     """,
 )
 
-# In bigint, four times as fast as in numeric. What lies outside the limits of CONTRACT.md and of prices is not computed with
+# In bigint, four times as fast as in numeric. What lies outside the limits of the money rules and of prices is not computed with
 # (CASE alone promises that) and ends as NULL, a violation; within them the largest product is 7 * 10^17.
 # One cent is 600,000 sixtieths of a micro-USD; adding half of that before the division rounds half up.
 _DEBIT_PRICED_AGAIN: Final = Invariant(
     "debit_priced_again",
-    "Every debit, priced again from what it stores, costs the same (CONTRACT.md section 2, rules 2 and 3).",
+    "Every debit, priced again from what it stores, costs the same (docs/reference/money-rules.md#rounding).",
     """
     SELECT org_id, id, format('transaction %s, call %s: %s and %s cents are stored, its duration and price make %s and %s cents',
         id, call_id, coalesce(billable_seconds || ' s', 'no time'), amount_cents,
@@ -192,7 +193,7 @@ _DEBIT_PRICED_AGAIN: Final = Invariant(
 # have been set since. Only there may a debit and the price book differ: otherwise a later price starts 60 s after it was set.
 _PRICE_IN_FORCE: Final = Invariant(
     "price_in_force",
-    "Every debit bears the price that its tier had when the call started (CONTRACT.md section 2, rule 4).",
+    "Every debit bears the price that its tier had when the call started (docs/reference/money-rules.md#which-price-counts).",
     """
     WITH period AS (
         SELECT tier, coalesce(in_force_from, '-infinity') AS from_at,
@@ -220,7 +221,7 @@ _PRICE_IN_FORCE: Final = Invariant(
 
 _DESCRIPTION_MATCHES: Final = Invariant(
     "description_matches",
-    "Every debit's description says what was charged (CONTRACT.md section 2, rule 5).",
+    "Every debit's description says what was charged (docs/reference/money-rules.md#descriptions).",
     """
     SELECT org_id, id, format('transaction %s is described as %L, not as %L', id, description, line)
     FROM (

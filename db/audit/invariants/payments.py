@@ -1,4 +1,4 @@
-"""What must always be true of payments (CONTRACT.md sections 2 and 6)."""
+"""What must always be true of payments (docs/reference/money-rules.md and docs/reference/auto-reload.md)."""
 
 from typing import Final
 
@@ -54,7 +54,7 @@ _REFUND_HAS_CREDIT: Final = Invariant(
 # What the customer doesn't say the first attempt does. A correction counts by its key, the PaymentIntent's id.
 _PAYMENT_IN_CUSTOMERS_ORG: Final = Invariant(
     "payment_in_customers_org",
-    "A payment is credited to the org whose customer paid, and to no other (CONTRACT.md section 2, rule 8).",
+    "A payment is credited to the org whose customer paid, and to no other (docs/reference/money-rules.md#credits).",
     """
     WITH misplaced AS MATERIALIZED (
         SELECT credit.org_id, credit.id, source_key, amount_cents, owner.org_id AS owner

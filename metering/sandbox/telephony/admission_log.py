@@ -43,7 +43,7 @@ class Admissions:
     """Why not, the last time."""
 
     def decide(self, attempt: Attempt, state: bytes | None, asked_at: Position) -> bool:
-        """Let the call in if its gate is open; a gate that is missing isn't (CONTRACT.md section 4)."""
+        """Let the call in if its gate is open; a gate that is missing isn't (docs/reference/gate.md#asking)."""
         if state == b"open":
             self.calls[attempt.org_id, attempt.call_id] = Admitted(attempt.org_id, asked_at, attempt.ended_s)
             return True

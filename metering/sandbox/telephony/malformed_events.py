@@ -1,4 +1,7 @@
-"""How a telephony layer gets events wrong, and for which reason each is then rejected (CONTRACT.md section 3)."""
+"""How a telephony layer gets events wrong, and for which reason each is then rejected.
+
+See docs/reference/call-events.md#rejected-events.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -72,4 +75,7 @@ BROKEN_WAYS: Final[dict[Reason, dict[str, Callable[[Fields], bytes]]]] = {
         "far too large": _changed(trace="x" * 100_000),
     },
 }
-"""How an event's bytes are made wrong, by the reason for which they are then rejected (CONTRACT.md section 3)."""
+"""How an event's bytes are made wrong, by the reason for which they are then rejected.
+
+See docs/reference/call-events.md#rejected-events.
+"""

@@ -17,7 +17,7 @@ RELOAD_PREFIX: Final = "auto_reload."
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A signal, as far as simulated telephony minds it (CONTRACT.md section 4)."""
+    """A signal, as far as simulated telephony minds it (docs/reference/gate.md#signals)."""
 
     type: SignalType
     org_id: int
@@ -26,7 +26,10 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class ReloadMessage(msgspec.Struct, frozen=True):
-    """A signal about an auto-reload (CONTRACT.md section 6). It may come more than once, then with the same id."""
+    """A signal about an auto-reload. It may come more than once, then with the same id.
+
+    See docs/reference/auto-reload.md#signals.
+    """
 
     type: str
     org_id: int

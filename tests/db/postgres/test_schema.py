@@ -189,7 +189,7 @@ def test_there_is_no_way_back(database: Database) -> None:
 
 
 def test_keys_of_what_is_distributed_begin_with_the_org(database: Database) -> None:
-    """So that an org's rows lie together. But a payment's credit is one over all orgs (CONTRACT.md section 2, rule 8)."""
+    """So that an org's rows lie together. But a payment's credit is one over all orgs (docs/reference/money-rules.md#credits)."""
     with database.engine.connect() as connection:
         rows = connection.execute(
             text("""
