@@ -43,7 +43,13 @@ class Transaction(Base):
             unique=True,
             postgresql_where=text("source_key IS NOT NULL"),
         ),
-        Index("transactions_credit_key", "source_key", unique=True, postgresql_where=text("kind = 'credit'")),
+        Index(
+            "transactions_credit_key",
+            "source_key",
+            unique=True,
+            # The second half keeps it from queries for an org's credits, which have an index by org.
+            postgresql_where=text("kind = 'credit' AND source_key IS NOT NULL"),
+        ),
         # What isn't a call's is rare: listed and counted by kind without walking over the debits.
         Index("transactions_money_idx", "org_id", "kind", "id", postgresql_where=text("kind <> 'debit'")),
         CheckConstraint(

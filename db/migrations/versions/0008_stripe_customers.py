@@ -18,7 +18,12 @@ SELECT id FROM (
 ) AS credit
 WHERE number > 1 ORDER BY id
 """
-CREDIT_KEY = "CREATE UNIQUE INDEX transactions_credit_key ON transactions (source_key) WHERE kind = 'credit'"
+# Every credit has a source key. Said here, it keeps the index from a query for an org's credits, which names none: that query
+# has an index by org.
+CREDIT_KEY = (
+    "CREATE UNIQUE INDEX transactions_credit_key ON transactions (source_key)"
+    " WHERE kind = 'credit' AND source_key IS NOT NULL"
+)
 
 TABLE = """
 CREATE TABLE stripe_customers (
