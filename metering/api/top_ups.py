@@ -92,7 +92,9 @@ async def _read_key(
             min_length=1,
             max_length=255,
             pattern="^[ -~]*$",
-            description="Of your own making: the same key and body are charged once, and get the same answer.",
+            description="Of your own making, one for each top-up: the same key and body are charged once, with the same answer. "
+            "Send one always: after no answer at all, nothing else makes a repeat safe.",
+            openapi_examples={"key": {"value": "order-1042"}},
         ),
     ] = None,
 ) -> str | None:
@@ -162,7 +164,12 @@ async def post_top_up(
     idempotency_key: Annotated[str | None, Depends(_read_key)],
     asked: Annotated[TopUp, Depends(_read_top_up)],
 ) -> JSONResponse:
-    """Charges the card. After a 502, or no answer at all, the same request is safe to repeat: it is charged once."""
+    """Charges the card.
+
+    After a 502 or 503 the same request is safe to repeat: it is charged once, with a key or without. **No answer at all** is
+    another matter: repeat the request with the same `Idempotency-Key`. Without a key it may be charged twice, because an answer
+    that was sent may never have reached you.
+    """
     context = context_of(request)
     done = await context.lanes.provider.run_for(
         org_id,

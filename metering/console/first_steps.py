@@ -21,7 +21,7 @@ ask() { curl -sS -H "Authorization: Bearer $KEY" -H 'Content-Type: application/j
 SETUP=$(ask -X POST @URL@/v1/billing/setup-intent | sed -E 's/.*"setup_intent_id": *"([^"]+)".*/\\1/')
 CARD=$(@BROWSER@)
 ask @URL@/v1/billing/default-payment-method -d '{"payment_method_id":"'$CARD'"}'
-ask @URL@/v1/billing/top-up -d '{"amount_cents":1000}'
+ask @URL@/v1/billing/top-up -d '{"amount_cents":1000}' -H 'Idempotency-Key: first'
 """
 _STAND_INS_BROWSER: Final = (
     """curl -sS @STRIPE@/_sandbox/confirm_setup -d '{"setup_intent":"'$SETUP'"}' | cut -d '"' -f 4"""
