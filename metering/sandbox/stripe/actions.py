@@ -65,7 +65,12 @@ def accepted_methods(params: Json) -> Json:
 
 
 def chosen_method(work: Work, intent: Json, params: Json) -> Json | None:
-    """The payment method that parameters name or describe, else the intent's own; None where there is none."""
+    """The payment method that parameters name or describe, else the intent's own; None where there is none.
+
+    Raises InvalidRequestError for one that the intent can't use, and where its customer has been deleted.
+    """
+    if intent["customer"] is not None:
+        work.find(intent["customer"], "customer", "customer")
     if "payment_method_data" in params:
         method = create_method(work, params["payment_method_data"])
     elif "payment_method" in params:

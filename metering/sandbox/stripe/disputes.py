@@ -58,7 +58,7 @@ def update(work: Work, params: Json, dispute_id: str) -> Json:
         dispute["evidence_details"]["submission_count"] += 1
         dispute["evidence_details"]["submission_method"] = "manual"
         dispute["status"] = "under_review" if dispute["status"] in _OPEN else "warning_under_review"
-    work.emit("charge.dispute.updated", dispute, previous=_changed(before, dispute))
+    work.emit("charge.dispute.updated", dispute, previous=before)
     if dispute["status"] == "under_review" and text in {WINNING_EVIDENCE, LOSING_EVIDENCE}:
         close_dispute(work, dispute, won=text == WINNING_EVIDENCE)
     return dispute
@@ -114,7 +114,7 @@ def escalate(work: Work, dispute: Json) -> Json:
     dispute |= {"status": "needs_response", "is_charge_refundable": False}
     dispute["payment_method_details"]["card"]["case_type"] = "chargeback"
     _withdraw(work, dispute)
-    work.emit("charge.dispute.updated", dispute, previous=_changed(before, dispute))
+    work.emit("charge.dispute.updated", dispute, previous=before)
     work.emit("charge.dispute.funds_withdrawn", dispute)
     return dispute
 
@@ -140,7 +140,7 @@ def close_dispute(work: Work, dispute: Json, *, won: bool) -> Json:
                     currency=dispute["currency"],
                 )
             )
-    work.emit("charge.dispute.closed", dispute, previous=_changed(before, dispute))
+    work.emit("charge.dispute.closed", dispute, previous=before)
     if real and won:
         work.emit("charge.dispute.funds_reinstated", dispute)
     return dispute
@@ -162,10 +162,6 @@ def _require_open(dispute: Json, verb: str) -> None:
         raise InvalidRequestError(
             f"You cannot {verb} this dispute: it is already closed, with status {dispute['status']}."
         )
-
-
-def _changed(before: Json, after: Json) -> Json:
-    return {name: old for name, old in before.items() if shown(after[name]) != old}
 
 
 def _dispute(work: Work, charge: Json, amount: int, reason: str) -> Json:

@@ -203,6 +203,40 @@ def found(work: Work, method_id: str, param: str, *, in_path: bool = False) -> J
     return work.find(method_id, "payment_method", param, in_path=in_path)
 
 
+def find_method(work: Work, method_id: str) -> Json:
+    """A payment method that a control names. Raises StripeError."""
+    return work.find(method_id, "payment_method", "payment_method")
+
+
+def update_automatically(
+    work: Work, method: Json, card: str | None, exp_month: int | None, exp_year: int | None
+) -> Json:
+    """Update a saved card as its network tells Stripe to: the same payment method, with another date or number.
+
+    Raises InvalidRequestError for one that isn't saved, or if there is nothing to update.
+    """
+    if method["customer"] is None:
+        raise InvalidRequestError(f"{method['id']} is no customer's: only saved cards are updated.")
+    if card is None and exp_month is None and exp_year is None:
+        raise InvalidRequestError("Name what is new: exp_month, exp_year or card.")
+    before = shown(method)
+    method = work.edit(method)
+    if card is not None:
+        issued = card_for_number(card) or card_for_token(card)
+        if issued is None:
+            raise InvalidRequestError(f"There is no test card {card!r}.")
+        held = method["card"]
+        fresh = card_shape(issued, held["exp_month"], held["exp_year"])
+        method["card"] = fresh | {"checks": held["checks"]}
+        method[PRIVATE] |= {"number": issued.number, "decline": None}
+    elif method[PRIVATE]["decline"] == "expired_card":
+        method[PRIVATE]["decline"] = None
+    dates = {"exp_month": exp_month, "exp_year": exp_year}
+    method["card"] |= {name: value for name, value in dates.items() if value is not None}
+    work.emit("payment_method.automatically_updated", method, previous=before)
+    return method
+
+
 def card_of(method: Json) -> Card:
     """The test card behind a payment method."""
     card = card_for_number(method[PRIVATE]["number"])

@@ -17,7 +17,7 @@ from metering.sandbox.stripe.errors import StripeError
 PREFIX: Final = "/_sandbox/"
 
 CONTROLS: Final = frozenset(
-    name for name, member in vars(Controls).items() if inspect.isfunction(member) and not name.startswith("_")
+    name for name, _ in inspect.getmembers(Controls, inspect.isfunction) if not name.startswith("_")
 )
 """The names there are."""
 

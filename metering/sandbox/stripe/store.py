@@ -15,7 +15,16 @@ from metering.runtime.clock import Clock
 from metering.sandbox.stripe.disk import Change, Disk, KeptAnswer, StoredObject
 from metering.sandbox.stripe.errors import StripeError, no_such
 from metering.sandbox.stripe.settlement import Settlement
-from metering.sandbox.stripe.values import API_VERSION, PRIVATE, Json, copied, new_id, shown, unix_seconds
+from metering.sandbox.stripe.values import (
+    API_VERSION,
+    PRIVATE,
+    Json,
+    copied,
+    new_id,
+    previous_of,
+    shown,
+    unix_seconds,
+)
 
 KEY_LIFE_S: Final = 24 * 60 * 60
 """How long an idempotency key keeps its answer."""
@@ -252,10 +261,10 @@ class Work:
         return (self._store.position(one) or 0) > (self._store.position(other) or 0)
 
     def emit(self, event_type: str, value: Json, *, previous: Json | None = None) -> None:
-        """Record an event with a snapshot of `value` as it is now; `previous` holds what changed, as it was."""
+        """Record an event with a snapshot of `value` as it is now; of the fields in `previous` it tells what has changed."""
         data: Json = {"object": shown(value)}
         if previous is not None:
-            data["previous_attributes"] = shown(previous)
+            data["previous_attributes"] = previous_of(shown(previous), data["object"])
         event: Json = {
             "id": new_id("evt"),
             "object": "event",

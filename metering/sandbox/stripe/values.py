@@ -50,6 +50,25 @@ def shown(value: Any) -> Any:
     return value
 
 
+def plain(value: Json) -> Json:
+    """An object as the API shows it: `shown`, for callers who want to know that it is one."""
+    result: Json = shown(value)
+    return result
+
+
+def previous_of(before: Json, after: Json) -> Json:
+    """What an event says has changed: the old values of what is different, within hashes too; null for what is new in those."""
+    changes: Json = {}
+    for name, old in before.items():
+        new = after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if old != new:
+                changes[name] = dict.fromkeys(new.keys() - old.keys()) | previous_of(old, new)
+        elif old != new:
+            changes[name] = old
+    return changes
+
+
 def page_of(url: str, data: list[Json], *, has_more: bool) -> Json:
     """A list as the API answers it."""
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
