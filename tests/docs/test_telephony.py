@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +38,7 @@ from metering.rules.gates import Balance, GateState, SignalType
 from metering.rules.rejections import Reason
 from metering.rules.reloads import HINDRANCES
 from metering.signals.gates import GATE_PREFIX, SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, Gates
-from tests.docs.pages import first_column, page, section
+from tests.docs.pages import ROOT, first_column, page, section
 from workers.stream import EVENT_FIELD, STREAM
 
 HOW_TO: Final = ("telephony", "plain-redis", "python-client", "freeswitch", "asterisk", "kamailio")
@@ -347,3 +348,22 @@ def test_program_for_asterisk_follows_a_file_that_is_rotated(tmp_path: Path) -> 
     path.write_text("four\n")
     assert [next(lines) for _ in range(3)] == ["three\n", "four\n", None]
     lines.close()
+
+
+def test_the_first_sip_call_takes_kamailios_part_from_its_page(tmp_path: Path) -> None:
+    (lines,) = (block for block in blocks_of("sh", page("tutorials/first-sip-call.md")) if "sed -n" in block)
+    (config,) = blocks("file: metering.cfg")
+    done = subprocess.run(
+        ["/bin/sh", "-e"],
+        input=lines.replace("/tmp/first-sip-call", str(tmp_path)),  # noqa: S108 - the page's own
+        env={"PATH": os.environ["PATH"], "METERING_DATA_DIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    by_socket = config.replace("addr=127.0.0.1;port=6379", f"unix={tmp_path.resolve()}/run/valkey.sock")
+    assert by_socket != config
+    assert (tmp_path / "metering.cfg").read_text() == by_socket + "\n"
