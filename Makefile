@@ -26,11 +26,12 @@ test-containers: $(VENV)/.installed ## run docker-compose.yml through a life on 
 chaos: $(VENV)/.installed ## kill, cut off, empty and restore everything for some minutes; nothing may be lost: CHAOS="--minutes 30"
 	$(BIN)/metering chaos $(CHAOS)
 
-check: $(VENV)/.installed ## lint, format, types, import rules
+check: $(VENV)/.installed ## lint, format, types, import rules; the Lua too, where luacheck is
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.luacheck
 
 docs: $(DOCS_VENV)/.installed ## build the pages into site/; a dead link or anchor fails
 	$(DOCS_VENV)/bin/zensical build --clean --strict

@@ -14,6 +14,7 @@ import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, xq_name
 
+from metering.runtime.lua import lua_script
 from workers.broker import HEARTBEAT_TIMEOUT_MS, NAMESPACE
 from workers.periodic import Round
 
@@ -24,27 +25,7 @@ DEAD_LETTERS_AT_ONCE: Final = 1_000
 
 HEARTBEATS: Final = f"{NAMESPACE}:__heartbeats__"
 
-# KEYS: the heartbeats; then for each queue what the worker has in hand of it, the queue, and the queue's messages.
-# ARGV: the worker, and the time in ms since when it must not have been heard of. Gives how many messages went back.
-_TAKE_OVER: Final = """
-local heard_ms = redis.call('zscore', KEYS[1], ARGV[1])
-if not heard_ms or tonumber(heard_ms) > tonumber(ARGV[2]) then
-    return 0
-end
-local returned = 0
-for at = 2, #KEYS, 3 do
-    local in_hand, queue, messages = KEYS[at], KEYS[at + 1], KEYS[at + 2]
-    for _, message_id in ipairs(redis.call('smembers', in_hand)) do
-        if redis.call('hexists', messages, message_id) == 1 then
-            redis.call('rpush', queue, message_id)
-            returned = returned + 1
-        end
-    end
-    redis.call('del', in_hand)
-end
-redis.call('zrem', KEYS[1], ARGV[1])
-return returned
-"""
+_TAKE_OVER: Final = lua_script(__package__, "take_over.lua")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -7,6 +7,8 @@ from typing import Any, Final
 import msgspec
 import redis
 
+from metering.runtime.lua import lua_script
+
 # Every Redis key that this file owns.
 STREAM: Final = "calls:completed"
 GROUP: Final = "meter"
@@ -22,61 +24,9 @@ ACKED_AT_ONCE: Final = 1_000
 PART: Final = 50
 """How many new entries are asked for at once: the rest of a batch follows at once, unless these are large."""
 
-# In one, so that an entry is either still to be finished or gone; and many entries by one command: one for each would cost Redis,
-# and its append-only file, twice as much.
-#
-# Where not all of them were pending, what was never delivered stays: it only bears the id of one that was.
-_TAKE_OUT: Final = """
-local function parts(id)
-    local ms, number = string.match(id, '^(%d+)-(%d+)$')
-    return tonumber(ms), tonumber(number)
-end
-
-local function delivered(ids)
-    local answer, found = redis.pcall('XINFO', 'GROUPS', KEYS[1]), {}
-    for _, pairs in ipairs(answer) do
-        local group = {}
-        for i = 1, #pairs, 2 do group[pairs[i]] = pairs[i + 1] end
-        if group.name == ARGV[1] then
-            local last_ms, last_number = parts(group['last-delivered-id'])
-            for _, id in ipairs(ids) do
-                local ms, number = parts(id)
-                if ms < last_ms or (ms == last_ms and number <= last_number) then found[#found + 1] = id end
-            end
-        end
-    end
-    return found
-end
-
-local ids = {unpack(ARGV, 2)}
-local acked = redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
-if acked < #ids then ids = delivered(ids) end
-if #ids > 0 then redis.call('XDEL', KEYS[1], unpack(ids)) end
-return acked
-"""
-
-# Taken together, so that no entry can be given to the consumer between the look and the deletion: it would be lost to the group.
-_DELETE_IDLE_CONSUMERS: Final = """
-local deleted = 0
-for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-    local consumer = {}
-    for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
-    if consumer.pending == 0 and (consumer.name == ARGV[2] or consumer.idle > tonumber(ARGV[3])) then
-        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
-        deleted = deleted + 1
-    end
-end
-return deleted
-"""
-
-
-# By Redis's own clock. The id alone is answered: the oldest event may be a large one.
-_OLDEST_AGE_MS: Final = """
-local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-if not oldest then return 0 end
-local time = redis.call('TIME')
-return math.max(math.floor(time[1] * 1000 + time[2] / 1000) - tonumber(string.match(oldest[1], '^%d+')), 0)
-"""
+_TAKE_OUT: Final = lua_script(__package__, "take_out.lua")
+_DELETE_IDLE_CONSUMERS: Final = lua_script(__package__, "delete_idle_consumers.lua")
+_OLDEST_AGE_MS: Final = lua_script(__package__, "oldest_age_ms.lua")
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

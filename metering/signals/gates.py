@@ -9,6 +9,7 @@ import redis
 
 from metering.rules.gates import Balance, GateState, SignalType, gate_state
 from metering.rules.times import format_time
+from metering.runtime.lua import lua_script
 
 # Every Redis key that this file owns.
 GATE_PREFIX: Final = "gate:"
@@ -27,120 +28,11 @@ PAGE: Final = 1_000
 """How many gates are read at once."""
 
 MAX_VERSION: Final = 2**53 - 2
-"""The highest version of a gate that counts: it and the next one are exact in Lua, whose numbers are doubles."""
+"""The highest version of a gate that counts: it and the next one are exact in Lua, whose numbers are doubles (version_of.lua)."""
 
-# What both scripts that write share. They answer: how many gates were written, how many couldn't be, the first error, what was
-# said.
-#
-# What is said goes into the log before the gate changes: if one of the two fails, it is said twice rather than never. Nobody may
-# hear the channel, so a failure there is none. A gate that fails is passed over: the others have a right to be followed.
-# Versions are compared as numbers. Balances are only passed on, so that no double rounds them; whether they close a gate is
-# decided in Python. Redis answers nobody while a script runs: a state that stays isn't written again, which saves a tenth.
-_WRITING: Final = """
-local log, channel, at, log_length = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local written, failed, first_error, said = 0, 0, '', {}
-local pcall, match, tonumber, type, error = redis.pcall, string.match, tonumber, type, error
-
-local function failure(answer)
-    local problem = type(answer) == 'table' and answer.err or nil
-    -- Nothing can be written, so it fails as a whole: then the client sees the error, and leaves this server.
-    if problem and (match(problem, '^READONLY') or match(problem, '^NOREPLICAS') or match(problem, '^MISCONF')) then
-        error(answer)
-    end
-    return problem
-end
-
-local function version_of(text)
-    local number = text and match(text, '^[0-9]+$') and tonumber(text)
-    return number and number <= MAX_VERSION and number or nil
-end
-
-local function read(key)
-    local held = pcall('HMGET', key, 'state', 'version')
-    if held.err then -- not a hash: somebody else's doing
-        failure(pcall('DEL', key))
-        return false, nil
-    end
-    return held[1], version_of(held[2])
-end
-
-local function say(org_id, balance_cents, version, state)
-    local message = string.format(
-        '{"type":"%s","org_id":%s,"balance_cents":%s,"version":%s,"at":"%s"}',
-        state == 'open' and 'balance.restored' or 'balance.exhausted', org_id, balance_cents, version, at)
-    local problem = failure(pcall('XADD', log, 'MAXLEN', '~', log_length, '*', 'signal', message))
-    if not problem then
-        pcall('PUBLISH', channel, message)
-        said[#said + 1] = org_id
-        said[#said + 1] = state
-    end
-    return problem
-end
-
-local function write(key, held_state, balance_cents, version, state)
-    local problem = nil
-    if state ~= (held_state or 'exhausted') then
-        problem = say(string.sub(key, #'GATE_PREFIX' + 1), balance_cents, version, state)
-    end
-    if not problem then
-        if state == held_state then
-            problem = failure(pcall('HSET', key, 'balance_cents', balance_cents, 'version', version))
-        else
-            problem = failure(pcall('HSET', key, 'state', state, 'balance_cents', balance_cents, 'version', version))
-        end
-    end
-    if not problem then
-        written = written + 1
-    else
-        failed = failed + 1
-        if first_error == '' then first_error = problem end
-    end
-end
-""".replace("MAX_VERSION", str(MAX_VERSION)).replace("GATE_PREFIX", GATE_PREFIX)
-
-# One call for a whole batch. Its gates come in the order of their states, so that nothing needs to be said of each; and all their
-# balances and versions as one argument, because thousands cost the client more than the gates do Redis.
-_FOLLOW: Final = (
-    _WRITING
-    + """
-local last_open = 1 + tonumber(ARGV[4])
-local each = string.gmatch(ARGV[5], '(%S+) (%S+)')
-for i = 2, #KEYS do
-    local key, balance_cents, version = KEYS[i], each()
-    local held_state, held_version = read(key)
-    if not held_version or tonumber(version) > held_version then
-        write(key, held_state, balance_cents, version, i <= last_open and 'open' or 'exhausted')
-    end
-end
-return {written, failed, first_error, said}
-"""
-)
-
-# Only while the gate is as it was read: an org that was made meanwhile keeps its own.
-_CLOSE_STRAY: Final = (
-    _WRITING
-    + """
-local seen = version_of(ARGV[4])
-if redis.call('EXISTS', KEYS[2]) == 1 then
-    local held_state, held_version = read(KEYS[2])
-    if held_version == seen and held_state ~= 'exhausted' then
-        local version = string.format('%.0f', (held_version or 0) + 1)
-        write(KEYS[2], held_state, '0', version, 'exhausted')
-    end
-end
-return {written, failed, first_error, said}
-"""
-)
-
-# One call for a page: redis-py takes several times as long over a pipeline of as many.
-_READ: Final = """
-local gates = {}
-for i = 1, #KEYS do
-    local held = redis.pcall('HMGET', KEYS[i], 'state', 'balance_cents', 'version')
-    for field = 1, 3 do gates[#gates + 1] = not held.err and held[field] or false end
-end
-return gates
-"""
+_FOLLOW: Final = lua_script(__package__, "follow.lua")
+_READ_PAGE: Final = lua_script(__package__, "read_page.lua")
+_CLOSE_STRAY: Final = lua_script(__package__, "close_stray.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +80,7 @@ class Gates:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._follow = client.register_script(_FOLLOW)
-        self._read = client.register_script(_READ)
+        self._read_page = client.register_script(_READ_PAGE)
         self._close_stray = client.register_script(_CLOSE_STRAY)
 
     def follow(self, balances: Iterable[Balance], at: datetime) -> list[Signal]:
@@ -218,7 +110,7 @@ class Gates:
 
     def read(self, org_ids: Sequence[int]) -> list[Gate]:
         """The gates of `org_ids`, in their order."""
-        answers: Any = self._read(keys=[f"{GATE_PREFIX}{org_id}" for org_id in org_ids])
+        answers: Any = self._read_page(keys=[f"{GATE_PREFIX}{org_id}" for org_id in org_ids])
         return [
             held_gate(org_id, state, balance, version)
             for org_id, state, balance, version in zip(

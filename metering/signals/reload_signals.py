@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from db.attempts.outbox import SignalKey, StoredSignal, delete_signals, read_signals, signals_left
 from metering.runtime.crashpoints import CrashPoint, reach
-from metering.signals.gates import SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, SIGNALS_LOG_LENGTH
+from metering.runtime.lua import lua_script
+from metering.signals.gates import SIGNALS_CHANNEL, SIGNALS_LOG, SIGNALS_LOG_LENGTH
 
 # No Redis key is owned by this file: those that it writes to are owned by metering/signals/gates.py.
 
@@ -21,13 +22,7 @@ LEFT_AFTER: Final = timedelta(seconds=10)
 PAGE: Final = 500
 """How many signals are said at once."""
 
-# Into the log first: nobody may hear the channel, so a failure there is none, and what is only in the log is not lost.
-_SAY: Final = """
-for i = 3, #ARGV do
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'signal', ARGV[i])
-    redis.pcall('PUBLISH', ARGV[1], ARGV[i])
-end
-""".replace("'signal'", f"'{SIGNAL_FIELD}'")
+_SAY: Final = lua_script(__package__, "say_messages.lua")
 
 
 class ReloadSignals:

@@ -1,0 +1,22 @@
+-- Says that an org's gate changes its state, and notes it in `said`; gives the error if it couldn't be logged.
+--
+-- KEYS[1]: the log of signals. ARGV[1] to ARGV[3]: the channel, the time, about how many signals the log keeps.
+--
+-- Nobody may hear the channel, so a failure there is none. Balances are only passed on, so that no double rounds them; whether
+-- they close a gate is decided in Python.
+--@include failure.lua
+local log, channel, at, log_length = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local said = {}
+
+local function say(org_id, balance_cents, version, state)
+    local message = string.format(
+        '{"type":"%s","org_id":%s,"balance_cents":%s,"version":%s,"at":"%s"}',
+        state == 'open' and 'balance.restored' or 'balance.exhausted', org_id, balance_cents, version, at)
+    local problem = failure(pcall('XADD', log, 'MAXLEN', '~', log_length, '*', 'signal', message))
+    if not problem then
+        pcall('PUBLISH', channel, message)
+        said[#said + 1] = org_id
+        said[#said + 1] = state
+    end
+    return problem
+end
