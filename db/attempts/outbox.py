@@ -13,6 +13,10 @@ from db.postgres.arrays import array
 from db.postgres.engine import transaction
 from metering.rules.times import format_time
 
+SUCCEEDED_SIGNAL: Final = "auto_reload.succeeded"
+FAILED_SIGNAL: Final = "auto_reload.failed"
+SKIPPED_SIGNAL: Final = "auto_reload.skipped"
+
 SignalKey = tuple[int, int]
 """An org, and the id of one of its signals."""
 

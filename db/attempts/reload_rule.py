@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Row, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.attempts.attempts import make_attempt
-from db.attempts.outbox import add_signal
+from db.attempts.outbox import SKIPPED_SIGNAL, add_signal
 from db.models import ReloadState
 from db.postgres.arrays import array
 from db.postgres.engine import transaction
@@ -29,8 +29,6 @@ from metering.rules.reloads import (
     reload_due,
 )
 from metering.runtime.clock import to_milliseconds
-
-SKIPPED_SIGNAL: Final = "auto_reload.skipped"
 
 PAGE: Final = 500
 """How many orgs a sweep looks at in one transaction."""

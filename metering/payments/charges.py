@@ -8,7 +8,7 @@ import structlog
 
 from db.attempts.attempts import Attempt
 from db.payments.next_step import Step, begin_work, put_off
-from db.payments.settlement import NOT_BOOKED
+from db.payments.settlement_outcome import NOT_BOOKED
 from db.postgres.engine import transaction
 from metering.payments.cards import replace_customer
 from metering.payments.context import Payments

@@ -1,6 +1,6 @@
 """Looking at what Stripe holds of a PaymentIntent, and bringing the ledger to it: what webhooks and the event list ask for."""
 
-from db.payments.settlement import Settled
+from db.payments.settlement_outcome import Settled
 from db.payments.stripe_events import EventRef
 from metering.payments.charges import cancel_if_stuck
 from metering.payments.context import Payments

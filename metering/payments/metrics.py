@@ -6,7 +6,7 @@ from prometheus_client import Counter, Histogram
 
 from db.attempts.attempts import Attempt
 from db.attempts.reload_rule import Reloads
-from db.payments.settlement import NOT_BOOKED, Settled
+from db.payments.settlement_outcome import NOT_BOOKED, Settled
 from metering.rules.payments import AttemptKind, AttemptStatus, Missing
 from metering.rules.reloads import HINDRANCES
 

@@ -8,7 +8,8 @@ import structlog
 
 from db.attempts.reload_rule import Reloads
 from db.ledger.post_calls import BalanceChange
-from db.payments.settlement import NOT_BOOKED, Settled, settle
+from db.payments.settlement import settle
+from db.payments.settlement_outcome import NOT_BOOKED, Settled
 from db.payments.stripe_events import EventRef
 from db.postgres.engine import transaction
 from db.postgres.failures import Failure, diagnose

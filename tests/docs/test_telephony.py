@@ -18,9 +18,8 @@ import redis
 import typer.main
 from redis.exceptions import NoPermissionError
 
-from db.attempts.reload_rule import SKIPPED_SIGNAL
+from db.attempts.outbox import FAILED_SIGNAL, SKIPPED_SIGNAL, SUCCEEDED_SIGNAL
 from db.ledger.rejections import MAX_KEPT_BYTES
-from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.cli.main import app
 from metering.client import MeteringClient, Unreachable
 from metering.rules.events import (

@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from db.payments.settlement import SUCCEEDED_SIGNAL
+from db.attempts.outbox import SUCCEEDED_SIGNAL
 from metering.rules.gates import SignalType
 from metering.sandbox.customers.billing_api import Answer, CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders

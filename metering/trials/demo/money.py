@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
-from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
+from db.attempts.outbox import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from db.postgres.engine import transaction
 from metering.console.output import counted
 from metering.rules.money import format_usd

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import redis
 
-from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
+from db.attempts.outbox import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.payments.stripe_api import connect_stripe
 from metering.rules.gates import Balance
 from metering.rules.payments import MIN_CHARGE_CENTS, MIN_TOP_UP_CENTS

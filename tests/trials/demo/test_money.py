@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from db.payments.settlement import FAILED_SIGNAL, SUCCEEDED_SIGNAL
+from db.attempts.outbox import FAILED_SIGNAL, SUCCEEDED_SIGNAL
 from metering.sandbox.customers.cardholders import StandInCardholders
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.telephony.signal_history import ReloadMessage
