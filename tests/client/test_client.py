@@ -28,8 +28,8 @@ from metering.client import (
     Refused,
     TelephonyError,
     Unreachable,
-    _encoded,
 )
+from metering.client.event_encoding import encode_event
 from metering.rules.events import CallEvent, parse_event
 from metering.rules.gates import Balance
 from metering.rules.rejections import Reason, Rejection
@@ -61,7 +61,7 @@ def calls(number: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def parsed(**fields: Any) -> CallEvent | Rejection:
-    return parse_event(_encoded(event(**fields)), LAST_INSTANT)
+    return parse_event(encode_event(event(**fields)), LAST_INSTANT)
 
 
 # What it needs
@@ -76,7 +76,10 @@ def test_it_imports_nothing_but_redis(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-P", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert ran.stdout.split() == ["metering", "metering.client"]
+    assert {name for name in ran.stdout.split() if not name.startswith("metering.client.")} == {
+        "metering",
+        "metering.client",
+    }
 
 
 def test_it_means_the_same_keys_as_the_rooms() -> None:
@@ -127,7 +130,7 @@ def test_an_event_arrives_as_it_was_given(client: MeteringClient, redis_client: 
 
 def test_the_event_given_is_not_changed() -> None:
     given_event = event(duration_seconds=Decimal("1.5"), ended_at=NOW)
-    _encoded(given_event)
+    encode_event(given_event)
     assert given_event == event(duration_seconds=Decimal("1.5"), ended_at=NOW)
 
 
@@ -184,7 +187,7 @@ def test_durations_arrive_to_the_microsecond(duration_s: object, duration_us: in
     ],
 )
 def test_times_are_written_in_utc_and_texts_are_left_alone(ended_at: object, written: str) -> None:
-    assert json.loads(_encoded(event(ended_at=ended_at)))["ended_at"] == written
+    assert json.loads(encode_event(event(ended_at=ended_at)))["ended_at"] == written
 
 
 class Odd(Mapping[str, int]):
@@ -202,7 +205,7 @@ class Odd(Mapping[str, int]):
 
 def test_any_mapping_will_do() -> None:
     given_event = MappingProxyType(event(metadata=Odd()))
-    assert json.loads(_encoded(given_event)) == event(metadata={"a": 1})
+    assert json.loads(encode_event(given_event)) == event(metadata={"a": 1})
 
 
 # What it refuses
@@ -237,7 +240,7 @@ MISTAKES: dict[str, list[object]] = {
 )
 def test_a_mistake_is_named(name: str, value: object) -> None:
     with pytest.raises(InvalidField, match=f"^{name} ") as caught:
-        _encoded(event(**{name: value}))
+        encode_event(event(**{name: value}))
     assert caught.value.field == name
     assert isinstance(caught.value, ValueError)
     assert not isinstance(caught.value, TelephonyError)  # pushing it again later would never help
@@ -252,12 +255,12 @@ def test_a_mistake_is_not_pushed(client: MeteringClient, redis_client: redis.Red
 @pytest.mark.parametrize("name", ["call_id", "org_id", "tier", "direction", "duration_seconds", "ended_at"])
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(InvalidField, match=f"^{name} is missing$"):
-        _encoded({key: value for key, value in event().items() if key != name})
+        encode_event({key: value for key, value in event().items() if key != name})
 
 
 def test_an_event_must_be_a_mapping() -> None:
     with pytest.raises(InvalidField, match=r"^event must be a mapping"):
-        _encoded(cast("Any", json.dumps(event())))
+        encode_event(cast("Any", json.dumps(event())))
 
 
 JSON = st.recursive(
@@ -284,7 +287,7 @@ def test_what_it_refuses_the_meter_would_never_bill(data: st.DataObject) -> None
     names = data.draw(st.sets(st.sampled_from(sorted(VALUES)), min_size=1, max_size=2))
     given_event = event(**{name: data.draw(VALUES[name], name) for name in sorted(names)})
     try:
-        _encoded(given_event)
+        encode_event(given_event)
     except InvalidField:
         assert isinstance(parse_event(json.dumps(given_event).encode(), LAST_INSTANT), Rejection)
 
@@ -308,7 +311,7 @@ def test_what_a_caller_sent_along_is_left_to_the_meter(fields: dict[str, Any], r
 
 @pytest.mark.parametrize("tier", ["", "no such tier", "\0"])
 def test_whether_a_tier_exists_is_the_meters_business(tier: str) -> None:
-    assert json.loads(_encoded(event(tier=tier)))["tier"] == tier
+    assert json.loads(encode_event(event(tier=tier)))["tier"] == tier
 
 
 # Many at once

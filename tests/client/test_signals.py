@@ -15,7 +15,6 @@ from typing import Any, cast
 import pytest
 import redis
 
-import metering.client
 from metering.client import (
     CHUNK,
     SIGNALS_LOG,
@@ -25,6 +24,7 @@ from metering.client import (
     Signals,
     SignalsLost,
     Unreachable,
+    limits,
 )
 from metering.rules.gates import Balance
 from metering.signals.gates import Gates
@@ -49,7 +49,7 @@ def client(redis_url: str) -> Iterator[MeteringClient]:
 @pytest.fixture
 def short_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that wait for the end of a wait for nothing."""
-    monkeypatch.setattr(metering.client, "BLOCK_S", 0.2)
+    monkeypatch.setattr(limits, "BLOCK_S", 0.2)
 
 
 @pytest.fixture

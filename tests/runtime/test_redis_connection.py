@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-import metering.client
-from metering.client import MeteringClient, Unreachable
+from metering.client import MeteringClient, Unreachable, limits
 from metering.rules.gates import Balance
 from metering.runtime import redis_connection
 from metering.runtime.clock import system_clock
@@ -63,7 +62,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicatedValk
 @pytest.fixture
 def moved(servers: ReplicatedValkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Moved]:
     monkeypatch.setattr(redis_connection, "ROLE_CHECK_S", ROLE_CHECK_S)
-    monkeypatch.setattr(metering.client, "ROLE_CHECK_S", ROLE_CHECK_S)
+    monkeypatch.setattr(limits, "ROLE_CHECK_S", ROLE_CHECK_S)
     with Links() as links:
         servers.replica.client.replicaof(HOST, str(servers.primary.port))
         servers.primary.client.flushall()

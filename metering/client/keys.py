@@ -1,0 +1,9 @@
+"""Every Redis key that this package reads or writes."""
+
+from typing import Final
+
+STREAM: Final = "calls:completed"
+EVENT_FIELD: Final = "event"
+GATE_PREFIX: Final = "gate:"
+SIGNALS_LOG: Final = "balance:signals:log"
+SIGNAL_FIELD: Final = "signal"
