@@ -49,7 +49,7 @@ class Finisher:
     """Finishes committed batches in their order, one at a time, in a thread of its own: so Redis works while Postgres does.
 
     At most one batch waits for the one in hand. What it hasn't finished when the process dies is still pending in Redis, and the
-    sweep finds gates that didn't follow.
+    gate reconciler finds gates that didn't follow.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Finisher:
         """Bring the gates to the balances that were committed.
 
         Never holds up the ack: a Redis that has no memory left refuses gates, but entries must leave it. What is still owed is
-        told with the next batch; if this process dies before, the sweep finds it.
+        told with the next batch; if this process dies before, the reconciler finds it.
         """
         try:
             signals = self._gates.follow(self._owed.values(), self._clock())

@@ -13,7 +13,8 @@ from workers.broker import MONEY_QUEUE, TIME_LIMIT_MS
 from workers.enqueue import AUTO_RELOAD_ACTOR
 
 MAX_RETRIES: Final = 3
-"""Only Postgres can fail here: what Stripe leaves undecided is looked at again when the row says. After these, by the sweep."""
+"""Only Postgres can fail here: what Stripe leaves undecided is looked at again when the row says. After these, by the
+reconciler."""
 MIN_BACKOFF_MS: Final = 1_000
 MAX_BACKOFF_MS: Final = 10_000
 

@@ -25,7 +25,8 @@ TIME_LIMIT_MS: Final = 30 * 60_000
 """Far out: it raises in the middle of anything, a commit included. Statements, locks and Stripe have time-outs of their own."""
 
 WORKER_THREADS: Final = 16
-"""Each waits for Stripe nearly all of its time. With the sweep's they stay below the connections that there are to Stripe."""
+"""Each waits for Stripe nearly all of its time. With the reconciler's they stay below the connections that there are to
+Stripe."""
 WORKER_TIMEOUT_MS: Final = 500
 
 

@@ -1,4 +1,4 @@
-"""Telling the jobs, through Redis, of attempts that are to be charged: at once, and for certain only by the sweep."""
+"""Telling the jobs, through Redis, of attempts that are to be charged: at once, and for certain only by the reconciler."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -18,7 +18,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Nudges:
-    """Sends messages to the actor that charges. It never fails: what gets lost, the sweep finds within seconds."""
+    """Sends messages to the actor that charges. It never fails: what gets lost, the reconciler finds within seconds."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._broker = make_broker(client)
@@ -41,5 +41,5 @@ class Nudges:
                 self._broker.enqueue(message)
             except redis.RedisError as error:
                 # No try for the others: while Redis is away, each may take seconds to fail.
-                log.warning("attempts are left to the sweep", error=sentence(error))
+                log.warning("attempts are left to the reconciler", error=sentence(error))
                 return

@@ -1,4 +1,4 @@
-"""The sweep: finds and mends what a crash, a lost message or a restored server left wrong (ARCHITECTURE.md)."""
+"""The gate reconciler: finds and mends what a crash, a lost message or a restored server left wrong (ARCHITECTURE.md)."""
 
 import threading
 import time
@@ -18,12 +18,12 @@ from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import PAGE, Followed, Gate, Gates
 from workers.failures import sentence
-from workers.metrics import GATES_EXHAUSTED, GATES_MENDED, SWEEP_SECONDS
+from workers.metrics import GATES_EXHAUSTED, GATES_MENDED, RECONCILIATION_SECONDS
 
 PERIOD_S: Final = 2.0
-"""How long after the end of one sweep the next one starts, at the least."""
+"""How long after the end of one reconciliation the next one starts, at the least."""
 REST: Final = 4
-"""How many times as long as a sweep took the pause after it is: sweeps get at most a fifth of a processor."""
+"""How many times as long as a reconciliation took the pause after it is: reconcilers get at most a fifth of a processor."""
 SECOND_LOOK_S: Final = 0.1
 """How long gates that are behind get to follow by themselves: a meter may be between its commit and Redis."""
 
@@ -31,8 +31,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Swept:
-    """What a sweep saw and did."""
+class GateReconciliation:
+    """What a reconciliation saw and did."""
 
     orgs: int = 0
     exhausted: int = 0
@@ -59,7 +59,7 @@ class Swept:
         return followed.written
 
 
-class Sweep:
+class GateReconciler:
     """Compares every org's gate with its balance, and mends those that differ. Two at once are harmless."""
 
     def __init__(
@@ -71,59 +71,67 @@ class Sweep:
         self._sleep = sleep
 
     def run(self, stop: threading.Event) -> None:
-        """Sweep again and again until told to stop, whatever fails: gates that nobody watches would let calls in for nothing."""
+        """Reconcile again and again until told to stop, whatever fails: gates that nobody watches would let calls in free."""
         while not stop.is_set():
             pause_s = PERIOD_S
             try:
-                swept = self.sweep(stop)
-                pause_s = max(PERIOD_S, swept.took_s * REST)
+                reconciled = self.reconcile(stop)
+                pause_s = max(PERIOD_S, reconciled.took_s * REST)
             except Exception as error:
-                log.warning("sweep was interrupted", error=sentence(error), exc_info=not _ends_a_sweep(error))
+                log.warning(
+                    "gate reconciliation was interrupted",
+                    error=sentence(error),
+                    exc_info=not _ends_reconciliation(error),
+                )
             stop.wait(pause_s)
 
-    def sweep(self, stop: threading.Event | None = None) -> Swept:
+    def reconcile(self, stop: threading.Event | None = None) -> GateReconciliation:
         """Compare and mend every gate once; a page that fails is passed over. Raises when Postgres or Redis can't be asked."""
         started_s = time.monotonic()
-        swept = Swept()
+        reconciled = GateReconciliation()
         for org_ids in pages_of_org_ids(self._engine, PAGE):
-            with _page(org_ids, swept):
-                self._mend(self._gates.read(org_ids), swept)
+            with _page(org_ids, reconciled):
+                self._mend(self._gates.read(org_ids), reconciled)
             if stop is not None and stop.is_set():
-                return swept
-        if swept.late:
+                return reconciled
+        if reconciled.late:
             # Once for all of them: once per page would be seconds beside busy meters. The second look is Redis's own: it writes
             # only gates that still haven't come to the version, or past it.
             (self._sleep if stop is None else stop.wait)(SECOND_LOOK_S)
-        for first in range(0, len(swept.late), PAGE):
-            late = swept.late[first : first + PAGE]
-            with _page([balance.org_id for balance in late], swept):
-                swept.mended += self._follow(late, swept)
+        for first in range(0, len(reconciled.late), PAGE):
+            late = reconciled.late[first : first + PAGE]
+            with _page([balance.org_id for balance in late], reconciled):
+                reconciled.mended += self._follow(late, reconciled)
         for org_ids in self._gates.org_ids():
-            with _page(org_ids, swept):
-                self._close_strays(org_ids, swept)
+            with _page(org_ids, reconciled):
+                self._close_strays(org_ids, reconciled)
             if stop is not None and stop.is_set():
-                return swept
-        swept.took_s = time.monotonic() - started_s
-        self._tell(swept)
-        return swept
+                return reconciled
+        reconciled.took_s = time.monotonic() - started_s
+        self._tell(reconciled)
+        return reconciled
 
-    def _tell(self, swept: Swept) -> None:
-        if not swept.pages_failed:
-            GATES_EXHAUSTED.set(swept.exhausted)
-        SWEEP_SECONDS.observe(swept.took_s)
-        if swept.mended or swept.strays:
+    def _tell(self, reconciled: GateReconciliation) -> None:
+        if not reconciled.pages_failed:
+            GATES_EXHAUSTED.set(reconciled.exhausted)
+        RECONCILIATION_SECONDS.observe(reconciled.took_s)
+        if reconciled.mended or reconciled.strays:
             log.warning(
-                "gates were wrong, and are mended",
-                mended=swept.mended,
-                strays=swept.strays,
-                orgs=swept.orgs,
-                signals=swept.signals,
-                took_ms=round(swept.took_s * 1_000, 1),
+                "reconciled gates that were wrong",
+                mended=reconciled.mended,
+                strays=reconciled.strays,
+                orgs=reconciled.orgs,
+                signals=reconciled.signals,
+                took_ms=round(reconciled.took_s * 1_000, 1),
             )
-        if swept.failed:
-            log.warning("gates are wrong, and can't be mended for now", gates=swept.failed, error=swept.error)
+        if reconciled.failed:
+            log.warning(
+                "gates are wrong, and can't be reconciled for now",
+                gates=reconciled.failed,
+                error=reconciled.error,
+            )
 
-    def _mend(self, gates: Iterable[Gate], swept: Swept) -> None:
+    def _mend(self, gates: Iterable[Gate], reconciled: GateReconciliation) -> None:
         """Bring a page of gates to the balances, but for those that are only late.
 
         The gates were read before the balances are: so a gate that is ahead of its balance has seen what Postgres has forgotten,
@@ -133,36 +141,36 @@ class Sweep:
         missing: list[Balance] = []
         ahead: dict[int, int] = {}
         for balance in read_balances(self._engine, held):
-            swept.orgs += 1
-            swept.exhausted += balance.balance_cents <= 0
+            reconciled.orgs += 1
+            reconciled.exhausted += balance.balance_cents <= 0
             gate = held[balance.org_id]
             if gate.follows(balance):
                 continue
             if gate.version is None:
                 missing.append(balance)
             elif gate.version < balance.version:
-                swept.late.append(balance)
+                reconciled.late.append(balance)
             else:
                 ahead[balance.org_id] = gate.version
-        swept.mended += self._follow(missing, swept)
+        reconciled.mended += self._follow(missing, reconciled)
         if ahead:
             raised = raise_versions(self._engine, ahead)
-            reach(CrashPoint.SWEEP_AFTER_RAISE)
-            swept.mended += self._follow(raised, swept)
+            reach(CrashPoint.RECONCILER_AFTER_RAISE)
+            reconciled.mended += self._follow(raised, reconciled)
 
-    def _follow(self, balances: Sequence[Balance], swept: Swept) -> int:
+    def _follow(self, balances: Sequence[Balance], reconciled: GateReconciliation) -> int:
         if balances:
-            reach(CrashPoint.SWEEP_BEFORE_WRITE)
-        return swept.add(self._gates.try_to_follow(balances, self._clock()))
+            reach(CrashPoint.RECONCILER_BEFORE_WRITE)
+        return reconciled.add(self._gates.try_to_follow(balances, self._clock()))
 
-    def _close_strays(self, org_ids: Sequence[int], swept: Swept) -> None:
+    def _close_strays(self, org_ids: Sequence[int], reconciled: GateReconciliation) -> None:
         """Close gates of orgs that Postgres doesn't know: it was restored to a time before they were made."""
         strays = self._unknown(org_ids)
         gates = self._gates.read(strays) if strays else []
         still_open = {gate.org_id: gate for gate in gates if gate.state != GateState.EXHAUSTED}
         # Asked once more: an org that was made between the two may have opened the gate before it was read.
         for org_id in self._unknown(still_open):
-            swept.strays += swept.add(self._gates.close_stray(still_open[org_id], self._clock()))
+            reconciled.strays += reconciled.add(self._gates.close_stray(still_open[org_id], self._clock()))
 
     def _unknown(self, org_ids: Iterable[int]) -> list[int]:
         """Those of `org_ids` that Postgres doesn't know."""
@@ -172,21 +180,21 @@ class Sweep:
 
 
 @contextmanager
-def _page(org_ids: Sequence[int], swept: Swept) -> Iterator[None]:
+def _page(org_ids: Sequence[int], reconciled: GateReconciliation) -> Iterator[None]:
     """Keep what fails in one page from the others, unless nothing can be done without Postgres or Redis."""
     try:
         yield
     except Exception as error:
-        if _ends_a_sweep(error):
+        if _ends_reconciliation(error):
             raise
-        swept.pages_failed += 1
+        reconciled.pages_failed += 1
         log.exception(
-            "a page of gates could not be swept",
+            "a page of gates could not be reconciled",
             lowest_org_id=min(org_ids, default=None),
             highest_org_id=max(org_ids, default=None),
             error=sentence(error),
         )
 
 
-def _ends_a_sweep(error: Exception) -> bool:
+def _ends_reconciliation(error: Exception) -> bool:
     return isinstance(error, redis.RedisError) or diagnose(error) is Failure.OUTAGE

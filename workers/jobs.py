@@ -12,7 +12,7 @@ from workers.audit_job import audit_rounds
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker
 from workers.dead_workers import DeadWorkers
-from workers.gate_reconciler import Sweep
+from workers.gate_reconciler import GateReconciler
 from workers.payment_reconciler import ATTEMPT_THREADS, payment_rounds
 
 POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
@@ -24,7 +24,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) -> None:
     """Work until `stop` is set, with the jobs in hand finished.
 
-    The sweeps run in threads of their own: nothing in Redis, no schedule and no message, is the only reason for them to run.
+    The reconcilers run in threads of their own: nothing in Redis, no schedule and no message, is the only reason for them to run.
     They outlive every error they can; if one's thread ends all the same, so does this role: a supervisor starts it again, and
     nobody believes that gates or charges are being watched.
     """
@@ -42,15 +42,15 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
         finally:
             stop.set()
 
-    sweep = Sweep(payments.engine, payments.gates, clock=payments.clock)
+    reconciler = GateReconciler(payments.engine, payments.gates, clock=payments.clock)
     rounds = [
         *payment_rounds(payments),
         *audit_rounds(payments.engine, payments.clock),
         DeadWorkers(broker).round(),
     ]
-    runs = {"gates": sweep.run} | {each.name: each.run for each in rounds}
-    sweeping = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
-    for thread in sweeping:
+    runs = {"gates": reconciler.run} | {each.name: each.run for each in rounds}
+    reconciling = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
+    for thread in reconciling:
         thread.start()
     worker.start()
     log.info("jobs are running")
@@ -59,7 +59,7 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
     finally:
         stop.set()
         worker.stop(timeout=30_000)
-        for thread in sweeping:
+        for thread in reconciling:
             thread.join()
     if failures:
         raise failures[0]

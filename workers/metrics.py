@@ -38,12 +38,14 @@ COMMIT_TO_SIGNAL_SECONDS: Final = Histogram(
     buckets=_SECONDS,
 )
 GATES_EXHAUSTED: Final = Gauge(
-    "metering_gates_exhausted", "Orgs whose gate is closed, as the last sweep saw them."
+    "metering_gates_exhausted", "Orgs whose gate is closed, as the last reconciliation saw them."
 )
 GATES_EXHAUSTED.set(UNKNOWN)
-GATES_MENDED: Final = Counter("metering_gates_mended", "Gates that a sweep found wrong and mended or closed.")
-SWEEP_SECONDS: Final = Histogram(
-    "metering_sweep_seconds", "How long a sweep over all gates took.", buckets=_SECONDS
+GATES_MENDED: Final = Counter(
+    "metering_gates_mended", "Gates that a reconciliation found wrong and mended or closed."
+)
+RECONCILIATION_SECONDS: Final = Histogram(
+    "metering_sweep_seconds", "How long a reconciliation of all gates took.", buckets=_SECONDS
 )
 
 for _outcome in ("debited", "unbilled", "duplicate", "rejected"):

@@ -1,4 +1,4 @@
-"""What follows a batch's commit for auto-reloads. What it can't do, or doesn't live to do, the sweep does."""
+"""What follows a batch's commit for auto-reloads. What it can't do, or doesn't live to do, the reconciler does."""
 
 import redis
 import structlog
@@ -32,4 +32,6 @@ class ReloadFollower:
         try:
             say_pending(self._engine, self._signals, reloads.signals)
         except (redis.RedisError, SQLAlchemyError) as error:
-            log.warning("signals are left to the sweep", signals=len(reloads.signals), error=sentence(error))
+            log.warning(
+                "signals are left to the reconciler", signals=len(reloads.signals), error=sentence(error)
+            )

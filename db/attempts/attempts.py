@@ -14,7 +14,7 @@ from metering.rules.lookup_schedule import WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus
 
 NUDGE_GRACE: Final = timedelta(seconds=5)
-"""How long a new attempt is left to the message that was sent for it, before the sweep looks at it."""
+"""How long a new attempt is left to the message that was sent for it, before the reconciler looks at it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from metering.rules.reloads import (
 from metering.runtime.clock import to_milliseconds
 
 PAGE: Final = 500
-"""How many orgs a sweep looks at in one transaction."""
+"""How many orgs a reconciliation looks at in one transaction."""
 WALK_PAGE: Final = 200
 """How many orgs that have reloads enabled the walk looks at in one turn: some 10 ms, however many there are."""
 SINCE_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)

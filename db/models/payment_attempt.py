@@ -65,7 +65,7 @@ class PaymentAttempt(Base):
     tries: Mapped[int] = mapped_column(server_default="0")
     """How often it was looked at since Stripe last said something: waits grow with it."""
     look_at: Mapped[datetime]
-    """When the sweep is to look at it, as long as it is open."""
+    """When the reconciler is to look at it, as long as it is open."""
     looked_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     in_hand_until: Mapped[datetime | None]

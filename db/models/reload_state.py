@@ -42,7 +42,7 @@ class ReloadState(Base):
     ask_at: Mapped[datetime | None] = mapped_column(
         server_default=text("'1970-01-01 00:00:00+00'::timestamptz")
     )
-    """From when on time alone may change the rule's answer, so that the sweep is to ask; NULL while only a change can.
+    """From when on time alone may change the rule's answer, so that the reconciler is to ask; NULL while only a change can.
 
     A row of somebody who says nothing of it, as a program of before, is due at once.
     """

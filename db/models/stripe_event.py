@@ -30,4 +30,4 @@ class StripeCursor(Base):
     position: Mapped[datetime]
     """Every event up to then has been seen to."""
     looked_at: Mapped[datetime]
-    """When a sweep last set out to read: others need not do so at once."""
+    """When a reconciliation last set out to read: others need not do so at once."""

@@ -52,8 +52,8 @@ def begin_work(
 ) -> Work:
     """Take an attempt in hand, in the caller's transaction: for WORK_LEASE nobody else does.
 
-    `for_client`: a customer's request waits for a top-up, so it may be sent again. The sweep never sends one: nobody might be
-    there any more who wants it.
+    `for_client`: a customer's request waits for a top-up, so it may be sent again. The reconciler never sends one: nobody might
+    be there any more who wants it.
     """
     locked = lock_billing(connection, org_id, clock)
     attempt = find_attempt(connection, org_id, attempt_id)
@@ -76,7 +76,7 @@ def begin_work(
         {"first_sent_at": attempt.first_sent_at or now, "last_sent_at": now} if step is Step.SEND else {}
     )
     lease_end = now + WORK_LEASE
-    # A top-up is in the hands of a request, which tells its client; the sweep only looks, and nobody need wait for it.
+    # A top-up is in the hands of a request, which tells its client; the reconciler only looks, and nobody need wait for it.
     leased = attempt.kind is AttemptKind.AUTO_RELOAD or for_client
     change_attempt(
         connection,

@@ -1,7 +1,7 @@
 """Settling: the one transaction that brings attempt and ledger to what was found out about a charge.
 
-The answer to the request, the webhook and the sweep all end here, in any order and any number of times: what is booked is booked
-once, by keys that last for ever (docs/reference/money-rules.md#credits and docs/reference/auto-reload.md).
+The answer to the request, the webhook and the reconciler all end here, in any order and any number of times: what is booked is
+booked once, by keys that last for ever (docs/reference/money-rules.md#credits and docs/reference/auto-reload.md).
 """
 
 from typing import Final

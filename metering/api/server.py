@@ -16,7 +16,7 @@ from metering.api.errors import FieldProblem, bad_input
 from metering.runtime.settings import SettingsError
 
 STOP_LIMIT_S: Final = 25
-"""How long requests in hand may take once it is told to stop. What is cut off then is settled by the sweep."""
+"""How long requests in hand may take once it is told to stop. What is cut off then is settled by the reconciler."""
 KEEP_ALIVE_S: Final = 75
 """Longer than the proxies in front keep idle connections: it must never be us who close one that is just being used."""
 

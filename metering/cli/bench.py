@@ -42,7 +42,7 @@ def bench(
         int, typer.Option(min=1, max=16, help="How many meters at most bill them side by side.")
     ] = 2,
     jobs: Annotated[
-        bool, typer.Option("--jobs", help="Run the jobs, and so their sweeps, beside the meters.")
+        bool, typer.Option("--jobs", help="Run the jobs, and so their reconcilers, beside the meters.")
     ] = False,
     repeat: Annotated[
         int | None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" = None) -> None:
     """Bring an org's gate to its balance, and do what else is to follow.
 
-    Where Redis can't be asked, say so: the sweeps of the jobs will do it.
+    Where Redis can't be asked, say so: the reconcilers of the jobs will do it.
     """
     import redis
 
@@ -30,5 +30,5 @@ def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" =
                 then(client)
     except (redis.RedisError, CommandError) as error:
         warn(
-            f"The gate of org {balance.org_id} can't follow now ({quoted(error)}); the next sweep of `metering jobs` mends it."
+            f"The gate of org {balance.org_id} can't follow now ({quoted(error)}); `metering jobs` mends it within seconds."
         )

@@ -5,7 +5,7 @@ from metering.console.role import StopWithStdinOption, VerboseOption, running_ro
 
 
 def jobs(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = False) -> None:
-    """Run the jobs: charges and what settles them, and the sweeps that find what went wrong or got lost.
+    """Run the jobs: charges and what settles them, and the reconcilers that find what went wrong or got lost.
 
     SIGTERM and Ctrl-C end it with the job in hand finished. Any number may run side by side.
     """

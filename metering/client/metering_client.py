@@ -57,8 +57,8 @@ class MeteringClient:
         """Push one completed call; gives its stream id.
 
         The fields are those of docs/reference/call-events.md#fields. `duration_seconds` may be an int, a float or a Decimal
-        with at most 6 decimals; `ended_at` text with an offset or an aware datetime. Only what can't be right in any call is refused here;
-        the meter judges the rest, and keeps what it can't bill.
+        with at most 6 decimals; `ended_at` text with an offset or an aware datetime. Only what can't be right in any call is
+        refused here; the meter judges the rest, and keeps what it can't bill.
 
         A push that may not have arrived is repeated by itself, with back-off, so the same event may stand in the stream twice.
         That is harmless: (org_id, call_id) is billed once.

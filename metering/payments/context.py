@@ -31,7 +31,7 @@ class Payments:
     stripe: StripeApi
     clock: Clock
     nudge: Callable[[int, UUID], None]
-    """Tells the jobs of an attempt, by org and id, that is to be charged. Must not fail; the sweep finds what it loses."""
+    """Tells the jobs of an attempt, by org and id, that is to be charged. Must not fail; the reconciler finds what it loses."""
     top_up_limits: TopUpLimits = TopUpLimits()
     return_url: str | None = None
     """Where a bank sends a top-up's customer back to. None only where no top-ups are made: Stripe would refuse them."""

@@ -22,7 +22,7 @@ from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.reload_signals import say_pending
 
 TRIES: Final = 3
-"""How often a settlement that finds its org locked is tried; what is given up then is found by the sweep."""
+"""How often a settlement that finds its org locked is tried; what is given up then is found by the reconciler."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -38,7 +38,7 @@ def settle_and_follow(
 
     Of a customer whom this database doesn't know Stripe is asked before; then it raises StripeFailure too.
 
-    The only way to the ledger for the answer to a request, the webhook and the sweep alike.
+    The only way to the ledger for the answer to a request, the webhook and the reconciler alike.
     """
     if isinstance(finding, IntentSeen):
         recognise_customer(payments, finding.intent)
@@ -84,7 +84,7 @@ def settle_and_follow(
 def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = None) -> None:
     """Do what follows a commit: the gate, the signals, the charges that were found due.
 
-    Never fails: what can't be done now is found by the sweep.
+    Never fails: what can't be done now is found by the reconciler.
     """
     count_reloads(reloads)
     if change is not None or reloads.signals or reloads.attempts:
@@ -97,12 +97,12 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
         if reloads.signals:
             say_pending(payments.engine, payments.signals, reloads.signals)
     except redis.RedisError as error:
-        log.warning("gates and signals are left to the sweep", error=str(error))
+        log.warning("gates and signals are left to the reconciler", error=str(error))
     except (
         Exception
     ) as error:  # what is committed is committed; only a bug or Postgres's absence brings us here
         log.warning(
-            "signals are left to the sweep", error=str(error), exc_info=diagnose(error) is Failure.POISON
+            "signals are left to the reconciler", error=str(error), exc_info=diagnose(error) is Failure.POISON
         )
     if reloads.attempts:
         reach(CrashPoint.FOLLOW_BEFORE_NUDGE)

@@ -45,8 +45,8 @@ class CrashPoint(StrEnum):
     WEBHOOK_BEFORE_ANSWER = "webhook.before_answer"
     EVENTS_BEFORE_ADVANCE = "events.before_advance"
     SIGNALS_AFTER_SAY = "signals.after_say"
-    SWEEP_BEFORE_WRITE = "sweep.before_write"
-    SWEEP_AFTER_RAISE = "sweep.after_raise"
+    RECONCILER_BEFORE_WRITE = "gate_reconciler.before_write"
+    RECONCILER_AFTER_RAISE = "gate_reconciler.after_raise"
     AUDIT_AFTER_PAGE = "audit.after_page"
     AUDIT_BEFORE_FINISH = "audit.before_finish"
 

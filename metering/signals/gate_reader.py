@@ -39,7 +39,7 @@ class GateReader:
             answer: Any = await self._client.hmget(
                 f"{GATE_PREFIX}{org_id}", ["state", "balance_cents", "version"]
             )
-        except redis.ResponseError:  # not a hash: somebody else's doing, which the sweep mends
+        except redis.ResponseError:  # not a hash: somebody else's doing, which the reconciler mends
             return None
         except (redis.RedisError, OSError):
             self._away_until_s = asyncio.get_running_loop().time() + PAUSE_S

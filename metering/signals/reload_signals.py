@@ -41,8 +41,8 @@ class ReloadSignals:
 def say_pending(engine: Engine, signals: ReloadSignals, keys: Iterable[SignalKey]) -> int:
     """Say what one's own transactions have written, after their commit, and delete it; give how many were said.
 
-    Some may be gone already: the sweep was here first. Raises redis.RedisError, or what Postgres raises; then they are left, as
-    they are if this process dies, and the sweep says them, some perhaps a second time.
+    Some may be gone already: the reconciler was here first. Raises redis.RedisError, or what Postgres raises; then they are left,
+    as they are if this process dies, and the reconciler says them, some perhaps a second time.
     """
     return _say_and_delete(engine, signals, read_signals(engine, keys))
 

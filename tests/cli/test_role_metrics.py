@@ -56,7 +56,7 @@ def test_a_role_exports_what_it_knows_and_nothing_else(cli: Cli, role: str) -> N
             # At once: nothing that isn't known yet may be told.
             assert all(not math.isnan(value) for values in scraped(url).values() for value in values)
             if role == JOBS:
-                wait_until(lambda: scraped(url).get("metering_gates_exhausted") == {0.0}, "a sweep")
+                wait_until(lambda: scraped(url).get("metering_gates_exhausted") == {0.0}, "a reconciliation")
             found = {name for name in scraped(url) if name.startswith("metering_")}
         finally:
             process.send_signal(signal.SIGTERM)

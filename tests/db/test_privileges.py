@@ -121,7 +121,7 @@ def test_each_role_does_all_of_its_work_with_its_own_rights(
     api.sandbox.set_fault(RequestFault.DROP_AFTER, operation="payment_intents.create")
     jobs.work_on_due()
     jobs.clock.move(minutes=10)
-    jobs.sweep()
+    jobs.reconcile()
     assert jobs.balance() == 10_000 - 80_640
     say_left(jobs.engine, jobs.payments.signals, jobs.clock())
     bill(meter, redis_client, event(call_id=2))

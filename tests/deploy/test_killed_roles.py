@@ -19,7 +19,7 @@ from workers.dead_workers import HEARTBEATS
 WATCHED_S = 60.0
 RELOAD_EVERY_S = 4.0
 RELOAD_LIMIT_S = 1.5
-"""A reload takes half a second: dramatiq asks twice a second. That the sweep finds it instead takes two seconds more."""
+"""A reload takes half a second: dramatiq asks twice a second. That the reconciler finds it instead takes two seconds more."""
 CALL = {"org_id": 1, "tier": "bolt", "direction": "outbound", "duration_seconds": 6_000}
 CALL_CENTS = 800
 

@@ -1,6 +1,6 @@
 """A random walk over one org's payments, held against what its clients wished for and what Stripe says it holds.
 
-Each example has an org of its own in a world that they share. Nothing runs by itself: webhooks are brought, sweeps made and
+Each example has an org of its own in a world that they share. Nothing runs by itself: webhooks are brought, reconcilers run and
 crashes placed by the walk's own steps, so that a failing walk can be repeated.
 """
 
@@ -281,7 +281,7 @@ class PaymentsMachine(RuleBasedStateMachine):
             settle_and_follow(self.world.payments, self.readings[which % len(self.readings)])
 
     @rule(crash=OTHER_CRASHES, fault=FAULTS)
-    def sweep(self, crash: Any, fault: Any) -> None:
+    def reconcile(self, crash: Any, fault: Any) -> None:
         self._set(fault)
         with self._crashing(crash):
             self.world.work_on_due()

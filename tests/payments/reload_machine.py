@@ -54,14 +54,15 @@ MOVES: Final = (
 CRASH: Final = st.one_of(st.none(), st.none(), st.integers(1, 12))
 MOST_NUDGES: Final = 4
 MOST_TOP_UPS: Final = 6
-"""They are walked over elsewhere; here they only move the balance, and each that is left open costs time at every sweep."""
+"""They are walked over elsewhere; here they only move the balance, and each that is left open costs time at every
+reconciliation."""
 TOP_UP: Final = 500
 WAITS: Final = (
     *(timedelta(seconds=31), timedelta(minutes=2), timedelta(hours=1), timedelta(hours=2)),
     *[timedelta(hours=26)] * 6,
     *[timedelta(hours=1)] * 20,
 )
-"""How long after one turn the sweep goes round again, until nothing is open. One charge may follow another."""
+"""How long after one turn the reconciler goes round again, until nothing is open. One charge may follow another."""
 
 
 class ReloadMachine(RuleBasedStateMachine):
@@ -261,13 +262,13 @@ class ReloadMachine(RuleBasedStateMachine):
         self._do(work, crash)
 
     @rule(crash=CRASH)
-    def sweep(self, crash: int | None) -> None:
-        self._do(self._sweep, crash)
+    def reconcile(self, crash: int | None) -> None:
+        self._do(self._reconcile, crash)
 
     @precondition(lambda self: self.hand is None)
     @rule(
         hold_at=st.integers(1, 9),
-        what=st.sampled_from(["attempt", "event", "sweep"]),
+        what=st.sampled_from(["attempt", "event", "reconciler"]),
         which=st.integers(0, 5),
     )
     def hold_another_worker(self, hold_at: int, what: str, which: int) -> None:
@@ -281,7 +282,7 @@ class ReloadMachine(RuleBasedStateMachine):
             event = events[-1 - which % len(events)]
             work = lambda: self._handle(event)  # noqa: E731
         else:
-            work = self._sweep
+            work = self._reconcile
         self.hand = self.stage.start(work, hold_at=hold_at)
         self._hand_has_acted()
 
@@ -319,7 +320,7 @@ class ReloadMachine(RuleBasedStateMachine):
         ):  # Stripe isn't away for so long, and keeps events for a month: by then somebody has looked
             self.world.sandbox.clear_faults()
         if days:
-            self._do(self._sweep)
+            self._do(self._reconcile)
 
     def _do(
         self, action: Callable[[], object], crash: int | None = None, *, customer_acts: bool = False
@@ -347,7 +348,7 @@ class ReloadMachine(RuleBasedStateMachine):
                 raise hand.error
         self.model.look(hand_acts=True)
 
-    def _sweep(self) -> None:
+    def _reconcile(self) -> None:
         self.world.work_on_due()
         try:
             self.world.read_events()
@@ -415,7 +416,7 @@ class ReloadMachine(RuleBasedStateMachine):
         for wait in WAITS:
             for each in self._intents("processing"):
                 world.sandbox.finish_processing(each["id"])
-            self._do(self._sweep)
+            self._do(self._reconcile)
             if not any(each.open for each in world.attempts()):
                 break
             world.clock.at += wait
@@ -439,7 +440,7 @@ class ReloadMachine(RuleBasedStateMachine):
             self._do(lambda: self.world.adjust(missing - 1))
 
     def _assert_not_stranded(self) -> None:
-        self._do(self._sweep)
+        self._do(self._reconcile)
         self._drain()
         if not self.model.due_now():
             return

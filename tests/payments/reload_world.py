@@ -127,8 +127,8 @@ class ReloadWorld(World):
         follow(self.payments, posted.reloads, changes[0] if changes else None)
         return posted
 
-    def sweep(self) -> None:
-        """Let the sweep go over everything once; what one part of it fails with keeps no other from its work."""
+    def reconcile(self) -> None:
+        """Let the reconciler go over everything once; what one part of it fails with keeps no other from its work."""
         self.work_on_due()
         with suppress(StripeFailure):
             self.read_events()
@@ -136,7 +136,7 @@ class ReloadWorld(World):
         self.work()
 
     def ask_rule(self) -> None:
-        """Let the sweep ask the rule for every org whose time has come; nobody else has anything to wait for."""
+        """Let the reconciler ask the rule for every org whose time has come; nobody else has anything to wait for."""
         for reloads in ask_due(self.engine, self.clock()):
             follow(self.payments, reloads)
         assert list(ask_every(self.engine, self.clock())) == [], "the walk found what had to be noted as due"
@@ -197,14 +197,14 @@ class ReloadWorld(World):
         self.work()
 
     def drain(self, *, hours: float = 30, step_minutes: float = 180) -> None:
-        """Let so much time pass, the sweep going round all the while."""
+        """Let so much time pass, the reconciler going round all the while."""
         end = self.clock.at.timestamp() + hours * 3_600
         while self.clock.at.timestamp() < end:
             self.clock.move(minutes=step_minutes)
-            self.sweep()
+            self.reconcile()
 
     def say_left(self) -> None:
-        """What the sweep does for signals, once they are old enough."""
+        """What the reconciler does for signals, once they are old enough."""
         self.clock.move(seconds=11)
         say_left(self.engine, self.payments.signals, self.clock())
 

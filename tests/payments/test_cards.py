@@ -179,7 +179,7 @@ def test_a_default_card_that_is_detached_is_gone_and_reloads_stop(world: World, 
     )
     world.adjust(-4_900)
     world.work()
-    world.sweep()
+    world.reconcile()
     assert world.charged() == 0
     assert world.attempts() == []
 

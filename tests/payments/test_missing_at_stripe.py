@@ -97,7 +97,7 @@ def test_a_reload_fails_pauses_and_drops_the_cards_until_one_is_saved(world: Wor
     ((code, lifts),) = world.rows("SELECT pause_code, pause_lifts_with FROM reload_states")
     assert (code, lifts) == ("customer_missing", "change")
     world.clock.move(days=2)
-    world.sweep()
+    world.reconcile()
     assert len(world.attempts()) == 1
 
     world.save_card()  # the very same card, saved with the new customer

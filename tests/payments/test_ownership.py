@@ -36,7 +36,7 @@ def edit(world: World, intent_id: str, **metadata: str) -> None:
 def hear_all(world: World) -> None:
     """Every event there ever was, and what Stripe holds now, by every way in which we look."""
     world.deliver(*world.events())
-    world.sweep()
+    world.reconcile()
 
 
 def pay(world: World, amount_cents: int = 2_000, *, org_id: int = 1) -> str:
@@ -162,9 +162,9 @@ def pay_unheard(world: World) -> None:
     world.clock.move(seconds=61)
 
 
-def sweep(world: World) -> None:
+def reconcile(world: World) -> None:
     world.clock.move(seconds=61)
-    world.sweep()
+    world.reconcile()
 
 
 def hear_as_it_is_now(world: World) -> None:
@@ -181,7 +181,7 @@ OTHER_STEPS: dict[str, Callable[[World, dict[str, Any]], Any]] = {
     "pay 2": lambda world, _: pay(world, 1_500, org_id=2),
     "pay unheard": lambda world, _: pay_unheard(world),
     "wait": lambda world, _: world.clock.move(hours=26),
-    "sweep": lambda world, _: sweep(world),
+    "reconciler": lambda world, _: reconcile(world),
     "hear": lambda world, _: world.deliver(*world.events()),
     "hear now": lambda world, _: hear_as_it_is_now(world),
     "dispute": lambda world, intent: world.sandbox.open_dispute(intent["id"], amount_cents=100),

@@ -260,7 +260,7 @@ def test_a_card_whose_holder_wants_his_money_back_is_not_charged_by_itself(
     hear_all(world)
     for _ in range(3):
         world.clock.move(days=40)
-        world.sweep()
+        world.reconcile()
     assert world.charged() == 1
     assert world.rows("SELECT pause_code, pause_lifts_with FROM reload_states") == [(code, "change")]
 

@@ -77,11 +77,11 @@ def test_whoever_says_yes_again_gets_the_charge_that_was_not_made(reloading: Rel
     unanswered(reloading, charged=False)
     reloading.settings(enabled=False)
     reloading.clock.move(minutes=2)
-    reloading.sweep()
+    reloading.reconcile()
     assert reloading.taken() == 0
     reloading.settings(enabled=True)
     reloading.clock.move(minutes=2)
-    reloading.sweep()
+    reloading.reconcile()
     assert (reloading.statuses(), reloading.taken()) == (["succeeded"], 1)
 
 
@@ -93,7 +93,7 @@ def test_the_card_changed_between_a_time_out_and_its_repeat_is_one_charge_on_the
     unanswered(reloading, charged=charged)
     reloading.save_card("pm_card_mastercard")
     reloading.clock.move(minutes=2)
-    reloading.sweep()
+    reloading.reconcile()
 
     (intent,) = reloading.reload_intents()
     assert (intent["status"], intent["payment_method"]) == ("succeeded", method)
@@ -113,7 +113,7 @@ def test_the_old_card_detached_between_a_time_out_and_its_repeat(
     new = reloading.save_card("pm_card_mastercard")
     reloading.detach(method)
     reloading.clock.move(minutes=2)
-    reloading.sweep()
+    reloading.reconcile()
 
     (intent,) = reloading.reload_intents()
     assert (intent["status"], intent["payment_method"]) == ("succeeded", method if charged else new)

@@ -53,14 +53,14 @@ def test_fifty_calls_over_three_meters_make_one_charge(reloading: ReloadWorld, b
     assert reloading.statuses() == ["open"]
 
     reloading.clock.move(seconds=6)
-    reloading.sweep()
+    reloading.reconcile()
     reloading.drain(hours=2)
 
     assert (reloading.statuses(), reloading.taken()) == (["succeeded"], 1)
     reloading.assert_sound()
 
 
-def test_meters_that_bill_while_charges_are_made_and_the_sweep_goes_round_never_charge_for_one_crossing_twice(
+def test_meters_that_bill_while_charges_are_made_and_the_reconciler_goes_round_never_charge_for_one_crossing_twice(
     reloading: ReloadWorld,
 ) -> None:
     """A hundred calls of 2.00 against reloads of 50.00: as many charges as the money takes, and never two at once."""

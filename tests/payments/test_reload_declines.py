@@ -44,12 +44,12 @@ def test_a_soft_decline_pauses_an_hour_then_a_day_then_until_a_change(reloading:
         assert held.until == reloading.clock() + pause
         reloading.clock.move(seconds=pause.total_seconds() - 0.001)
         reloading.call(1)
-        reloading.sweep()
+        reloading.reconcile()
         assert declined(reloading) == number
         reloading.clock.move(seconds=0.001)
         for reloads in [reloading.call(1).reloads] if number == 1 else []:
-            assert reloads.attempts  # a call sees that it is over, or else the sweep does
-        reloading.sweep()
+            assert reloads.attempts  # a call sees that it is over, or else the reconciler does
+        reloading.reconcile()
     assert declined(reloading) == 3
     held = reloading.pause()
     assert held is not None
@@ -57,7 +57,7 @@ def test_a_soft_decline_pauses_an_hour_then_a_day_then_until_a_change(reloading:
 
     reloading.clock.move(days=365)
     reloading.call(1)
-    reloading.sweep()
+    reloading.reconcile()
 
     assert declined(reloading) == 3
     assert reloading.said() == ["failed insufficient_funds", "skipped paused"] * 3
@@ -71,7 +71,7 @@ def test_a_dead_card_is_tried_at_most_three_times_in_a_year(reloading: ReloadWor
         reloading.call(100)
         reloading.work()
         reloading.clock.move(days=10)
-        reloading.sweep()
+        reloading.reconcile()
     assert declined(reloading) == (3 if code == "generic_decline" else 1)
     assert reloading.asked() == declined(reloading)
     assert {each["status"] for each in reloading.reload_intents()} == {"canceled"}
@@ -93,7 +93,7 @@ def test_a_hard_decline_is_lifted_by_a_different_card_alone(reloading: ReloadWor
     reloading.detach(again)
     reloading.save_card()
     reloading.clock.move(days=40)
-    reloading.sweep()
+    reloading.reconcile()
     assert declined(reloading) == len(reloading.reloads()) == 1
 
     reloading.save_card(ANOTHER_CARD)
@@ -164,7 +164,7 @@ def test_a_success_resets_the_count(reloading: ReloadWorld) -> None:
     reloading.work()
     reloading.sandbox.mend_card(method)
     reloading.clock.move(hours=1)
-    reloading.sweep()
+    reloading.reconcile()
     assert reloading.statuses() == ["failed", "succeeded"]
 
     reloading.sandbox.fail_card(method)
@@ -229,7 +229,7 @@ def test_a_cancelling_that_fails_or_is_unknown_keeps_the_reservation_until_it_is
 
     reloading.sandbox.clear_faults()
     reloading.clock.move(minutes=2)
-    reloading.sweep()
+    reloading.reconcile()
 
     assert reloading.statuses() == ["failed"]
     assert [each["status"] for each in reloading.reload_intents()] == ["canceled"]
@@ -286,7 +286,7 @@ def test_a_decline_of_a_card_that_is_no_longer_the_default_pauses_nothing(reload
     reloading.save_card(ANOTHER_CARD)
 
     reloading.clock.move(minutes=1)
-    reloading.sweep()
+    reloading.reconcile()
 
     assert reloading.statuses() == ["failed", "succeeded"]
     assert reloading.pause() is None
@@ -307,9 +307,9 @@ def test_the_stolen_card_saved_again_is_not_another_card(reloading: ReloadWorld,
     if saved == "before the decline is known":
         reloading.save_card()
     reloading.clock.move(minutes=1)
-    reloading.sweep()
+    reloading.reconcile()
     reloading.save_card()
-    reloading.sweep()
+    reloading.reconcile()
 
     assert reloading.statuses() == ["failed"]
     held = reloading.pause()

@@ -81,7 +81,7 @@ def test_each_refund_is_told_once_however_often_it_is_heard_of(reloading: Reload
         reloading.deliver_all()
         reloading.deliver_all()
         reloading.clock.move(seconds=31)
-        reloading.sweep()
+        reloading.reconcile()
     assert reloading.said().count("failed refunded") == 2
     assert reloading.balance() == MINIMUM - 1 + AMOUNT - 20
     reloading.assert_sound()

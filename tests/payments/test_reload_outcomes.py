@@ -67,7 +67,7 @@ def test_what_is_not_decided_holds_its_part_of_the_month_and_is_settled_later(
 
     reloading.sandbox.clear_faults()
     reloading.clock.move(seconds=10)
-    reloading.sweep()
+    reloading.reconcile()
 
     settled(reloading)
     assert len({each.idempotency_key for each in reloading.sandbox.requests(CREATE)}) == 1
@@ -187,7 +187,7 @@ def test_a_worker_that_dies_anywhere_leaves_one_charge(reloading: ReloadWorld, p
     reloading.nudged.clear()
 
     reloading.clock.move(seconds=61)  # until then whoever had it in hand might live
-    reloading.sweep()
+    reloading.reconcile()
     reloading.say_left()
     reloading.mend_gates()
 
@@ -203,7 +203,7 @@ def test_a_stored_500_is_never_a_failure_and_a_new_key_only_follows_when_the_cha
     reloading.work()
     while reloading.statuses() == ["open"]:
         reloading.clock.move(hours=3)
-        reloading.sweep()
+        reloading.reconcile()
 
     first, second = reloading.reloads()
     assert (first.status, first.failure_code) == ("cancelled", "never_charged")
@@ -281,7 +281,7 @@ def test_a_worker_that_slept_for_a_day_before_it_sent_sends_nothing(reloading: R
         if point is CrashPoint.CHARGE_BEFORE_SEND and not slept:
             slept.append(point)
             reloading.clock.move(hours=26)
-            reloading.sweep()
+            reloading.reconcile()
             assert reloading.statuses() == ["cancelled", "succeeded"]
 
     slept: list[CrashPoint] = []

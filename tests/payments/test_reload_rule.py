@@ -198,12 +198,12 @@ def test_an_exhausted_org_at_its_limit_is_reloaded_when_the_month_turns_without_
     world.work()
     world.call(AMOUNT + MINIMUM)
     world.clock.at = LAST_MS_OF_APRIL
-    world.sweep()
+    world.reconcile()
     assert (world.taken(), world.skip_reason()) == (1, "monthly_limit")
     assert world.balance() < 0
 
     world.clock.at = MAY
-    world.sweep()
+    world.reconcile()
 
     assert (world.taken(), world.skip_reason()) == (2, None)
     assert world.said() == ["succeeded", "skipped monthly_limit", "succeeded"]
@@ -226,7 +226,7 @@ def test_a_worker_whose_clock_lags_does_not_count_into_the_month_that_is_over(si
     world.clock.at = LAST_MS_OF_APRIL  # there April has room for one more, and May has none
     world.call(AMOUNT)
     world.work()
-    world.sweep()
+    world.reconcile()
 
     assert (world.taken(), world.skip_reason()) == (3, "monthly_limit")
     world.assert_sound()
@@ -242,20 +242,20 @@ def test_a_worker_whose_clock_is_ahead_takes_from_the_next_month_and_all_count_t
     world.work()
     world.clock.at = LAST_MS_OF_APRIL
     world.call(AMOUNT)
-    world.sweep()
+    world.reconcile()
     assert (world.taken(), world.skip_reason()) == (1, "monthly_limit")
 
     world.clock.at = MAY + timedelta(days=30)
-    world.sweep()
+    world.reconcile()
     assert (world.taken(), world.skip_reason()) == (1, "monthly_limit")
     world.clock.at = MAY + timedelta(days=31)
-    world.sweep()
+    world.reconcile()
 
     assert world.taken() == 2
     world.assert_sound()
 
 
-def test_the_sweep_asks_for_every_org_that_waits_and_for_no_other(reloading: ReloadWorld) -> None:
+def test_the_reconciler_asks_for_every_org_that_waits_and_for_no_other(reloading: ReloadWorld) -> None:
     for org_id in range(2, 6):
         reloading.make_org(org_id, MINIMUM)
         reloading.enable(org_id=org_id, limit=0 if org_id == 5 else None)
@@ -265,7 +265,7 @@ def test_the_sweep_asks_for_every_org_that_waits_and_for_no_other(reloading: Rel
     assert list(ask_every(reloading.engine, reloading.clock())) == []
 
     reloading.clock.move(seconds=6)
-    reloading.sweep()
+    reloading.reconcile()
 
     assert [reloading.taken(org_id) for org_id in range(2, 6)] == [1, 1, 0, 0]
     assert list(ask_every(reloading.engine, reloading.clock())) == []

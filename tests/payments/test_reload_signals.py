@@ -1,4 +1,4 @@
-"""What is said of reloads: each once per cause, skips when the reason changes, and what was left by the sweep."""
+"""What is said of reloads: each once per cause, skips when the reason changes, and what was left by the reconciler."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_a_success_and_a_failure_are_said_once_with_what_they_are_about(reloadin
     reloading.call(AMOUNT)
     reloading.work()
     reloading.deliver_all()
-    reloading.sweep()
+    reloading.reconcile()
 
     succeeded, failed, skipped = reloading.signals()
     first, second = reloading.reloads()
@@ -49,7 +49,7 @@ def test_a_skip_is_said_when_its_reason_changes_and_not_for_every_call(reloading
     assert method is not None
     for _ in range(5):
         reloading.call(1)
-        reloading.sweep()
+        reloading.reconcile()
     assert reloading.said() == ["skipped monthly_limit"]
     reloading.detach(method)
     reloading.call(1)
@@ -78,7 +78,7 @@ def test_what_hinders_nothing_is_not_said(reloading: ReloadWorld, org_state: str
     assert reloading.said() == []
 
 
-def test_what_a_crash_left_unsaid_is_said_by_the_sweep(reloading: ReloadWorld) -> None:
+def test_what_a_crash_left_unsaid_is_said_by_the_reconciler(reloading: ReloadWorld) -> None:
     reloading.adjust(MINIMUM)
     reloading.enable(limit=AMOUNT)
     reloading.call(1)
@@ -94,7 +94,7 @@ def test_what_a_crash_left_unsaid_is_said_by_the_sweep(reloading: ReloadWorld) -
     assert reloading.said() == ["succeeded", "skipped monthly_limit"]
 
 
-def test_what_redis_could_not_take_is_said_by_the_sweep(reloading: ReloadWorld) -> None:
+def test_what_redis_could_not_take_is_said_by_the_reconciler(reloading: ReloadWorld) -> None:
     reloading.adjust(MINIMUM)
     reloading.enable()
     reloading.client.delete(SIGNALS_LOG)

@@ -61,9 +61,9 @@ def world(own_world: World) -> World:
 
 
 def recover(world: World) -> None:
-    """Let the sweep find what there is."""
+    """Let the reconciler find what there is."""
     world.clock.move(minutes=2)
-    world.sweep()
+    world.reconcile()
     world.mend_gates()
 
 

@@ -115,7 +115,7 @@ def test_after_a_decline_that_was_told_the_same_top_up_is_tried_anew(world: Worl
     assert world.balance() == world.held_cents() == 2_000
 
     world.clock.move(hours=25)
-    world.sweep()  # cancels what the decline left at Stripe
+    world.reconcile()  # cancels what the decline left at Stripe
     assert [each.status for each in world.attempts()] == [AttemptStatus.FAILED, AttemptStatus.SUCCEEDED]
     assert [each["status"] for each in world.intents()] == ["canceled", "succeeded"]
     world.assert_sound()
@@ -135,7 +135,7 @@ def test_a_decline_that_nobody_was_told_is_told_to_the_identical_request(world: 
     assert world.charged() == 0
 
 
-@pytest.mark.parametrize("told_by", ["webhook", "sweep", "event list"])
+@pytest.mark.parametrize("told_by", ["webhook", "reconciler", "event list"])
 def test_a_challenge_that_is_met_credits_however_we_hear_of_it(world: World, told_by: str) -> None:
     world.save_card(CHALLENGED)
     begun = made(world)
@@ -146,7 +146,7 @@ def test_a_challenge_that_is_met_credits_however_we_hear_of_it(world: World, tol
     world.sandbox.authenticate(begun.payment_intent_id)
     if told_by == "webhook":
         world.deliver(*world.events("payment_intent.succeeded"))
-    elif told_by == "sweep":
+    elif told_by == "reconciler":
         world.clock.move(hours=1, seconds=1)
         world.work_on_due()
     else:
@@ -171,7 +171,7 @@ def test_a_challenge_that_is_failed_charges_nothing_and_ends_after_a_day(world: 
     )
 
     world.clock.move(hours=24)
-    world.sweep()
+    world.reconcile()
     (attempt,) = world.attempts()
     assert attempt.status is AttemptStatus.FAILED
     assert world.balance() == world.held_cents() == 0
@@ -249,10 +249,10 @@ def test_an_unfinished_top_up_is_cancelled_at_stripe_after_a_day_and_not_before(
     made(world)
 
     world.clock.move(hours=23, minutes=59)
-    world.sweep()
+    world.reconcile()
     assert [each["status"] for each in world.intents()] == ["requires_action"]
     world.clock.move(minutes=1)
-    world.sweep()
+    world.reconcile()
 
     assert [each["status"] for each in world.intents()] == ["canceled"]
     assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED]

@@ -103,22 +103,22 @@ def test_different_amounts_at_once_are_charges_of_their_own(world: World) -> Non
     world.assert_sound()
 
 
-def test_the_sweep_beside_a_top_up_neither_sends_it_again_nor_loses_it(world: World) -> None:
+def test_the_reconciler_beside_a_top_up_neither_sends_it_again_nor_loses_it(world: World) -> None:
     world.save_card()
-    swept_already = threading.Event()
+    reconciled_already = threading.Event()
 
-    def sweep_meanwhile() -> None:
+    def reconcile_meanwhile() -> None:
         try:
             wait_until(lambda: world.charged() == 1, limit_s=30)
             world.clock.move(minutes=2)  # so that the request's lease is over while it still waits
             world.work_on_due()
         finally:
-            swept_already.set()
+            reconciled_already.set()
 
-    with answering_after(swept_already):
-        done, swept = together(world.top_up, sweep_meanwhile)
+    with answering_after(reconciled_already):
+        done, reconciled = together(world.top_up, reconcile_meanwhile)
 
-    assert swept is None
+    assert reconciled is None
     assert isinstance(done, ToppedUp), done
     assert world.charged() == 1
     assert world.sandbox.totals().asked["payment_intents.create"] == 1

@@ -15,7 +15,7 @@ from tests.payments.world import World
 
 CREATE = "payment_intents.create"
 CASES = [(1, None, False), (2, "a", False), (3, None, True), (4, "a", True)]
-"""An org, the key that its client sends, and whether the sweep comes before the client repeats."""
+"""An org, the key that its client sends, and whether the reconciler comes before the client repeats."""
 
 
 def fail(world: World, *, org_id: int = 1, key: str | None = None) -> None:
@@ -33,9 +33,9 @@ def save_cards(world: World) -> None:
         world.save_card(org_id=org_id)
 
 
-def sweep_later(world: World) -> None:
+def reconcile_later(world: World) -> None:
     world.clock.move(minutes=2)
-    world.sweep()
+    world.reconcile()
 
 
 def let_charges_be_lost(world: World) -> None:
@@ -62,11 +62,11 @@ def require_one(world: World, done: ToppedUp, *, org_id: int = 1, of_attempts: i
 @pytest.mark.parametrize("lose", [let_charges_be_lost, let_no_charge_through])
 def test_a_charge_whose_answer_is_lost_is_made_once(world: World, lose: Callable[[World], None]) -> None:
     save_cards(world)
-    for org_id, key, swept in CASES:
+    for org_id, key, reconciled in CASES:
         lose(world)
         fail(world, org_id=org_id, key=key)
-        if swept:
-            sweep_later(world)
+        if reconciled:
+            reconcile_later(world)
         require_one(world, world.top_up(org_id=org_id, key=key), org_id=org_id)
     assert world.charged() == len(CASES)
 
@@ -91,25 +91,25 @@ def test_a_500_without_a_charge_that_stripe_repeats_for_ever_ends_after_25_hours
     fail(world, key=key)
     for hours in (1, 21, 2, 0.9):
         world.clock.move(hours=hours)
-        world.sweep()
+        world.reconcile()
         assert [each.status for each in world.attempts()] == [AttemptStatus.OPEN]
     if key is not None:
         fail(world, key=key)
     world.clock.move(hours=1)
-    world.sweep()
+    world.reconcile()
     assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED]
 
     require_one(world, world.top_up(key=key), of_attempts=2)
 
 
-@pytest.mark.parametrize("swept", [False, True])
-def test_a_client_that_hung_up_gets_its_charge_when_it_asks_again(world: World, swept: bool) -> None:
+@pytest.mark.parametrize("reconciled", [False, True])
+def test_a_client_that_hung_up_gets_its_charge_when_it_asks_again(world: World, reconciled: bool) -> None:
     world.save_card()
     first = world.top_up(told=False)
     mark_unanswered(world.payments, 1, first.attempt_id)
-    if swept:
+    if reconciled:
         world.clock.move(hours=23)
-        world.sweep()
+        world.reconcile()
 
     again = world.top_up()
 
@@ -191,10 +191,10 @@ def test_the_same_key_is_sent_for_23_hours_and_then_only_looked_for(world: World
     assert len(world.sandbox.requests(CREATE)) == sent
     assert len(world.sandbox.requests("payment_intents.list")) == looked_before + 1
     world.clock.move(hours=24)  # 25 h are counted from when it was last sent
-    world.sweep()
+    world.reconcile()
     assert world.attempts()[0].status is AttemptStatus.OPEN
     world.clock.move(hours=1)
-    world.sweep()
+    world.reconcile()
     assert world.attempts()[0].status is AttemptStatus.CANCELLED
     require_one(world, world.top_up(key="a"), of_attempts=2)
 
@@ -203,19 +203,19 @@ def test_a_charge_that_turns_up_after_the_key_was_forgotten_is_found_not_made_ag
     world.save_card()
     let_charges_be_lost(world)
     fail(world, key="a")
-    world.clock.move(hours=24, minutes=30)  # and no sweep in all that time
+    world.clock.move(hours=24, minutes=30)  # and no reconciliation in all that time
 
     require_one(world, world.top_up(key="a"))
 
 
-def test_a_hanging_charge_that_is_made_later_is_found_by_the_sweep(world: World) -> None:
+def test_a_hanging_charge_that_is_made_later_is_found_by_the_reconciler(world: World) -> None:
     """The request is torn off while Stripe still works on it."""
     world.save_card()
     with crashing_at(CrashPoint.CHARGE_BEFORE_SEND):
         world.top_up()
     (attempt,) = world.attempts()
     world.clock.move(minutes=2)
-    world.sweep()
+    world.reconcile()
     assert attempt.status is AttemptStatus.OPEN
 
     world.payments.stripe.charge(attempt)  # it was executed at last
@@ -239,13 +239,13 @@ def test_a_hanging_charge_that_is_made_later_is_found_by_the_sweep(world: World)
 )
 def test_a_crash_anywhere_costs_the_client_a_repeat_and_nothing_else(world: World, point: CrashPoint) -> None:
     save_cards(world)
-    for org_id, key, swept in CASES:
+    for org_id, key, reconciled in CASES:
         with crashing_at(point):
             world.top_up(org_id=org_id, key=key)
             raise AssertionError(f"{point} was not reached")
         world.clock.move(minutes=2)
-        if swept:
-            sweep_later(world)
+        if reconciled:
+            reconcile_later(world)
         world.mend_gates()
         require_one(world, world.top_up(org_id=org_id, key=key), org_id=org_id)
     assert world.charged() == len(CASES)
@@ -256,7 +256,7 @@ def test_money_that_comes_after_an_attempt_was_given_up_is_credited_all_the_same
     let_no_charge_through(world)
     fail(world)
     world.clock.move(hours=25)
-    world.sweep()
+    world.reconcile()
     (attempt,) = world.attempts()
     assert (attempt.status, attempt.failure_code) == (AttemptStatus.CANCELLED, "never_charged")
 

@@ -197,7 +197,7 @@ def test_a_settlement_that_fails_leaves_neither_credit_nor_event_and_the_repeat_
     world.assert_sound()
 
 
-def test_a_crash_after_the_commit_leaves_both_and_the_sweep_opens_the_gate(world: World) -> None:
+def test_a_crash_after_the_commit_leaves_both_and_the_reconciler_opens_the_gate(world: World) -> None:
     event = met_challenge(world)
     with crashing_at(CrashPoint.SETTLE_AFTER_COMMIT):
         world.deliver(event)

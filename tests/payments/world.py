@@ -35,7 +35,7 @@ from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
 from metering.sandbox.stripe.signatures import signature_header
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
-from workers.gate_reconciler import Sweep
+from workers.gate_reconciler import GateReconciler
 
 RETURN_URL = "https://example.com/back"
 START = datetime(2026, 4, 20, 12, 0, tzinfo=UTC)
@@ -122,12 +122,12 @@ class World:
             work_on(self.payments, *self.nudged.pop(0))
 
     def work_on_due(self) -> None:
-        """Let the sweep work on the attempts that are due, and on nothing else."""
+        """Let the reconciler work on the attempts that are due, and on nothing else."""
         for org_id, attempt_id in due_attempts(self.engine, self.clock(), limit=1_000):
             work_on(self.payments, org_id, attempt_id)
 
     def read_events(self) -> int | None:
-        """Let the sweep read the list of events, if it is time; give how many were new."""
+        """Let the reconciler read the list of events, if it is time; give how many were new."""
         return read_events(self.payments)
 
     def events(self, wanted: str = "*") -> list[dict[str, Any]]:
@@ -145,8 +145,8 @@ class World:
         signature = signature_header(body, [WEBHOOK_SECRET], int(self.clock().timestamp()))
         return receive(self.payments, body, signature, [WEBHOOK_SECRET])
 
-    def sweep(self) -> None:
-        """Let the sweep go over everything once: due attempts, the rule, the list of events."""
+    def reconcile(self) -> None:
+        """Let the reconciler go over everything once: due attempts, the rule, the list of events."""
         self.work_on_due()
         self.read_events()
         for reloads in ask_due(self.engine, self.clock()):
@@ -154,8 +154,8 @@ class World:
         self.work()
 
     def mend_gates(self) -> None:
-        """Let the sweep mend the gates that a crash left behind."""
-        Sweep(self.engine, self.payments.gates, clock=self.clock, sleep=lambda _: None).sweep()
+        """Let the reconciler mend the gates that a crash left behind."""
+        GateReconciler(self.engine, self.payments.gates, clock=self.clock, sleep=lambda _: None).reconcile()
 
     def charged(self) -> int:
         """How many charges took money at Stripe, ever, whoever's."""

@@ -1,4 +1,4 @@
-"""Whatever left a gate wrong, the sweep finds it and mends it, and says each change of state once."""
+"""Whatever left a gate wrong, the reconciler finds it and mends it, and says each change of state once."""
 
 import random
 import shutil
@@ -36,11 +36,11 @@ from tests.spine.billing import (
     running_meters,
 )
 from tests.waiting import wait_until
-from workers.gate_reconciler import Sweep
+from workers.gate_reconciler import GateReconciler
 
 
-def sweep(database: Database, client: redis.Redis) -> Sweep:
-    return Sweep(database.engine, Gates(client), clock=system_clock)
+def reconciler(database: Database, client: redis.Redis) -> GateReconciler:
+    return GateReconciler(database.engine, Gates(client), clock=system_clock)
 
 
 def adjust_silently(database: Database, org_id: int, amount_cents: int, key: str) -> None:
@@ -56,7 +56,7 @@ def orgs(database: Database, redis_client: redis.Redis) -> range:
     prepare(database.engine, org_ids=org_ids, prices=[price("bolt", "0.08")])
     for org_id in org_ids[::2]:
         adjust_and_tell(database.engine, redis_client, org_id, 100, "start")
-    sweep(database, redis_client).sweep()
+    reconciler(database, redis_client).reconcile()
     return org_ids
 
 
@@ -71,7 +71,7 @@ def test_every_org_gets_its_gate_and_nothing_is_mended_twice(
     database: Database, redis_client: redis.Redis, orgs: range
 ) -> None:
     assert_gates_follow(database, redis_client)
-    again = sweep(database, redis_client).sweep()
+    again = reconciler(database, redis_client).reconcile()
     assert (again.orgs, again.exhausted, again.mended, again.strays, again.signals) == (40, 20, 0, 0, 0)
     assert {signal["type"] for signal in signals_log(redis_client)} == {RESTORED}
 
@@ -81,10 +81,10 @@ def test_what_a_crash_after_the_commit_left_is_mended_and_said_once(
 ) -> None:
     adjust_silently(database, 1, -100, "gone")
     assert gate(redis_client, 1)["state"] == "open"
-    assert sweep(database, redis_client).sweep().mended == 1
+    assert reconciler(database, redis_client).reconcile().mended == 1
     assert gate(redis_client, 1)["state"] == "exhausted"
     assert said_of(redis_client, 1) == [RESTORED, EXHAUSTED]
-    sweep(database, redis_client).sweep()
+    reconciler(database, redis_client).reconcile()
     assert said_of(redis_client, 1) == [RESTORED, EXHAUSTED]
 
 
@@ -93,7 +93,7 @@ def test_after_flushall_all_gates_come_back(
 ) -> None:
     redis_client.flushall()
     assert gate(redis_client, 1) == {}  # not `open`: lets nobody in
-    assert sweep(database, redis_client).sweep().mended == 40
+    assert reconciler(database, redis_client).reconcile().mended == 40
     assert_gates_follow(database, redis_client)
 
 
@@ -122,9 +122,9 @@ def test_a_gate_that_somebody_changed_is_mended(
     database: Database, redis_client: redis.Redis, orgs: range, damage: tuple[str, ...]
 ) -> None:
     redis_client.execute_command(*damage)  # type: ignore[no-untyped-call]
-    assert sweep(database, redis_client).sweep().mended == 1
+    assert reconciler(database, redis_client).reconcile().mended == 1
     assert_gates_follow(database, redis_client)
-    assert sweep(database, redis_client).sweep().mended == 0
+    assert reconciler(database, redis_client).reconcile().mended == 0
     adjust_and_tell(database.engine, redis_client, 2, 7, "later")
     assert_gates_follow(database, redis_client)
     assert_sound(database.engine)
@@ -136,24 +136,24 @@ def test_a_gate_without_an_org_is_closed_and_stays_so(
     Gates(redis_client).follow([Balance(777, 5, 3)], system_clock())
     redis_client.hset("gate:778", mapping={"state": "open", "balance_cents": 5})  # without a version
     redis_client.set("gate:779", "open")
-    swept = sweep(database, redis_client).sweep()
-    assert (swept.mended, swept.strays, swept.signals) == (0, 3, 2)
+    reconciled = reconciler(database, redis_client).reconcile()
+    assert (reconciled.mended, reconciled.strays, reconciled.signals) == (0, 3, 2)
     assert gate(redis_client, 777) == {"state": "exhausted", "balance_cents": "0", "version": "4"}
     for org_id in (778, 779):
         assert gate(redis_client, org_id) == {"state": "exhausted", "balance_cents": "0", "version": "1"}
     assert said_of(redis_client, 777) == [RESTORED, EXHAUSTED]
     assert said_of(redis_client, 778) == [EXHAUSTED]
-    assert sweep(database, redis_client).sweep().strays == 0
+    assert reconciler(database, redis_client).reconcile().strays == 0
 
 
 def test_versions_do_not_go_back_when_an_org_is_made_again(
     database: Database, redis_client: redis.Redis, orgs: range
 ) -> None:
     Gates(redis_client).follow([Balance(777, 5, 30)], system_clock())
-    sweep(database, redis_client).sweep()
+    reconciler(database, redis_client).reconcile()
     prepare(database.engine, org_ids=[777], prices=[])
     adjust_and_tell(database.engine, redis_client, 777, 9, "again")
-    sweep(database, redis_client).sweep()
+    reconciler(database, redis_client).reconcile()
     assert gate(redis_client, 777) == {"state": "open", "balance_cents": "9", "version": "32"}
     versions = [signal["version"] for signal in signals_log(redis_client) if signal["org_id"] == 777]
     assert versions == [30, 31, 32]
@@ -172,7 +172,7 @@ def test_an_org_made_while_strays_are_looked_for_keeps_its_gate(
         return found
 
     monkeypatch.setattr("workers.gate_reconciler.read_balances", made_after)
-    assert sweep(database, redis_client).sweep().strays == 0
+    assert reconciler(database, redis_client).reconcile().strays == 0
     assert gate(redis_client, 777)["state"] == "open"
 
 
@@ -184,21 +184,25 @@ def test_an_org_made_while_strays_are_looked_for_keeps_its_gate(
     ],
     ids=" ".join,
 )
-def test_no_gate_can_end_the_sweeping(
+def test_no_gate_can_end_the_reconciler(
     database: Database, redis_client: redis.Redis, orgs: range, damage: tuple[str, ...]
 ) -> None:
     redis_client.execute_command(*damage)  # type: ignore[no-untyped-call]
     adjust_silently(database, 1, -100, "gone")
     stop = threading.Event()
     with ThreadPoolExecutor(1) as threads:
-        sweeping = threads.submit(sweep(database, redis_client).run, stop)
+        reconciling = threads.submit(reconciler(database, redis_client).run, stop)
         try:
-            wait_until(lambda: gate(redis_client, 1)["state"] == "exhausted" or sweeping.done(), limit_s=20)
+            wait_until(
+                lambda: gate(redis_client, 1)["state"] == "exhausted" or reconciling.done(), limit_s=20
+            )
             Gates(redis_client).follow([Balance(777, 5, 3)], system_clock())
-            wait_until(lambda: gate(redis_client, 777)["state"] == "exhausted" or sweeping.done(), limit_s=20)
+            wait_until(
+                lambda: gate(redis_client, 777)["state"] == "exhausted" or reconciling.done(), limit_s=20
+            )
         finally:
             stop.set()
-        sweeping.result()
+        reconciling.result()
     assert_gates_follow(database, redis_client)
 
 
@@ -224,17 +228,17 @@ def test_a_page_that_fails_is_told_and_the_others_are_mended(
     monkeypatch.setattr("workers.gate_reconciler.read_balances", failing)
     redis_client.flushall()
     with capture_logs() as told:
-        swept = sweep(database, redis_client).sweep()
-    assert (swept.mended, swept.pages_failed) == (30, 1)
-    [line] = [each for each in told if each["event"] == "a page of gates could not be swept"]
+        reconciled = reconciler(database, redis_client).reconcile()
+    assert (reconciled.mended, reconciled.pages_failed) == (30, 1)
+    [line] = [each for each in told if each["event"] == "a page of gates could not be reconciled"]
     assert (line["lowest_org_id"], line["highest_org_id"]) == (11, 20)
     assert "odd" in line["error"]
-    assert sweep(database, redis_client).sweep().mended == 10
+    assert reconciler(database, redis_client).reconcile().mended == 10
     assert_gates_follow(database, redis_client)
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("away"), OSError("away")], ids=repr)
-def test_a_sweep_ends_where_a_server_is_away(
+def test_a_reconciliation_ends_where_a_server_is_away(
     database: Database,
     redis_client: redis.Redis,
     orgs: range,
@@ -245,10 +249,10 @@ def test_a_sweep_ends_where_a_server_is_away(
         "workers.gate_reconciler.read_balances", failing_once(error, read_balances, when=lambda *_: True)
     )
     with pytest.raises(type(error), match="away"):
-        sweep(database, redis_client).sweep()
+        reconciler(database, redis_client).reconcile()
 
 
-def test_the_sweeping_outlives_whatever_a_sweep_raises(
+def test_the_reconciler_outlives_whatever_a_reconciliation_raises(
     database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.gate_reconciler.PERIOD_S", 0.01)
@@ -259,12 +263,12 @@ def test_the_sweeping_outlives_whatever_a_sweep_raises(
     redis_client.flushall()
     stop = threading.Event()
     with ThreadPoolExecutor(1) as threads:
-        sweeping = threads.submit(sweep(database, redis_client).run, stop)
+        reconciling = threads.submit(reconciler(database, redis_client).run, stop)
         try:
-            wait_until(lambda: gate(redis_client, 40) or sweeping.done(), limit_s=20)
+            wait_until(lambda: gate(redis_client, 40) or reconciling.done(), limit_s=20)
         finally:
             stop.set()
-        sweeping.result()
+        reconciling.result()
     assert_gates_follow(database, redis_client)
 
 
@@ -278,11 +282,11 @@ def test_an_org_that_somebody_holds_keeps_no_other_from_being_mended(
     with transaction(database.engine) as connection:
         connection.execute(text("SELECT FROM accounts WHERE org_id = 2 FOR NO KEY UPDATE"))
         with ThreadPoolExecutor(1) as threads:
-            assert threads.submit(sweep(database, redis_client).sweep).result().mended == 3
+            assert threads.submit(reconciler(database, redis_client).reconcile).result().mended == 3
         assert [gate(redis_client, org_id)["state"] for org_id in (1, 2, 4, 6)] == [
             *("exhausted", "open", "exhausted", "exhausted")
         ]
-    assert sweep(database, redis_client).sweep().mended == 1
+    assert reconciler(database, redis_client).reconcile().mended == 1
     assert_gates_follow(database, redis_client)
 
 
@@ -306,15 +310,17 @@ def test_gates_that_follow_by_themselves_were_never_wrong(
 
     before = mended_total()
     with capture_logs() as told:
-        swept = Sweep(database.engine, Gates(redis_client), clock=system_clock, sleep=meanwhile).sweep()
-    assert (swept.mended, swept.signals) == (1, 1)
+        reconciled = GateReconciler(
+            database.engine, Gates(redis_client), clock=system_clock, sleep=meanwhile
+        ).reconcile()
+    assert (reconciled.mended, reconciled.signals) == (1, 1)
     assert mended_total() == before + 1
     assert [line["mended"] for line in told if line["event"] == "gates were wrong, and are mended"] == [1]
     assert pauses_s == [0.1]  # once for all
     assert_gates_follow(database, redis_client)
 
     with capture_logs() as told:
-        Sweep(database.engine, Gates(redis_client), clock=system_clock, sleep=meanwhile).sweep()
+        GateReconciler(database.engine, Gates(redis_client), clock=system_clock, sleep=meanwhile).reconcile()
     assert mended_total() == before + 1
     assert told == []
     assert pauses_s == [0.1]  # nothing was behind: no second look
@@ -332,55 +338,57 @@ def test_only_what_was_written_is_counted(
 
     monkeypatch.setattr("workers.gate_reconciler.read_balances", followed_meanwhile)
     before = mended_total()
-    assert sweep(database, redis_client).sweep().mended == 0
+    assert reconciler(database, redis_client).reconcile().mended == 0
     assert mended_total() == before
 
 
 def test_missing_gates_wait_for_nothing(database: Database, redis_client: redis.Redis, orgs: range) -> None:
     redis_client.flushall()
     pauses_s: list[float] = []
-    Sweep(database.engine, Gates(redis_client), clock=system_clock, sleep=pauses_s.append).sweep()
+    GateReconciler(
+        database.engine, Gates(redis_client), clock=system_clock, sleep=pauses_s.append
+    ).reconcile()
     assert pauses_s == []
     assert_gates_follow(database, redis_client)
 
 
-def test_a_sweep_tells_of_gates_that_can_not_be_written(
+def test_a_reconciliation_tells_of_gates_that_can_not_be_written(
     database: Database, redis_client: redis.Redis, orgs: range
 ) -> None:
     redis_client.flushall()
     redis_client.set("balance:signals:log", "somebody else's")
     with capture_logs() as told:
-        swept = sweep(database, redis_client).sweep()
-    assert (swept.mended, swept.failed) == (20, 20)  # the exhausted ones have nothing to say
+        reconciled = reconciler(database, redis_client).reconcile()
+    assert (reconciled.mended, reconciled.failed) == (20, 20)  # the exhausted ones have nothing to say
     [line] = [each for each in told if each["event"] == "gates are wrong, and can't be mended for now"]
     assert line["gates"] == 20
     assert "WRONGTYPE" in line["error"]
     redis_client.delete("balance:signals:log")
-    assert sweep(database, redis_client).sweep().mended == 20
+    assert reconciler(database, redis_client).reconcile().mended == 20
     assert_gates_follow(database, redis_client)
 
 
-def test_two_sweeps_beside_busy_meters_do_no_harm(
+def test_two_reconcilers_beside_busy_meters_do_no_harm(
     database: Database, redis_client: redis.Redis, orgs: range
 ) -> None:
     stop = threading.Event()
     rounds = random.Random(5)
 
-    def sweep_again_and_again() -> int:
+    def reconcile_again_and_again() -> int:
         mended = 0
         while not stop.is_set():
-            mended += sweep(database, redis_client).sweep().mended
+            mended += reconciler(database, redis_client).reconcile().mended
         return mended
 
     with ThreadPoolExecutor(2) as threads:
-        sweeping = [threads.submit(sweep_again_and_again) for _ in range(2)]
+        reconciling = [threads.submit(reconcile_again_and_again) for _ in range(2)]
         with running_meters(database.engine, redis_client, meters=2, batch_limit=20):
             push(redis_client, [event(org_id=rounds.randint(1, 40), call_id=n) for n in range(2_000)])
             wait_until(lambda: redis_client.xlen("calls:completed") == 0, limit_s=60)
         stop.set()
-        for each in sweeping:
+        for each in reconciling:
             each.result()
-    sweep(database, redis_client).sweep()
+    reconciler(database, redis_client).reconcile()
     assert_gates_follow(database, redis_client)
     for org_id in orgs:
         said = said_of(redis_client, org_id)
@@ -399,7 +407,7 @@ def test_gates_follow_a_postgres_that_was_restored_to_an_earlier_time(data_dir: 
         with connect_redis(servers.redis_url) as client:
             for org_id in (1, 2, 3):
                 adjust_and_tell(engine, client, org_id, 100, "start")
-            Sweep(engine, Gates(client), clock=system_clock).sweep()
+            GateReconciler(engine, Gates(client), clock=system_clock).reconcile()
         engine.dispose()
     shutil.copytree(data_dir / "postgres", backup)
 
@@ -424,8 +432,8 @@ def test_gates_follow_a_postgres_that_was_restored_to_an_earlier_time(data_dir: 
     with running(data_dir) as servers:
         engine = make_engine(servers.database_url, application_name="tests", pool_size=4)
         with connect_redis(servers.redis_url) as client:
-            sweeper = Sweep(engine, Gates(client), clock=system_clock)
-            sweeper.sweep()
+            reconciler = GateReconciler(engine, Gates(client), clock=system_clock)
+            reconciler.reconcile()
             assert [gate(client, org_id)["state"] for org_id in (1, 2, 3, 4)] == [
                 "open",
                 "open",
@@ -434,7 +442,7 @@ def test_gates_follow_a_postgres_that_was_restored_to_an_earlier_time(data_dir: 
             ]
             assert gate(client, 5)["state"] == "exhausted"
             assert said_of(client, 5)[-1] == EXHAUSTED
-            assert sweeper.sweep().mended == 0
+            assert reconciler.reconcile().mended == 0
             # And from then on every change counts again, although Redis had seen higher versions.
             push(client, [event(org_id=2, call_id=n) for n in range(1, 11)])
             run_meters(engine, client)
@@ -443,7 +451,7 @@ def test_gates_follow_a_postgres_that_was_restored_to_an_earlier_time(data_dir: 
         engine.dispose()
 
 
-def test_a_sweep_outlives_an_outage_of_redis(database: Database, data_dir: Path) -> None:
+def test_a_reconciliation_outlives_an_outage_of_redis(database: Database, data_dir: Path) -> None:
     prepare(database.engine, org_ids=[1], prices=[])
     adjust_silently(database, 1, 5, "start")
     stop = threading.Event()
@@ -452,9 +460,9 @@ def test_a_sweep_outlives_an_outage_of_redis(database: Database, data_dir: Path)
             redis_url = servers.redis_url
         with connect_redis(redis_url) as client:
             try:
-                sweeping = threads.submit(sweep(database, client).run, stop)
+                reconciling = threads.submit(reconciler(database, client).run, stop)
                 with running(data_dir, postgres=False):
                     wait_until(lambda: gate(client, 1).get("state") == "open", limit_s=30)
             finally:
                 stop.set()
-            sweeping.result()
+            reconciling.result()

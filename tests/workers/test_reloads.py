@@ -35,7 +35,7 @@ from workers.periodic import Round
 
 @pytest.fixture
 def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
-    """An installation as of now, with org 1. Its clock stands, so no attempt gets due for the sweep unless it is moved."""
+    """An installation as of now, with org 1. Its clock stands, so no attempt gets due for the reconciler unless it is moved."""
     with make_world(database.engine, redis_client, at=system_clock()) as made:
         with transaction(database.engine) as connection:
             set_price(connection, price("bolt", "0.08"), system_clock)
@@ -53,7 +53,7 @@ def bill(world: World, *, meters: int = 1, batch_limit: int = 500) -> None:
 
 @contextmanager
 def running_round(world: World, name: str) -> Iterator[None]:
-    """One part of the sweep, and no other, in a thread while the block runs."""
+    """One part of the reconciler, and no other, in a thread while the block runs."""
     (chosen,) = (each for each in payment_rounds(world.payments) if each.name == name)
     stop = threading.Event()
     with ThreadPoolExecutor(1) as threads:
@@ -138,11 +138,11 @@ def test_a_batch_is_finished_although_nobody_can_be_nudged(
     world.client.set("metering:jobs:__heartbeats__", "somebody else's")
     call(world, 1)
     bill(world)
-    assert "attempts are left to the sweep" in [line["event"] for line in logged]
+    assert "attempts are left to the reconciler" in [line["event"] for line in logged]
     assert [attempt.open for attempt in world.attempts()] == [True]
 
 
-def test_signals_that_a_meter_could_not_say_are_said_by_the_sweep(
+def test_signals_that_a_meter_could_not_say_are_said_by_the_reconciler(
     world: World, logged: list[MutableMapping[str, Any]]
 ) -> None:
     ready_to_reload(world)
@@ -152,7 +152,7 @@ def test_signals_that_a_meter_could_not_say_are_said_by_the_sweep(
     world.client.set(log, "somebody else's")
     call(world, 1)
     bill(world)
-    assert "signals are left to the sweep" in [line["event"] for line in logged]
+    assert "signals are left to the reconciler" in [line["event"] for line in logged]
     world.client.rename("kept", log)
     with running_round(world, "signals"):
         world.clock.move(seconds=LEFT_AFTER.total_seconds() + 1)
@@ -160,7 +160,7 @@ def test_signals_that_a_meter_could_not_say_are_said_by_the_sweep(
     assert signals_log(world.client)[-1]["reason"] == "monthly_limit"
 
 
-def test_what_a_meter_left_that_died_after_its_commit_is_charged_by_the_sweep(
+def test_what_a_meter_left_that_died_after_its_commit_is_charged_by_the_reconciler(
     world: World, database: Database, redis_url: str, tmp_path: Path
 ) -> None:
     ready_to_reload(world)

@@ -122,7 +122,7 @@ _MONTH_WITHIN_LIMIT: Final = Invariant(
 
 _ATTEMPT_WATCHED: Final = Invariant(
     "attempt_watched",
-    "No attempt is open whose time to be looked at is over for more than 15 minutes: the sweep watches them all.",
+    "No attempt is open whose time to be looked at is over for more than 15 minutes: the reconciler watches them all.",
     """
     SELECT org_id, NULL, format('attempt %s of %s is open, and should have been looked at since %s', id, created_at, look_at)
     FROM payment_attempts

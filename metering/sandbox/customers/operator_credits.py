@@ -36,7 +36,7 @@ class Refills(threading.Thread):
         super().__init__(name="operator", daemon=True)
         self.made = 0
         self.cents = 0
-        self.left_to_the_sweep = 0
+        self.left_to_the_reconciler = 0
         """Gates that could not follow at once, because Redis was away."""
         self.error: Exception | None = None
         """What ended it early."""
@@ -92,4 +92,4 @@ class Refills(threading.Thread):
                 [Balance(org_id, done.change.balance_cents, done.change.version)], self._clock()
             )
         except redis.RedisError:
-            self.left_to_the_sweep += 1
+            self.left_to_the_reconciler += 1

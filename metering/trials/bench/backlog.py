@@ -51,7 +51,8 @@ def drain(
     """Fill the stream with `load`, then let so many meters bill it.
 
     Time counts from when the first of them has done something, not from their start. With `jobs` the jobs role runs beside them,
-    and so its sweeps. A checkpoint halfway belongs to a long run: Postgres writes one every few minutes, and more WAL after it.
+    and so its reconcilers. A checkpoint halfway belongs to a long run: Postgres writes one every few minutes, and more WAL after
+    it.
     """
     left = fill(bed.client, load, report)
     commands = [meter_command(number, batch_limit=batch_limit) for number in range(meters)]

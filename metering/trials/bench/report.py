@@ -52,7 +52,7 @@ def _show_reads(reads: "Reads") -> None:
     hget = reads.hget
     say(
         f"HGET of a gate: p50 {hget.p50_ms:.3f} ms, p99 {hget.p99_ms:.3f} ms ({counted(hget.count, 'read')})."
-        f" A sweep over {reads.gates:,} gates: {reads.sweep_s:.2f} s."
+        f" Reconciling {reads.gates:,} gates: {reads.sweep_s:.2f} s."
     )
     shown = table(
         *("GET", "by", ">per second", ">beside events/s", ">p50", ">p99", ">highest"),

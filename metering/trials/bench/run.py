@@ -11,8 +11,8 @@ from metering.trials.bench.long_runs import Grown, LongRun, measure_growth, meas
 from metering.trials.bench.machine import machine_facts
 from metering.trials.bench.percentiles import Percentiles
 from metering.trials.bench.plan import Part, Plan
+from metering.trials.bench.reconciliation import measure_reconciliation
 from metering.trials.bench.sustained import Latency, measure_latency
-from metering.trials.bench.sweeps import measure_sweep
 from metering.trials.bench.throughput import (
     Measured,
     Throughput,
@@ -31,7 +31,7 @@ class Reads:
 
     hget: Percentiles
     sweep_s: float
-    """A sweep over all gates when none is wrong."""
+    """A reconciliation of all gates when none is wrong."""
     gates: int
     http: list[HttpRead]
 
@@ -100,7 +100,7 @@ def _known_rate(bed: Bed, plan: Plan, result: Result, report: Callable[[int], No
 
 
 def _reads(bed: Bed, plan: Plan, events_per_second: float, report: Callable[[int], None]) -> Reads:
-    sweep_s, gates = measure_sweep(bed.engine, bed.client)
+    sweep_s, gates = measure_reconciliation(bed.engine, bed.client)
     hget = measure_gate_reads(bed.client, orgs=plan.orgs)
     report(hget.count)
     http = measure_http_reads(bed, plan, events_per_second=events_per_second, report=report)

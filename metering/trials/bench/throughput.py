@@ -12,8 +12,8 @@ from metering.trials.bench.fixture import Bed, make_orgs
 from metering.trials.bench.plan import Plan
 from metering.trials.bench.rate import Rate, Spread, spread
 from metering.trials.bench.raw_copy import measure_raw_copy
+from metering.trials.bench.reconciliation import write_gates
 from metering.trials.bench.sizes import DebitCost, debit_cost, footprint
-from metering.trials.bench.sweeps import write_gates
 from metering.trials.bench.tpcb import measure_tpcb, prepare_tpcb
 from metering.trials.event_generator import Traffic, events
 from workers.meter import BATCH_LIMIT

@@ -54,7 +54,7 @@ LINE_EVERY_S: Final = 5.0
 CHARGES_LIMIT_S: Final = 10.0
 """How long charges that are under way at the end may take."""
 GATES_LIMIT_S: Final = 20.0
-"""How long gates that are wrong at the end may take to be mended: the sweep comes round every few seconds."""
+"""How long gates that are wrong at the end may take to be mended: the reconciler comes round every few seconds."""
 ROLES_LOG: Final = "demo-roles.log"
 
 
@@ -198,7 +198,7 @@ def _settle(engine: Engine, client: redis.Redis, org_ids: Sequence[int]) -> int:
     """Wait until all gates say what their balances say; give how many didn't at first.
 
     An entry leaves the stream after its gate has followed; so there is nothing to wait for, unless Redis failed just then or
-    somebody else wrote to a gate. Then it is the sweep that mends it.
+    somebody else wrote to a gate. Then it is the reconciler that mends it.
     """
     gates = Gates(client)
 

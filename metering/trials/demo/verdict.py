@@ -219,7 +219,7 @@ def _gates_compared(
         say_line(
             out,
             f"{counted(run.gates_behind, 'gate')} differed from the balance when the last call had been billed; "
-            f"{'not all were' if wrong_gates(Gates(client).read(org_ids), balances) else 'the sweep has'} mended.",
+            f"{'not all were' if wrong_gates(Gates(client).read(org_ids), balances) else 'the reconciler has'} mended.",
         )
     if closings.count > exhausted:
         say_line(

@@ -61,7 +61,7 @@ def test_what_ends_it_is_kept(database: Database, redis_client: redis.Redis) -> 
     assert "no org 404" in str(refills.error)
 
 
-def test_where_redis_is_away_the_gate_is_left_to_the_sweep(
+def test_where_redis_is_away_the_gate_is_left_to_the_reconciler(
     database: Database, redis_client: redis.Redis
 ) -> None:
     org_id = make_org(database)
@@ -72,6 +72,6 @@ def test_where_redis_is_away_the_gate_is_left_to_the_sweep(
         refills.start()
         for version, cents in ((1, 5), (2, 0)):
             Gates(redis_client).follow([Balance(org_id, cents, version)], system_clock())
-        wait_until(lambda: refills.left_to_the_sweep == 1, limit_s=LIMIT_S)
+        wait_until(lambda: refills.left_to_the_reconciler == 1, limit_s=LIMIT_S)
         refills.stop()
     assert (refills.made, refills.error) == (1, None)

@@ -336,7 +336,7 @@ def test_at_the_stand_in_3ds_is_passed_and_a_card_spoilt(world: World) -> None:
     (attempt,) = world.attempts()
     assert cardholders.authenticate(attempt.payment_intent_id or "")
     world.clock.move(minutes=1)
-    world.sweep()
+    world.reconcile()
     assert world.balance() == 2_000
     assert cardholders.spoil(world.save_card())
     world.top_up(700)

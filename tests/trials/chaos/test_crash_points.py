@@ -84,7 +84,7 @@ def stage(database: Database, redis_client: redis.Redis, redis_url: str, tmp_pat
 
 
 def _nothing(_: Stage) -> None:
-    """Nobody asks for anything: the sweep comes upon it by itself."""
+    """Nobody asks for anything: the reconciler comes upon it by itself."""
 
 
 def _yes(_: Stage) -> bool:
@@ -180,7 +180,7 @@ def _reloaded_and_nudge_done(stage: Stage) -> bool:
 
 
 def _month_over_after_its_limit(stage: Stage) -> None:
-    """The rule is asked by nobody but the sweep."""
+    """The rule is asked by nobody but the reconciler."""
     ready_to_reload(stage.world)
     stage.world.settings(monthly_limit_cents=5_000)
     stage.world.adjust(-1)
@@ -484,8 +484,8 @@ SCENES: Final = [
         CrashPoint.EVENTS_BEFORE_ADVANCE,
         Scene("jobs", _authenticated_and_no_webhook, _nothing, _topped_up, _charged_once),
     ),
-    (CrashPoint.SWEEP_BEFORE_WRITE, Scene("jobs", _gate_missing, _nothing, _gate_follows, _nothing)),
-    (CrashPoint.SWEEP_AFTER_RAISE, Scene("jobs", _gate_ahead, _nothing, _gate_follows, _nothing)),
+    (CrashPoint.RECONCILER_BEFORE_WRITE, Scene("jobs", _gate_missing, _nothing, _gate_follows, _nothing)),
+    (CrashPoint.RECONCILER_AFTER_RAISE, Scene("jobs", _gate_ahead, _nothing, _gate_follows, _nothing)),
 ]
 
 AUDITS: Final = [

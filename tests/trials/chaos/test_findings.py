@@ -41,7 +41,7 @@ def test_an_attempt_that_was_really_never_sent_makes_room_for_a_new_one(world: W
     world.adjust(-1)
     world.clock.move(days=6)
     world.work()
-    world.sweep()
+    world.reconcile()
     assert world.charged() == 1
     assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED, AttemptStatus.SUCCEEDED]
     assert world.balance() == 999 + 5_000

@@ -33,7 +33,7 @@ def test_money_is_what_came_by_card_less_what_went_back(world: World) -> None:
     cardholders = StandInCardholders(world.sandbox.url)
     assert read_money(world.engine, cardholders, [1, 2]) == [OrgMoney(1, 2_000, 1_850)]
     world.clock.move(minutes=1)
-    world.sweep()
+    world.reconcile()
     assert read_money(world.engine, cardholders, [1, 2]) == [OrgMoney(1, 1_850, 1_850)]
 
 

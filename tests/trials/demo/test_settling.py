@@ -1,4 +1,4 @@
-"""The demo gives the sweep time to mend gates that differ at the end, and counts them."""
+"""The demo gives the reconciler time to mend gates that differ at the end, and counts them."""
 
 import threading
 
@@ -11,7 +11,7 @@ from metering.signals.gates import Gates
 from metering.trials.demo.run import _settle
 from tests.conftest import Database
 from tests.signals.listening import adjust_and_tell, gate
-from workers.gate_reconciler import Sweep
+from workers.gate_reconciler import GateReconciler
 
 
 def test_gates_that_differ_at_the_end_are_counted_and_awaited(
@@ -25,13 +25,13 @@ def test_gates_that_differ_at_the_end_are_counted_and_awaited(
     redis_client.hset(f"gate:{org_ids[0]}", "balance_cents", 6)
     redis_client.delete(f"gate:{org_ids[2]}")
     stop = threading.Event()
-    sweep = Sweep(database.engine, Gates(redis_client), clock=system_clock)
-    sweeping = threading.Timer(0.2, sweep.run, [stop])
-    sweeping.start()
+    reconciler = GateReconciler(database.engine, Gates(redis_client), clock=system_clock)
+    reconciling = threading.Timer(0.2, reconciler.run, [stop])
+    reconciling.start()
     try:
         assert _settle(database.engine, redis_client, org_ids) == 2
         assert gate(redis_client, org_ids[0])["balance_cents"] == "5"
         assert gate(redis_client, org_ids[2])["state"] == "open"
     finally:
         stop.set()
-        sweeping.join()
+        reconciling.join()
