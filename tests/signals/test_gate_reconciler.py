@@ -315,7 +315,7 @@ def test_gates_that_follow_by_themselves_were_never_wrong(
         ).reconcile()
     assert (reconciled.mended, reconciled.signals) == (1, 1)
     assert mended_total() == before + 1
-    assert [line["mended"] for line in told if line["event"] == "gates were wrong, and are mended"] == [1]
+    assert [line["mended"] for line in told if line["event"] == "reconciled gates that were wrong"] == [1]
     assert pauses_s == [0.1]  # once for all
     assert_gates_follow(database, redis_client)
 
@@ -360,7 +360,7 @@ def test_a_reconciliation_tells_of_gates_that_can_not_be_written(
     with capture_logs() as told:
         reconciled = reconciler(database, redis_client).reconcile()
     assert (reconciled.mended, reconciled.failed) == (20, 20)  # the exhausted ones have nothing to say
-    [line] = [each for each in told if each["event"] == "gates are wrong, and can't be mended for now"]
+    [line] = [each for each in told if each["event"] == "gates are wrong, and can't be reconciled for now"]
     assert line["gates"] == 20
     assert "WRONGTYPE" in line["error"]
     redis_client.delete("balance:signals:log")
