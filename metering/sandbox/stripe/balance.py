@@ -40,6 +40,7 @@ def retrieve(work: Work, params: Json) -> Json:  # noqa: ARG001
             {"amount": amount, "currency": currency, "source_types": {"card": amount}}
             for currency, amount in net.items()
         ],
+        "connect_reserved": [{"amount": 0, "currency": currency} for currency in net],
         "livemode": False,
         "pending": [{"amount": 0, "currency": currency, "source_types": {"card": 0}} for currency in net],
     }

@@ -106,6 +106,7 @@ def _charge(work: Work, intent: Json, method: Json, decline: Decline | None) -> 
         "refunded": False,
         "review": None,
         "shipping": None,
+        "source": None,
         "source_transfer": None,
         "statement_descriptor": None,
         "statement_descriptor_suffix": None,
@@ -126,6 +127,7 @@ def _details(intent: Json, method: Json) -> Json:
         "fingerprint",
         "funding",
         "last4",
+        "regulated_status",
         "wallet",
     )
     return {
@@ -133,10 +135,17 @@ def _details(intent: Json, method: Json) -> Json:
         | {
             "amount_authorized": intent["amount"],
             "authorization_code": None,
+            "extended_authorization": {"status": "disabled"},
+            "incremental_authorization": {"status": "unavailable"},
             "installments": None,
             "mandate": None,
+            "multicapture": {"status": "unavailable"},
             "network": card["brand"],
+            "network_token": {"used": False},
+            "network_transaction_id": None,
+            "overcapture": {"maximum_amount_capturable": intent["amount"], "status": "unavailable"},
             "three_d_secure": None,
+            "transaction_link_id": None,
         },
         "type": "card",
     }

@@ -4,6 +4,7 @@ from typing import Final
 
 from metering.sandbox.stripe.balance import record, record_dispute
 from metering.sandbox.stripe.errors import InvalidRequestError
+from metering.sandbox.stripe.evidence import EVIDENCE, PARAMS
 from metering.sandbox.stripe.listing import page
 from metering.sandbox.stripe.params import EXPAND, LISTING, Boolean, Hash, Metadata, Text, changed_metadata
 from metering.sandbox.stripe.store import Work
@@ -14,7 +15,7 @@ LIST: Final = Hash({**LISTING, "charge": Text(), "payment_intent": Text()})
 UPDATE: Final = Hash(
     {
         **EXPAND,
-        "evidence": Hash({"uncategorized_text": Text(20_000, unsettable=True)}),
+        "evidence": PARAMS,
         "metadata": Metadata(),
         "submit": Boolean(),
     }
@@ -174,7 +175,7 @@ def _dispute(work: Work, charge: Json, amount: int, reason: str) -> Json:
         "created": work.now,
         "currency": charge["currency"],
         "enhanced_eligibility_types": [],
-        "evidence": {"enhanced_evidence": {}, "uncategorized_text": None},
+        "evidence": {**dict.fromkeys(EVIDENCE), "enhanced_evidence": {}},
         "evidence_details": {
             "due_by": work.now + ANSWER_S,
             "enhanced_eligibility": {},

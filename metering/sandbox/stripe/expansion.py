@@ -24,8 +24,10 @@ _EXPANDABLE: Final[dict[str, dict[str, str]]] = {
     "refund": {
         "balance_transaction": "balance_transaction",
         "charge": "charge",
+        "customer": "customer",
         "failure_balance_transaction": "balance_transaction",
         "payment_intent": "payment_intent",
+        "payment_method": "payment_method",
     },
     "setup_intent": {"customer": "customer", "payment_method": "payment_method"},
 }

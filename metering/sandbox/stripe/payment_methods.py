@@ -185,6 +185,7 @@ def make(work: Work, card: Card, data: Json, params: Json) -> Json:
             ),
             "created": work.now,
             "customer": None,
+            "customer_account": None,
             "livemode": False,
             "metadata": changed_metadata({}, params.get("metadata", {})),
             "type": "card",

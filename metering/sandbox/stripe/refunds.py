@@ -200,6 +200,8 @@ def _refund(work: Work, charge: Json, amount: int, params: Json) -> Json:
         "charge": charge["id"],
         "created": work.now,
         "currency": charge["currency"],
+        "customer": charge["customer"],
+        "customer_account": None,
         "destination_details": {
             "card": {
                 "reference_status": "pending",
@@ -212,6 +214,7 @@ def _refund(work: Work, charge: Json, amount: int, params: Json) -> Json:
         "failure_reason": None,
         "metadata": changed_metadata({}, params.get("metadata", {})),
         "payment_intent": charge["payment_intent"],
+        "payment_method": charge["payment_method"],
         "reason": params.get("reason"),
         "receipt_number": None,
         "source_transfer_reversal": None,

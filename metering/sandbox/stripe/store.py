@@ -15,6 +15,7 @@ from metering.runtime.clock import Clock
 from metering.sandbox.stripe.disk import Change, Disk, KeptAnswer, StoredObject
 from metering.sandbox.stripe.errors import StripeError, no_such
 from metering.sandbox.stripe.settlement import Settlement
+from metering.sandbox.stripe.upgrades import upgraded
 from metering.sandbox.stripe.values import (
     API_VERSION,
     PRIVATE,
@@ -81,7 +82,7 @@ class Store:
         self._disk = Disk(path) if path is not None else None
         if self._disk is not None:
             for stored in self._disk.load_objects():
-                self._put(stored)
+                self._put(stored._replace(value=upgraded(stored.value, self.peek)))
             self.answers = {answer.key: answer for answer in self._disk.load_answers()}
 
     def now(self) -> int:

@@ -1,8 +1,10 @@
 """A sandbox on disk outlives its process, however that ends."""
 
+import json
 import socket
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stripe
@@ -10,6 +12,7 @@ import stripe
 from metering.sandbox.stripe.remote import control
 from metering.sandbox.stripe.sandbox import API_KEY, StripeSandbox
 from tests.payments.world import MovableClock
+from tests.sandbox.stripe import sdk_types, stripe_examples
 from tests.sandbox.stripe.processes import SandboxProcess
 from tests.sandbox.stripe.receiver import Receiver
 from tests.sandbox.stripe.shop import Shop
@@ -77,6 +80,68 @@ def test_lists_keep_their_order_and_look_ups_their_index(tmp_path: Path, clock: 
         sandbox.mend_card(shop.method)
         newest = shop.pay().id
         assert client.v1.payment_intents.list({"limit": 1}).data[0].id == newest
+
+
+OLDER = Path(__file__).with_name("objects_layout_1.json")
+"""What a sandbox of 28 November 2026 kept: a payment that was refunded in part, one that is disputed, and their events."""
+
+
+def _write(path: Path, kept: dict[str, list[dict[str, Any]]]) -> None:
+    """A file as that version left it."""
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "CREATE TABLE objects (id TEXT PRIMARY KEY, position INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE answers (key TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, created INTEGER NOT NULL,"
+        " status INTEGER NOT NULL, body BLOB NOT NULL, request_id TEXT NOT NULL) WITHOUT ROWID;"
+        "PRAGMA user_version = 1"
+    )
+    objects = [(each["id"], each["position"], json.dumps(each["body"]).encode()) for each in kept["objects"]]
+    connection.executemany("INSERT INTO objects VALUES (?, ?, ?)", objects)
+    for each in kept["answers"]:
+        changes = {
+            "fingerprint": bytes.fromhex(each["fingerprint"]),
+            "body": json.dumps(each["body"]).encode(),
+        }
+        connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", tuple((each | changes).values()))
+    connection.commit()
+    connection.close()
+
+
+def test_a_file_of_an_earlier_version_is_read_and_shown_as_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "objects.sqlite"
+    kept = json.loads(OLDER.read_text())
+    _write(path, kept)
+    with StripeSandbox(path) as sandbox:
+        client = _client(sandbox.url)
+        customer = client.v1.customers.list().data[0]
+        (holding,) = sandbox.holdings().values()
+        assert (holding.received_cents, holding.refunded_cents, holding.disputed_cents) == (5_000, 500, 3_000)
+        made = client.v1.customers.create({"email": "someone@example.com"}, {"idempotency_key": "made"})
+        assert made.id == customer.id
+        found: list[str] = []
+        for name in ("charges", "payment_intents", "refunds", "disputes", "setup_intents", "events"):
+            for each in getattr(client.v1, name).list().data:
+                shown = each.to_dict()
+                told = shown["data"]["object"] if name == "events" else shown
+                found += sdk_types.of_object(shown, type(each), shown["object"], [])
+                found += stripe_examples.differences(
+                    told, stripe_examples.examples()[told["object"]], told["object"], []
+                )
+        assert set(found) == {"charge.refunds: missing"}
+        refund = client.v1.refunds.list().data[0]
+        assert refund.to_dict()["customer"] == customer.id
+        assert sandbox.win_dispute(client.v1.disputes.list().data[0].id)["status"] == "won"
+        paid = client.v1.payment_intents.create(
+            {
+                "amount": 700,
+                "currency": "usd",
+                "customer": customer.id,
+                "payment_method": client.v1.payment_methods.list({"customer": customer.id}).data[0].id,
+                "confirm": True,
+                "off_session": True,
+            }
+        )
+        assert paid.status == "succeeded"
 
 
 def test_forgotten_keys_leave_the_disk(tmp_path: Path, clock: MovableClock) -> None:
