@@ -5,8 +5,7 @@ from typing import Final
 from metering.sandbox.stripe.cards import Authentication
 from metering.sandbox.stripe.errors import INVALID_REQUEST, InvalidRequestError, doc_url
 from metering.sandbox.stripe.params import Array, Boolean, Choice, Gone, Hash, Param, Text
-from metering.sandbox.stripe.payment_methods import DATA, card_of, found, require_usable
-from metering.sandbox.stripe.payment_methods import create as create_method
+from metering.sandbox.stripe.payment_methods import card_of, found, require_usable
 from metering.sandbox.stripe.store import Work
 from metering.sandbox.stripe.values import PRIVATE, Json, new_id, shown
 
@@ -30,7 +29,6 @@ METHODS: Final[dict[str, Param]] = {
 
 CONFIRMING: Final[dict[str, Param]] = {
     "payment_method": Text(),
-    "payment_method_data": DATA,
     "return_url": Text(),
     "use_stripe_sdk": Boolean(),
 }
@@ -65,15 +63,13 @@ def accepted_methods(params: Json) -> Json:
 
 
 def chosen_method(work: Work, intent: Json, params: Json) -> Json | None:
-    """The payment method that parameters name or describe, else the intent's own; None where there is none.
+    """The payment method that parameters name, else the intent's own; None where there is none.
 
     Raises InvalidRequestError for one that the intent can't use, and where its customer has been deleted.
     """
     if intent["customer"] is not None:
         work.find(intent["customer"], "customer", "customer")
-    if "payment_method_data" in params:
-        method = create_method(work, params["payment_method_data"])
-    elif "payment_method" in params:
+    if "payment_method" in params:
         method = found(work, params["payment_method"], "payment_method")
     elif intent["payment_method"] is not None:
         method = work.find(intent["payment_method"], "payment_method", "payment_method")

@@ -11,8 +11,17 @@ import structlog
 
 from metering.sandbox.stripe.api_keys import ApiKeys, refused
 from metering.sandbox.stripe.disk import KeptAnswer
+from metering.sandbox.stripe.documented import documents_word, undocumented
 from metering.sandbox.stripe.endpoints import Endpoint, endpoint_for
-from metering.sandbox.stripe.errors import INVALID_REQUEST, StripeError, ValidationError, unexpected
+from metering.sandbox.stripe.errors import (
+    INVALID_REQUEST,
+    StripeError,
+    UnknownParameterError,
+    UnknownWordError,
+    UnsupportedError,
+    ValidationError,
+    unexpected,
+)
 from metering.sandbox.stripe.expansion import expanded
 from metering.sandbox.stripe.faults import Fault, Faults, RequestFault, refusal
 from metering.sandbox.stripe.forms import decode_form
@@ -183,7 +192,7 @@ class Answering:
     def _execute(self, asked: _Asked, about: bytes) -> Answer:
         if asked.meets(RequestFault.HANG_BEFORE) and asked.fault is not None:
             self._wait(asked.fault.seconds)
-        params = asked.endpoint.params.read(asked.raw, "")
+        params = _params(asked.endpoint, asked.raw)
         with self._counting:
             self.executed[asked.endpoint.operation] += 1
         with self._store.work(Origin(asked.request_id, asked.key)) as work:
@@ -209,6 +218,21 @@ class Answering:
             work.drop_changes()
             answer = _error(unexpected(asked.request_id), asked.request_id)
         return _kept_error(asked) if asked.meets(RequestFault.ERROR_AFTER) else answer
+
+
+def _params(endpoint: Endpoint, raw: Json) -> Json:
+    """The parameters in their own types. Raises ValidationError, another one for what only the sandbox doesn't take."""
+    try:
+        return endpoint.params.read(raw, "")
+    except UnknownParameterError as error:
+        unknown = undocumented(endpoint.operation, raw)
+        if unknown is not None:
+            raise UnknownParameterError(unknown) from None
+        raise UnsupportedError(f"the parameter `{error.param}`", error.param) from None
+    except UnknownWordError as error:
+        if not documents_word(endpoint.operation, error.param, error.word):
+            raise
+        raise UnsupportedError(f"`{error.word}` as `{error.param}`", error.param) from None
 
 
 def _raw_params(request: Request) -> Json:

@@ -1,6 +1,6 @@
 """What cardholders do in their browsers, and banks in their back rooms."""
 
-from metering.sandbox.stripe import disputes, refunds, setup_intents
+from metering.sandbox.stripe import disputes, payment_methods, refunds, setup_intents
 from metering.sandbox.stripe.charges import successful_charge
 from metering.sandbox.stripe.confirmations import authenticate, finish_processing
 from metering.sandbox.stripe.errors import InvalidRequestError
@@ -28,8 +28,9 @@ class BankControls:
         """
         number = card.replace(" ", "").isdigit()
         data = {"number": card} if number else {"token": card}
-        params = {"payment_method_data": {"type": "card", "card": data}, "return_url": "https://example.com"}
         with self._store.work() as work:
+            method = payment_methods.create(work, {"type": "card", "card": data})
+            params = {"payment_method": method["id"], "return_url": "https://example.com"}
             intent = setup_intents.confirm(work, params, setup_intent)
             if intent["status"] == "requires_action":
                 intent = setup_intents.authenticate_setup(work, setup_intent, succeeds=authenticates)

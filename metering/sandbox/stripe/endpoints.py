@@ -42,7 +42,7 @@ ENDPOINTS: Final = (
     _endpoint("customers.create", "POST customers", customers.create, customers.CREATE),
     _endpoint("customers.retrieve", "GET customers/:id", customers.retrieve),
     _endpoint("customers.update", "POST customers/:id", customers.update, customers.UPDATE),
-    _endpoint("customers.delete", "DELETE customers/:id", customers.delete),
+    _endpoint("customers.delete", "DELETE customers/:id", customers.delete, Hash({})),
     _endpoint("customers.list", "GET customers", customers.list_customers, customers.LIST),
     _endpoint(
         "customers.payment_methods.list",

@@ -1,5 +1,6 @@
 """Errors in Stripe's shape, with Stripe's statuses."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from metering.sandbox.stripe.values import Json, shown
@@ -49,6 +50,33 @@ class InvalidRequestError(StripeError):
 
 class ValidationError(InvalidRequestError):
     """Parameters that can't be right whatever the state is: found before anything is executed, so no key keeps the answer."""
+
+
+class UnknownParameterError(ValidationError):
+    """A parameter that there isn't."""
+
+    def __init__(self, param: str) -> None:
+        super().__init__(f"Received unknown parameter: {param}", code="parameter_unknown", param=param)
+        self.param = param
+
+
+class UnknownWordError(ValidationError):
+    """A word that isn't one of those that a parameter can be."""
+
+    def __init__(self, param: str, word: str, words: Sequence[str]) -> None:
+        super().__init__(f"Invalid {param}: must be one of {', '.join(words)}", param=param)
+        self.param, self.word = param, word
+
+
+class UnsupportedError(ValidationError):
+    """What Stripe takes, and the sandbox doesn't: whoever uses it can't be tried here."""
+
+    def __init__(self, what: str, param: str) -> None:
+        super().__init__(
+            f"Stripe takes {what}, and the sandbox does not support it. (This is the sandbox, not Stripe.)",
+            code="unsupported_by_sandbox",
+            param=param,
+        )
 
 
 def doc_url(code: str) -> str:

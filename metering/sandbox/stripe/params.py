@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from metering.sandbox.stripe.errors import ValidationError
+from metering.sandbox.stripe.errors import UnknownParameterError, UnknownWordError, ValidationError
 from metering.sandbox.stripe.values import Json
 
 MAX_METADATA_KEYS: Final = 50
@@ -106,7 +106,7 @@ class Choice:
         """The word."""
         text = _text(value, name, "string")
         if text not in self.words:
-            raise ValidationError(f"Invalid {name}: must be one of {', '.join(self.words)}", param=name)
+            raise UnknownWordError(name, text, self.words)
         return text
 
 
@@ -173,9 +173,7 @@ class Hash:
         for key, each in value.items():
             inner = f"{name}[{key}]" if name else key
             if key not in self.fields:
-                raise ValidationError(
-                    f"Received unknown parameter: {inner}", code="parameter_unknown", param=inner
-                )
+                raise UnknownParameterError(inner)
             read[key] = self.fields[key].read(each, inner)
         for key in sorted(self.required - read.keys()):
             inner = f"{name}[{key}]" if name else key

@@ -71,7 +71,6 @@ UPDATE: Final = Hash(
         **NO_TYPES,
         "amount": Integer(1),
         "payment_method": Text(),
-        "payment_method_data": CONFIRMING["payment_method_data"],
     }
 )
 RETRIEVE: Final = Hash({**EXPAND, "client_secret": Text()})
@@ -133,7 +132,6 @@ def update(work: Work, params: Json, intent_id: str) -> Json:
         "amount",
         "customer",
         "payment_method",
-        "payment_method_data",
         "setup_future_usage",
     } & params.keys()
     if bound and held["status"] not in {
@@ -153,7 +151,7 @@ def update(work: Work, params: Json, intent_id: str) -> Json:
     if "customer" in params:
         work.find(params["customer"], "customer", "customer")
         intent["customer"] = params["customer"]
-    if "payment_method" in params or "payment_method_data" in params:
+    if "payment_method" in params:
         method = chosen_method(work, intent, params)
         intent |= {
             "payment_method": method["id"] if method else None,

@@ -9,7 +9,7 @@ from metering.sandbox.stripe.errors import DeclinedError, InvalidRequestError, S
 from metering.sandbox.stripe.listing import page
 from metering.sandbox.stripe.params import (
     EXPAND,
-    LISTING,
+    PAGING,
     Choice,
     Hash,
     Integer,
@@ -45,8 +45,9 @@ _CARD: Final = Hash(
 )
 _ALLOW_REDISPLAY: Final = Choice(("always", "limited", "unspecified"))
 
-DATA: Final = Hash(
+CREATE: Final = Hash(
     {
+        **EXPAND,
         "type": Choice(("card",)),
         "card": _CARD,
         "billing_details": _BILLING_DETAILS,
@@ -55,9 +56,6 @@ DATA: Final = Hash(
     },
     frozenset({"type"}),
 )
-"""What makes a payment method, also inside the parameters of an intent."""
-
-CREATE: Final = Hash({**DATA.fields, **EXPAND}, DATA.required)
 UPDATE: Final = Hash(
     {
         **EXPAND,
@@ -69,8 +67,8 @@ UPDATE: Final = Hash(
 )
 ATTACH: Final = Hash({**EXPAND, "customer": Text()}, frozenset({"customer"}))
 _TYPE: Final[dict[str, Param]] = {"type": Choice(("card",)), "allow_redisplay": _ALLOW_REDISPLAY}
-LIST: Final = Hash({**LISTING, **_TYPE, "customer": Text()})
-LIST_OF_CUSTOMER: Final = Hash({**LISTING, **_TYPE})
+LIST: Final = Hash({**PAGING, **_TYPE, "customer": Text()})
+LIST_OF_CUSTOMER: Final = Hash({**PAGING, **_TYPE})
 
 
 def create(work: Work, params: Json) -> Json:
