@@ -78,10 +78,12 @@ class LeavesReplicas(AbstractConnection):
         if not self.is_connected:
             self._left = False
             self.connect_check_health(check_health=False)
-        if check_health and not self._asked and time.monotonic() >= self._role_due_s:
-            self._asked = True
-            command = [_ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
-        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+        if check_health:
+            self.check_health()  # type: ignore[no-untyped-call] # reads an answer of its own, so it goes first
+            if not self._asked and time.monotonic() >= self._role_due_s:
+                self._asked = True
+                command = [_ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
+        super().send_packed_command(command, check_health=False)  # type: ignore[no-untyped-call]
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         """The answer to what was sent. Raises NotPrimary where the server isn't the primary."""

@@ -162,9 +162,11 @@ class _LeavesReplicas(blocking.AbstractConnection):
         """Send, and where it is due ask for the role before: the server answers both in one go."""
         if not self.is_connected:
             self.connect_check_health(check_health=False)
-        if check_health and self._watch.ask():
-            command = [ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
-        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+        if check_health:
+            self.check_health()  # type: ignore[no-untyped-call] # reads an answer of its own, so it goes first
+            if self._watch.ask():
+                command = [ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
+        super().send_packed_command(command, check_health=False)  # type: ignore[no-untyped-call]
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         """The answer to what was sent. Raises NotPrimaryError where the server isn't the primary."""
@@ -228,9 +230,11 @@ class _LeavesReplicasAsync(awaited.AbstractConnection):
         """Send, and where it is due ask for the role before: the server answers both in one go."""
         if not self.is_connected:
             await self.connect_check_health(check_health=False)
-        if check_health and self._watch.ask():
-            command = [ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
-        await super().send_packed_command(command, check_health)
+        if check_health:
+            await self.check_health()  # type: ignore[no-untyped-call] # reads an answer of its own, so it goes first
+            if self._watch.ask():
+                command = [ASK_ROLE, *([command] if isinstance(command, str | bytes) else command)]
+        await super().send_packed_command(command, check_health=False)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """The answer to what was sent. Raises NotPrimaryError where the server isn't the primary."""

@@ -351,3 +351,25 @@ def test_what_was_pushed_before_the_refusal_is_known() -> None:
         with pytest.raises(Unreachable) as raised:
             client.push_many([event(call_id=1), event(call_id=2)])
         assert raised.value.pushed == 1
+
+
+@pytest.mark.parametrize("health_check_interval", ["1", "30"])
+def test_health_checks_that_the_url_asks_for_are_not_taken_for_the_role(
+    moved: Moved, health_check_interval: str
+) -> None:
+    """redis-py sends a PING of its own before a command, and reads its answer at once: with 1 s, between two asked here."""
+    url = f"{moved.url}?health_check_interval={health_check_interval}"
+
+    async def ask_twice() -> None:
+        async with connect_redis_async(url, timeout_s=LIMIT_S, max_connections=1) as awaited:
+            assert await awaited.set("asked", 1)
+            await asyncio.sleep(1.1)  # longer than the interval
+            assert await awaited.get("asked") == b"1"
+
+    with connect_redis(url) as made:
+        assert made.set("asked", 1)
+        with MeteringClient(url, tries=1) as client:
+            client.push(event(call_id=1))
+            asyncio.run(ask_twice())
+            client.push(event(call_id=2))
+        assert made.get("asked") == b"1"
