@@ -3,7 +3,6 @@
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
-from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Request
@@ -33,7 +32,7 @@ from metering.api.responses import (
 )
 from metering.payments.errors import InvalidAmountError
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
-from metering.payments.top_ups import ToppedUp, mark_answered, mark_unanswered, top_up
+from metering.payments.top_ups import ToppedUp, mark_told, top_up
 from metering.rules.payments import MAX_CHARGE_CENTS
 
 router = APIRouter(prefix="/v1/billing", tags=["Top-ups"])
@@ -219,7 +218,8 @@ class _Told(JSONResponse):
         super().__init__(body, status)
         self._request = request
         self._context = context
-        self._attempt: tuple[int, UUID] = (org_id, done.attempt_id)
+        self._org_id = org_id
+        self._done = done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -232,11 +232,10 @@ class _Told(JSONResponse):
             await self._note(heard=heard)
 
     async def _note(self, *, heard: bool) -> None:
-        mark = mark_answered if heard else mark_unanswered
-        note = partial(mark, self._context.prompt_payments, *self._attempt)
+        note = partial(mark_told, self._context.prompt_payments, self._org_id, self._done, heard=heard)
         try:
             # In a lane of its own: whoever waits in the one to Stripe may be waiting for just this, and until it is noted another
             # top-up that looks the same is taken for this one, so it must not wait for whoever only reads.
-            await self._context.lanes.told.run_for(self._attempt[0], note)
+            await self._context.lanes.told.run_for(self._org_id, note)
         except Exception as error:  # noqa: BLE001 - the client has its answer; an identical request gets it once more
             log.warning("a client was told of a top-up, and that can't be noted", error=type(error).__name__)

@@ -30,9 +30,10 @@ from metering.payments.errors import (
     ProviderRefusedError,
 )
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
+from metering.payments.settling import settle_and_follow
 from metering.payments.stripe_api import StripeFailure, StripeRefused
 from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE
-from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentStatus, Missing
+from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentSeen, IntentStatus, Missing
 from metering.rules.reloads import AUTHENTICATION_REQUIRED
 from metering.runtime.clock import to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -51,6 +52,11 @@ class ToppedUp:
 
     outcome: TopUpOutcome
     attempt_id: UUID
+
+    @property
+    def decided(self) -> bool:
+        """Whether it says how the charge stands, and not only that the bank still thinks about it."""
+        return not (isinstance(self.outcome, TopUpMade) and self.outcome.status == IntentStatus.PROCESSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,8 @@ def top_up(
 ) -> ToppedUp:
     """Charge the org's card, or give the outcome of the identical charge that is under way or that nobody was told of.
 
-    Blocks for as long as Stripe takes. Once the client has the answer, `mark_answered` is to be called, and `mark_unanswered` if
-    it has gone: until then an identical request gets this one's outcome.
+    Blocks for as long as Stripe takes. Once the client has the answer, `mark_told` is to be called: until then an identical
+    request gets this one's outcome.
 
     Raises InvalidAmountError, PaymentMethodRequiredError, InvalidPaymentMethodError, IdempotencyConflictError,
     ProviderRefusedError where Stripe won't make such a charge, and ProviderUnavailableError where nothing was charged or it isn't
@@ -105,6 +111,15 @@ def top_up(
         _wait_until_told(payments, begun.attempt)
 
 
+def mark_told(payments: Payments, org_id: int, done: ToppedUp, *, heard: bool) -> None:
+    """Note what a client was told, or with `heard` false that it had gone before.
+
+    Whoever heard only that the bank still decides asks for no other charge by asking again, and gets this one's outcome.
+    """
+    mark = mark_answered if heard and done.decided else mark_unanswered
+    mark(payments, org_id, done.attempt_id)
+
+
 def mark_answered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
     """Note that a client was told the outcome: an identical top-up is from now on another one."""
     reach(CrashPoint.TOP_UP_BEFORE_MARK)
@@ -116,7 +131,7 @@ def mark_answered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
 
 
 def mark_unanswered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
-    """Note that the client has gone before it could be told: an identical request gets this outcome, and needn't wait."""
+    """Note that no client was told the outcome: an identical request gets it, and needn't wait."""
     with transaction(payments.engine) as connection:
         attempt = _lock(payments, connection, org_id, attempt_id)
         if attempt is not None and attempt.answered_at is None:
@@ -292,6 +307,11 @@ def _outcome(payments: Payments, worked: Worked) -> TopUpOutcome:
     if intent is None and attempt.payment_intent_id is not None:
         try:
             intent = payments.stripe.retrieve_intent(attempt.payment_intent_id)
+            if (
+                attempt.open and intent.status != attempt.intent_status
+            ):  # it goes on: no event has told us yet
+                seen, of = IntentSeen(intent), (attempt.org_id, attempt.id)
+                attempt = settle_and_follow(payments, seen, of=of).attempt or attempt
         except StripeFailure as failure:
             raise not_done(failure) from failure
     if intent is not None:

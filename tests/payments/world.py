@@ -28,7 +28,7 @@ from metering.payments.context import Payments
 from metering.payments.event_list import read_events
 from metering.payments.settling import follow
 from metering.payments.stripe_api import API_VERSION, connect_stripe
-from metering.payments.top_ups import ToppedUp, mark_answered, top_up
+from metering.payments.top_ups import ToppedUp, mark_told, top_up
 from metering.payments.webhooks import receive
 from metering.rules.gates import Balance
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
@@ -113,7 +113,7 @@ class World:
             self.payments, org_id, amount_cents=amount_cents, payment_method_id=method, idempotency_key=key
         )
         if told:
-            mark_answered(self.payments, org_id, done.attempt_id)
+            mark_told(self.payments, org_id, done, heard=True)
         return done
 
     def work(self) -> None:
