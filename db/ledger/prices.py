@@ -1,7 +1,7 @@
 """Tiers and the prices that are in force from a date on."""
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection, insert, select, text
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from db.models import Tier, TierPrice
 from metering.rules.pricing import Price, PriceBook
+from metering.rules.times import format_time
 from metering.runtime.clock import Clock
 
 LEAD_TIME: Final = timedelta(seconds=60)
@@ -20,8 +21,31 @@ See docs/reference/money-rules.md#which-price-counts.
 TIME_TO_ASK: Final = timedelta(seconds=30)
 """How much later still is the time that a refusal proposes: it must not be refused in its turn."""
 
+CLOCKS_APART: Final = timedelta(days=1)
+"""How long before a call's start its debit may have been posted at most, whatever the clocks of meters and producers said."""
+
 _PRICES_LOCK: Final = 5_147_392_086_410_227_413
 """One writer at a time: so a price with a higher id is never committed before one with a lower id."""
+
+
+# In id order, as whoever bills: it takes its orgs' locks, then asks for the book's version, then writes debits. So a debit that
+# was priced without this price is there and seen, or comes after it and is priced anew.
+_LOCK_ORGS: Final = text("SELECT org_id FROM accounts ORDER BY org_id FOR NO KEY UPDATE")
+_BILLED: Final = text("""
+    SELECT org_id, call_id, started_at
+    FROM accounts
+    CROSS JOIN LATERAL (
+        SELECT call_id, ended_at - duration_us * interval '1 microsecond' AS started_at
+        FROM transactions
+        WHERE transactions.org_id = accounts.org_id AND kind = 'debit' AND tier = :tier
+            AND id >= first_transaction_since(accounts.org_id, CAST(:since AS timestamptz))
+            AND ended_at - duration_us * interval '1 microsecond' >= CAST(:start AS timestamptz)
+            AND (CAST(:until AS timestamptz) IS NULL
+                OR ended_at - duration_us * interval '1 microsecond' < CAST(:until AS timestamptz))
+        LIMIT 1
+    ) AS billed
+    LIMIT 1
+""")
 
 
 class PriceError(Exception):
@@ -49,12 +73,15 @@ def list_prices(connection: Connection) -> list[Price]:
     return [_price(row) for row in Session(connection).scalars(by_tier)]
 
 
-def set_price(connection: Connection, price: Price, clock: Clock) -> SetPrice:
+def set_price(connection: Connection, price: Price, clock: Clock, *, restored: bool = False) -> SetPrice:
     """Set a tier's price, in the caller's transaction; make the tier if it is new.
 
     A tier's first price is in force since ever. A later one starts at `price.in_force_from`, at least 60 s ahead; None means
     60 s ahead, and changes nothing where the price in force by then says the same already, whatever may follow later. Nor does
     asking again for a price from the very time from which the tier has it.
+
+    `restored`: the database was restored to a time before the price was set, and `price.in_force_from` says from when on it was
+    in force. Then that may be in the past, as long as no call is billed that it would have priced otherwise.
 
     Raises PriceError if the price can't start when it is asked to.
     """
@@ -73,7 +100,7 @@ def set_price(connection: Connection, price: Price, clock: Clock) -> SetPrice:
         there = by_then[-1]  # the first is in force since ever
         if _terms(there) == _terms(price) and asked in (None, there.in_force_from):
             return SetPrice(there, changed=False, followed_by=following)
-        if start < earliest:
+        if start < earliest and not restored:
             raise PriceError(
                 f"from: a later price starts at least {LEAD_TIME.total_seconds():.0f} s ahead, so that every meter knows it;"
                 f" ask for {earliest + TIME_TO_ASK:%Y-%m-%dT%H:%M:%S}Z or later, or leave the time out."
@@ -81,6 +108,10 @@ def set_price(connection: Connection, price: Price, clock: Clock) -> SetPrice:
         if there.in_force_from == start:
             raise PriceError(
                 f"from: tier {price.tier} has another price from that moment on; ask for another time."
+            )
+        if start < earliest:
+            _require_unbilled(
+                connection, price.tier, start, None if following is None else following.in_force_from
             )
     elif asked is not None:
         raise PriceError(
@@ -99,6 +130,19 @@ def set_price(connection: Connection, price: Price, clock: Clock) -> SetPrice:
         )
     )
     return SetPrice(replace(price, in_force_from=start), changed=True, followed_by=following)
+
+
+def _require_unbilled(connection: Connection, tier: str, start: datetime, until: datetime | None) -> None:
+    """Lock every org until the price is committed, and see that no call of that tier and time is billed. Raises PriceError."""
+    connection.execute(_LOCK_ORGS)
+    billed = connection.execute(
+        _BILLED, {"tier": tier, "start": start, "until": until, "since": start - CLOCKS_APART}
+    ).one_or_none()
+    if billed is not None:
+        raise PriceError(
+            f"from: call {billed.call_id} of org {billed.org_id} started at {format_time(billed.started_at)} and is billed"
+            f" already, at another price of tier {tier}. Set restored prices before the calls are pushed again."
+        )
 
 
 def _history(connection: Connection, tier: str) -> list[Price]:

@@ -35,6 +35,7 @@ from metering.rules.payments import (
     IntentSeen,
     IntentStatus,
     Missing,
+    booked_attempt_id,
 )
 from metering.rules.reloads import LOST_MONEY, LiftsWith, Pause, is_soft, pause_after_decline
 from metering.runtime.clock import Clock, to_milliseconds
@@ -53,13 +54,15 @@ def settle(
     livemode: bool,
     clock: Clock,
     event: EventRef | None = None,
+    description: str | None = None,
 ) -> Settled:
     """Bring the ledger and the attempt to what was found out, in the caller's transaction.
 
-    `of` is the attempt, by org and id, where the finding itself doesn't say. `event` is written down with the effect. Whatever
-    was not booked is told by the outcome; nothing is raised for it.
+    `of` is the attempt, by org and id, where the finding itself doesn't say. `event` is written down with the effect,
+    `description` with the credit that an operator asks for. Whatever was not booked is told by the outcome; nothing is raised for
+    it.
     """
-    settled = _settle(connection, finding, of, livemode, clock)
+    settled = _settle(connection, finding, of, livemode, clock, description)
     if event is not None:
         keep_event(connection, event, settled.outcome.value, clock())
     reach(CrashPoint.SETTLE_AFTER_WRITE)
@@ -67,7 +70,12 @@ def settle(
 
 
 def _settle(
-    connection: Connection, finding: Finding, of: tuple[int, UUID] | None, livemode: bool, clock: Clock
+    connection: Connection,
+    finding: Finding,
+    of: tuple[int, UUID] | None,
+    livemode: bool,
+    clock: Clock,
+    description: str | None,
 ) -> Settled:
     if isinstance(finding, IntentSeen):
         owner = find_owner(connection, finding.intent, of, livemode)
@@ -82,7 +90,7 @@ def _settle(
         return Settled(Outcome.UNKNOWN_ORG)
     account, billing = locked
     now = max(account.posted_at, to_milliseconds(clock()))
-    settling = _Settling(LockedOrg(connection, account, billing, now))
+    settling = _Settling(LockedOrg(connection, account, billing, now), description)
     if isinstance(finding, IntentSeen):
         return settling.bring_to(finding, attempt_id)
     attempt = find_attempt(connection, org_id, attempt_id)
@@ -94,8 +102,9 @@ def _settle(
 class _Settling:
     """One settling, under the org's lock."""
 
-    def __init__(self, org: LockedOrg) -> None:
+    def __init__(self, org: LockedOrg, description: str | None) -> None:
         self._org = org
+        self._description = description
         self._transactions_before = org.account.transaction_count
 
     def bring_to(self, seen: IntentSeen, attempt_id: UUID) -> Settled:
@@ -122,7 +131,11 @@ class _Settling:
         elif attempt.open:
             self._note(attempt, intent)
         settled = self._conclude(before, credited=credited, recovered=recovered, set_aside=set_aside)
-        settled.metadata_differ = (intent.org_id, intent.attempt_id) != (attempt.org_id, attempt.id)
+        named = (intent.org_id, intent.attempt_id)
+        settled.metadata_differ = attempt.id != booked_attempt_id(intent.id) and named != (
+            attempt.org_id,
+            attempt.id,
+        )
         return settled
 
     def end_uncharged(self, attempt: Attempt, finding: ChargeRefused | ChargeAbsent) -> Settled:
@@ -178,7 +191,7 @@ class _Settling:
             self._org.account,
             kind=Kind.CREDIT,
             amount_cents=intent.received_cents,
-            description=_DESCRIPTIONS[attempt.kind],
+            description=self._description or _DESCRIPTIONS[attempt.kind],
             source_key=intent.id,
             metadata={"payment_intent_id": intent.id},
         )

@@ -49,22 +49,14 @@ def audit(
 
 
 def _compare_with_stripe(engine: "Engine") -> "StripeAudit":
-    import threading
-
-    from metering.console.stripe_access import find_stripe
+    from metering.console.payments import open_command_stripe
     from metering.payments.audit import audit_against_stripe
-    from metering.payments.stripe_api import StripeFailure, connect_stripe
+    from metering.payments.stripe_api import StripeFailure
     from metering.runtime.clock import system_clock
-    from metering.runtime.settings import read_settings
 
-    settings = read_settings()
-    access = find_stripe(settings, settings.data_dir, threading.Event())
-    if access is None:
-        raise CommandError("Stripe can't be asked: set STRIPE_API_KEY, or start `metering up`.")
     try:
-        return audit_against_stripe(
-            engine, connect_stripe(access.api_key, base_url=access.base_url), system_clock
-        )
+        with open_command_stripe() as stripe:
+            return audit_against_stripe(engine, stripe, system_clock)
     except StripeFailure as failure:
         raise CommandError(f"Stripe can't be asked: {failure.message}") from failure
 
@@ -87,6 +79,11 @@ def _show_comparison(compared: "StripeAudit") -> None:
         f"{counted(compared.charges, 'charge')} at Stripe: {format_usd(compared.taken_cents)} USD taken,"
         f" {format_usd(compared.returned_cents)} USD returned; {compared.settling} on their way."
     )
+    if compared.strangers:
+        say(
+            f"{counted(len(compared.strangers), 'payment')} at Stripe belong to no org's customer and are not booked:"
+            " `metering payment list --unbooked` shows them."
+        )
 
 
 def require_passed(report: "AuditReport") -> None:

@@ -55,6 +55,14 @@ def set_(
             show_default=False,
         ),
     ] = None,
+    restored: Annotated[
+        bool,
+        typer.Option(
+            "--restored",
+            help="After a restore: set again a price that the backup doesn't know, with its own time in --from. It may be past, "
+            "as long as no call of that tier and time is billed.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Set a tier's price; a tier that isn't there yet is made.
@@ -74,12 +82,16 @@ def set_(
     if not 0 <= minimum <= MAX_MINIMUM_S:
         raise CommandError(f"minimum: must be from 0 to {MAX_MINIMUM_S} seconds.")
     start = None if in_force_from is None else time_value("from", in_force_from)
+    if restored and start is None:
+        raise CommandError(
+            "restored: say with --from since when the price was in force (`metering tier list` showed it)."
+        )
     try:
         price = Price(name, start, rate_microusd, first_s, next_s, minimum, connect_fee_microusd)
     except ValueError as error:
         raise CommandError(f"{error}.") from error
     with open_database(command="tier") as engine, transaction(engine) as connection:
-        done = set_price(connection, price, system_clock)
+        done = set_price(connection, price, system_clock, restored=restored)
     if as_json:
         following = None if done.followed_by is None else _json(done.followed_by)
         show_json({**_json(done.price), "changed": done.changed, "followed_by": following})

@@ -1,17 +1,23 @@
 # ruff: noqa: PLC0415 - Stripe's SDK takes a while to import
-"""What the roles that talk to Stripe need for it."""
+"""What roles and commands that talk to Stripe need for it."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 
+from metering.console.connections import open_database, open_redis
+from metering.console.errors import CommandError
 from metering.console.role import RunningRole
 from metering.console.stripe_access import find_stripe
 from metering.runtime.settings import read_settings
 
 if TYPE_CHECKING:
     from metering.payments.context import Payments
+    from metering.payments.stripe_api import StripeApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +64,48 @@ def open_payments(role: RunningRole, *, return_url: str | None = None) -> RolePa
         return_url=return_url,
     )
     return RolePayments(payments, access.webhook_secrets)
+
+
+@contextmanager
+def open_command_stripe() -> Iterator["StripeApi"]:
+    """The Stripe that an operator's command asks; meanwhile logs go to standard error, and leave its output alone.
+
+    Raises SettingsError, and CommandError where there is no Stripe.
+    """
+    from metering.payments.stripe_api import connect_stripe
+    from metering.runtime.logs import configure_logs
+
+    settings = read_settings()
+    access = find_stripe(settings, settings.data_dir, threading.Event())
+    if access is None:
+        raise CommandError("Stripe can't be asked: set STRIPE_API_KEY, or start `metering up`.")
+    logs_before = structlog.get_config()
+    configure_logs()
+    try:
+        yield connect_stripe(access.api_key, base_url=access.base_url)
+    finally:
+        structlog.configure(**logs_before)
+
+
+@contextmanager
+def open_command_payments(command: str) -> Iterator["Payments"]:
+    """What an operator's command works with that settles payments. As `open_command_stripe`."""
+    from metering.payments.context import Payments
+    from metering.runtime.clock import system_clock
+    from metering.signals.gates import Gates
+    from metering.signals.reload_signals import ReloadSignals
+    from workers.enqueue import Nudges
+
+    with (
+        open_database(command=command) as engine,
+        open_redis() as client,
+        open_command_stripe() as stripe,
+    ):
+        yield Payments(
+            engine=engine,
+            gates=Gates(client),
+            signals=ReloadSignals(client),
+            stripe=stripe,
+            clock=system_clock,
+            nudge=Nudges(client).nudge,
+        )

@@ -9,19 +9,19 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, ScalarSelect, func, select, text
 
 from db.audit.full import Violation
-from db.models import PaymentAttempt
+from db.models import Account, PaymentAttempt
 from db.postgres.engine import transaction
 from metering.payments.stripe_api import StripeApi
-from metering.rules.payments import CURRENCY, AttemptStatus, Dispute, Intent, IntentStatus
+from metering.rules.payments import CURRENCY, AttemptStatus, Dispute, Intent, IntentStatus, booked_attempt_id
 from metering.runtime.clock import Clock
 
 SETTLING: Final = timedelta(minutes=15)
 """How long a charge may be on its way between Stripe and the ledger."""
 BEFORE_THE_FIRST: Final = timedelta(days=1)
-"""How long before our first attempt Stripe is asked for charges: the database may have lost some."""
+"""How long before our first org or attempt Stripe is asked for charges: the database may have lost some."""
 
 INTENT_HAS_ATTEMPT: Final = "stripe_charge_has_attempt"
 METADATA_MATCHES: Final = "stripe_metadata_matches"
@@ -50,6 +50,8 @@ class StripeAudit:
     returned_cents: int = 0
     settling: int = 0
     """Charges that are on their way, and so not compared."""
+    strangers: list[str] = field(default_factory=list)
+    """Payments of customers that no org has, or of none, without our mark: not ours, unless an operator books them."""
     violations: list[Violation] = field(default_factory=list)
 
 
@@ -97,7 +99,7 @@ def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> Str
     """
     now = clock()
     found = StripeAudit()
-    since = _since(engine, now)
+    since = charges_since(engine, now)
     listed = list(stripe.list_intents(since=since))
     returned = _returned(stripe, since)
     ledger = _read(engine)
@@ -107,6 +109,8 @@ def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> Str
         if intent.attempt_id is not None or from_customer or intent.id in ledger.orgs:
             found.charges += 1
             _compare(found, intent, ledger, returned, now)
+        elif intent.id in taken:
+            found.strangers.append(intent.id)
     for (intent_id, org_id), each in ledger.attempts.items():
         if each.status == AttemptStatus.SUCCEEDED and intent_id not in taken:
             found.violations.append(
@@ -133,15 +137,22 @@ def _compare(
             found.settling += 1
             return
         whose = "nobody's customer that we know" if owner is None else f"org {owner}'s customer"
+        unbooked = intent.status == IntentStatus.SUCCEEDED and intent.customer_id is not None
+        remedy = (
+            f". {intent.received_cents} cents are not booked: metering payment book {owner or 'ORG'} {intent.id} --reason ..."
+            if unbooked
+            else ""
+        )
         found.violations.append(
             Violation(
                 INTENT_HAS_ATTEMPT,
                 owner or intent.org_id,
-                f"{intent.id} ({intent.status}) has no attempt; it is of {whose}",
+                f"{intent.id} ({intent.status}) has no attempt; it is of {whose}{remedy}",
             )
         )
         return
-    if (intent.org_id, intent.attempt_id) != (owner, attempt.id):
+    named = (intent.org_id, intent.attempt_id)
+    if attempt.id != booked_attempt_id(intent.id) and named != (owner, attempt.id):
         found.violations.append(
             Violation(
                 METADATA_MATCHES,
@@ -235,12 +246,15 @@ def _returned(stripe: StripeApi, since: datetime) -> _Returned:
     return returned
 
 
-def _since(engine: Engine, now: datetime) -> datetime:
+def charges_since(engine: Engine, now: datetime) -> datetime:
+    """Since when Stripe may hold a payment of ours: before the first org, or the first attempt, there was nobody to pay."""
     with transaction(engine) as connection:
-        first = connection.scalar(
-            select(PaymentAttempt.created_at).order_by(PaymentAttempt.created_at).limit(1)
-        )
+        first = connection.scalar(select(func.least(_first(PaymentAttempt), _first(Account))))
     return (first or now) - BEFORE_THE_FIRST
+
+
+def _first(of: type[PaymentAttempt] | type[Account]) -> ScalarSelect[datetime]:
+    return select(func.min(of.created_at)).scalar_subquery()
 
 
 def _read(engine: Engine) -> _Ledger:

@@ -27,12 +27,16 @@ def recognise_customer(payments: Payments, intent: Intent) -> None:
     dashboard. What Stripe wrote down when he was made can't be edited, for the 30 days that it keeps events: our key, which bears
     the org and when that was made. Without that proof nothing is credited, and it is told.
     """
-    if intent.customer_id is None or intent.attempt_id is None:
-        return
+    if intent.customer_id is not None and intent.attempt_id is not None:
+        recognise(payments, intent.customer_id, before=intent.created_at)
+
+
+def recognise(payments: Payments, customer_id: str, *, before: datetime) -> None:
+    """As `recognise_customer`, of one who was made `before` then, whatever he has paid for."""
     with transaction(payments.engine) as connection:
-        if find_org_of_customer(connection, intent.customer_id) is not None:
+        if find_org_of_customer(connection, customer_id) is not None:
             return
-    made_with = payments.stripe.key_of_customer(intent.customer_id, before=intent.created_at)
+    made_with = payments.stripe.key_of_customer(customer_id, before=before)
     _, _, named = (made_with or "").partition("customer-")
     org, _, _ = named.partition("-")
     if made_with is None or not org.isdecimal() or int(org) > MAX_ORG_ID:
@@ -44,11 +48,11 @@ def recognise_customer(payments: Payments, intent: Intent) -> None:
         key = customer_key(billing.org_id, billing.created_at)
         if made_with != key and not made_with.startswith(f"{key}-"):
             return
-        claim_customer(connection, intent.customer_id, billing.org_id)
+        claim_customer(connection, customer_id, billing.org_id)
     with transaction(payments.engine) as connection:
-        keep_customer(connection, billing.org_id, intent.customer_id, payments.clock)
+        keep_customer(connection, billing.org_id, customer_id, payments.clock)
     log.warning(
         "a customer that this database had forgotten is known again",
         org_id=int(org),
-        customer=intent.customer_id,
+        customer=customer_id,
     )

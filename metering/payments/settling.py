@@ -33,6 +33,7 @@ def settle_and_follow(
     *,
     of: tuple[int, UUID] | None = None,
     event: EventRef | None = None,
+    description: str | None = None,
 ) -> Settled:
     """Bring the ledger to a finding, in a transaction of its own, then let follow what has to. Raises what Postgres raises.
 
@@ -54,6 +55,7 @@ def settle_and_follow(
                     livemode=payments.stripe.livemode,
                     clock=payments.clock,
                     event=event,
+                    description=description,
                 )
             break
         except Exception as error:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 CURRENCY: Final = "usd"
 MIN_CHARGE_CENTS: Final = 50
@@ -13,6 +13,14 @@ MAX_CHARGE_CENTS: Final = 99_999_999
 """Nor a larger one."""
 MIN_TOP_UP_CENTS: Final = 500
 """The smallest top-up, unless configured otherwise (docs/reference/http-api.md#top-ups)."""
+
+
+_BOOKED_BY_HAND: Final = UUID("8a3ad1fb-4f0e-4d0c-9a53-6f0b0d3b0c55")
+
+
+def booked_attempt_id(payment_intent_id: str) -> UUID:
+    """The id of the attempt that stands for a payment which an operator has booked: no metadata at Stripe name it."""
+    return uuid5(_BOOKED_BY_HAND, payment_intent_id)
 
 
 class AttemptKind(StrEnum):

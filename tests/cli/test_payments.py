@@ -1,0 +1,85 @@
+"""`metering payment`: what was paid at Stripe by hand is listed, and booked once."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+
+from metering.runtime.clock import system_clock
+from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
+from tests.cli.conftest import Cli
+from tests.conftest import Database
+from tests.payments.world import World, make_world
+
+
+@pytest.fixture
+def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
+    """An installation as of now, with org 1 and its card."""
+    with make_world(database.engine, redis_client, at=system_clock()) as made:
+        made.save_card()
+        yield made
+
+
+@pytest.fixture
+def stripe_cli(cli: Cli, world: World) -> Cli:
+    """The command, with the world's Stripe."""
+    stripe = {
+        "STRIPE_API_KEY": world.sandbox.api_key,
+        "STRIPE_API_BASE": world.sandbox.url,
+        "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+    }
+    return replace(cli, settings={**cli.settings, **stripe})
+
+
+def test_a_payment_of_the_dashboard_is_listed_booked_and_gone_from_the_list(
+    stripe_cli: Cli, world: World
+) -> None:
+    customer = world.account().stripe_customer_id
+    intent = world.sandbox.pay_in_dashboard(customer or "", 2_500)["id"]
+    world.deliver(*world.events("payment_intent.succeeded"))
+
+    listed = stripe_cli.json("payment", "list", "--unbooked")
+    assert listed["total"] == 1
+    (row,) = listed["results"]
+    assert (row.pop("created_at") or "").endswith("Z")
+    assert row == {
+        "payment_intent_id": intent,
+        "org_id": 1,
+        "customer_id": customer,
+        "amount_cents": 2_500,
+        "currency": "usd",
+        "reason": "unknown_intent",
+    }
+    assert "unknown_intent" in " ".join(stripe_cli.run("payment", "list", "--unbooked").stdout.split())
+
+    done = stripe_cli.json("payment", "book", "1", intent, "--reason", "invoice 17")
+    assert (done["booked"], done["amount_cents"], done["customer_claimed"]) == (True, 2_500, False)
+    assert (world.balance(), world.client.hget("gate:1", "state")) == (2_500, b"open")
+    again = stripe_cli.run("payment", "book", "1", intent, "--reason", "invoice 18").stdout
+    assert again.startswith("Nothing changed: org 1 was credited with these 25.00 USD before")
+    assert stripe_cli.json("payment", "list", "--unbooked") == {"results": [], "total": 0}
+    assert "There are no unbooked payments." in stripe_cli.run("payment", "list", "--unbooked").stdout
+    assert stripe_cli.json("audit", "--stripe")["stripe"]["violations"] == []
+
+
+def test_refusals_are_one_sentence_with_the_remedy(stripe_cli: Cli, world: World) -> None:
+    world.make_org(2)
+    intent = world.sandbox.pay_in_dashboard(world.account().stripe_customer_id or "", 2_500)["id"]
+    assert "org 1's" in stripe_cli.fail("payment", "book", "2", intent, "--reason", "x")
+    assert "no org 9" in stripe_cli.fail("payment", "book", "9", intent, "--reason", "x")
+    unknown = stripe_cli.run("payment", "book", "1", "pi_none", "--reason", "x", status=1)
+    assert unknown.stdout == ""  # what Stripe said is logged on standard error, before the sentence
+    assert unknown.stderr.splitlines()[-1].startswith("Stripe doesn't give the payment pi_none")
+    assert stripe_cli.fail("payment", "book", "1", intent, "--reason", " ").startswith("reason:")
+    assert "--unbooked" in stripe_cli.fail("payment", "list")
+    assert (world.balance(), world.balance(2)) == (0, 0)
+
+
+def test_the_audit_tells_of_strangers_payments(stripe_cli: Cli, world: World) -> None:
+    stranger = world.stripe.v1.customers.create({"name": "Somebody"}).id
+    intent = world.sandbox.pay_in_dashboard(stranger, 700)["id"]
+    assert stripe_cli.json("audit", "--stripe")["stripe"]["strangers"] == [intent]
+    assert "payment list --unbooked" in " ".join(stripe_cli.run("audit", "--stripe").stdout.split())
+    said = stripe_cli.run("payment", "book", "1", intent, "--reason", "a deposit").stdout
+    assert "is org 1's from now on" in said
