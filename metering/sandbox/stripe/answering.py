@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from metering.sandbox.stripe.accounts import foreign
 from metering.sandbox.stripe.api_keys import ApiKeys, refused
 from metering.sandbox.stripe.disk import KeptAnswer
 from metering.sandbox.stripe.documented import documents_word, undocumented
@@ -78,6 +79,10 @@ class _Asked:
     raw: Json
     key: str | None
     fault: Fault[RequestFault] | None
+    account: str
+    """The account that it is asked for."""
+    kept_as: str
+    """The key as it is kept: another account's is another key."""
 
     def meets(self, *kinds: RequestFault) -> bool:
         return self.fault is not None and self.fault.kind in kinds
@@ -132,7 +137,11 @@ class Answering:
         return answer
 
     def _answer(self, request: Request, request_id: str) -> Answer | None:
-        api_key = self._api_keys.require(request.headers.get("authorization"))
+        api_key, owner = self._api_keys.require(request.headers.get("authorization"))
+        account = owner or self._store.first_account
+        acts_for = request.headers.get("stripe-account", account)
+        if acts_for != account:
+            raise foreign(acts_for)
         version = request.headers.get("stripe-version", API_VERSION)
         if version != API_VERSION:
             raise StripeError(
@@ -164,7 +173,9 @@ class Answering:
             refusing = refusal(fault.kind, key)
             if refusing is not None:
                 raise refusing
-        asked = _Asked(request_id, endpoint, ids, params, key, fault)
+        asked = _Asked(
+            request_id, endpoint, ids, params, key, fault, account, f"{owner} {key}" if owner else key or ""
+        )
         answer = self._with_key(asked, request.path)
         if asked.meets(RequestFault.HANG_AFTER) and fault is not None:
             self._wait(fault.seconds)
@@ -180,14 +191,14 @@ class Answering:
         if asked.key is None:
             return self._execute(asked, b"")
         about = fingerprint(path, asked.raw)
-        kept = self._keys.begin(asked.key, about)
+        kept = self._keys.begin(asked.key, about, asked.kept_as)
         if kept is not None:
             headers = {"Idempotent-Replayed": "true", "Original-Request": kept.request_id}
             return Answer(kept.status, kept.body, _final(kept.status) | headers)
         try:
             return self._execute(asked, about)
         finally:
-            self._keys.end(asked.key)
+            self._keys.end(asked.kept_as)
 
     def _execute(self, asked: _Asked, about: bytes) -> Answer:
         if asked.meets(RequestFault.HANG_BEFORE) and asked.fault is not None:
@@ -195,11 +206,11 @@ class Answering:
         params = _params(asked.endpoint, asked.raw)
         with self._counting:
             self.executed[asked.endpoint.operation] += 1
-        with self._store.work(Origin(asked.request_id, asked.key)) as work:
+        with self._store.work(Origin(asked.request_id, asked.key), asked.account) as work:
             answer = self._work(work, asked, params)
             if asked.key is not None:
                 work.answer = KeptAnswer(
-                    asked.key, about, work.now, answer.status, answer.body, asked.request_id
+                    asked.kept_as, about, work.now, answer.status, answer.body, asked.request_id
                 )
         return answer
 

@@ -31,7 +31,7 @@ _CATEGORIES: Final = {
 
 def retrieve(work: Work, params: Json) -> Json:  # noqa: ARG001
     """The balance: the net of all transactions, fees included."""
-    net: dict[str, int] = {"usd": 0}
+    net: dict[str, int] = {work.settlement.currency: 0}
     for each in work.newest("balance_transaction"):
         net[each["currency"]] = net.get(each["currency"], 0) + each["net"]
     return {

@@ -16,7 +16,7 @@ class BankControls:
 
     def authenticate(self, payment_intent: str, *, succeeds: bool = True) -> Json:
         """The customer answers a 3DS challenge, or fails to. Returns the PaymentIntent, declined or not."""
-        with self._store.work() as work:
+        with self._store.work_on(payment_intent) as work:
             return plain(authenticate(work, payment_intent, succeeds=succeeds))
 
     def confirm_setup(
@@ -28,7 +28,7 @@ class BankControls:
         """
         number = card.replace(" ", "").isdigit()
         data = {"number": card} if number else {"token": card}
-        with self._store.work() as work:
+        with self._store.work_on(setup_intent) as work:
             method = payment_methods.create(work, {"type": "card", "card": data})
             params = {"payment_method": method["id"], "return_url": "https://example.com"}
             intent = setup_intents.confirm(work, params, setup_intent)
@@ -41,7 +41,7 @@ class BankControls:
 
     def save_card(self, customer: str, *, card: str = "pm_card_visa") -> str:
         """A customer saves a test card for off-session use: a SetupIntent from its making to its success in one step."""
-        with self._store.work() as work:
+        with self._store.work_on(customer) as work:
             intent = setup_intents.create(work, {"customer": customer, "usage": "off_session"})
         return self.confirm_setup(intent["id"], card=card)
 
@@ -55,12 +55,12 @@ class BankControls:
 
     def slow_card(self, payment_method: str, *, slow: bool = True) -> None:
         """The bank takes its time with this payment method: payments stay `processing` until `finish_processing`."""
-        with self._store.work() as work:
+        with self._store.work_on(payment_method) as work:
             work.edit(find_method(work, payment_method))[PRIVATE]["slow"] = slow
 
     def finish_processing(self, payment_intent: str, *, succeeds: bool = True) -> Json:
         """The bank of a slow card decides. Returns the PaymentIntent, declined or not."""
-        with self._store.work() as work:
+        with self._store.work_on(payment_intent) as work:
             return plain(finish_processing(work, payment_intent, succeeds=succeeds))
 
     def update_card(
@@ -75,18 +75,18 @@ class BankControls:
 
         Whoever failed because it had expired fails no more; a new number fails only as that card does.
         """
-        with self._store.work() as work:
+        with self._store.work_on(payment_method) as work:
             method = find_method(work, payment_method)
             return plain(update_automatically(work, method, card, exp_month, exp_year))
 
     def settle_refund(self, refund: str) -> Json:
         """A pending refund (card `pm_card_pendingRefund`) arrives."""
-        with self._store.work() as work:
+        with self._store.work_on(refund) as work:
             return plain(refunds.settle_refund(work, work.find(refund, "refund", "refund")))
 
     def fail_refund(self, refund: str, *, reason: str = "lost_or_stolen_card") -> Json:
         """The bank can't pay a refund out: the money comes back."""
-        with self._store.work() as work:
+        with self._store.work_on(refund) as work:
             return plain(refunds.fail_refund(work, work.find(refund, "refund", "refund"), reason))
 
     def open_dispute(
@@ -102,7 +102,7 @@ class BankControls:
 
         `currency` is the dispute's own, where it isn't the charge's; `amount_cents` is in it.
         """
-        with self._store.work() as work:
+        with self._store.work_on(payment_intent) as work:
             charge = successful_charge(
                 work, work.find(payment_intent, "payment_intent", "payment_intent")["id"]
             )
@@ -116,20 +116,20 @@ class BankControls:
 
     def escalate_dispute(self, dispute: str) -> Json:
         """An inquiry becomes a real dispute, and takes the money."""
-        with self._store.work() as work:
+        with self._store.work_on(dispute) as work:
             return plain(disputes.escalate(work, work.find(dispute, "dispute", "dispute")))
 
     def win_dispute(self, dispute: str) -> Json:
         """The bank decides for us: the money comes back. An inquiry is just closed."""
-        with self._store.work() as work:
+        with self._store.work_on(dispute) as work:
             return plain(disputes.close_dispute(work, work.find(dispute, "dispute", "dispute"), won=True))
 
     def lose_dispute(self, dispute: str) -> Json:
         """The bank decides against us. An inquiry is just closed."""
-        with self._store.work() as work:
+        with self._store.work_on(dispute) as work:
             return plain(disputes.close_dispute(work, work.find(dispute, "dispute", "dispute"), won=False))
 
     def _set_decline(self, payment_method: str, decline_code: str | None) -> None:
-        with self._store.work() as work:
+        with self._store.work_on(payment_method) as work:
             method = work.edit(find_method(work, payment_method))
             method[PRIVATE]["decline"] = decline_code

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from random import Random
 
+from metering.sandbox.stripe.accounts import find_account, new_account
 from metering.sandbox.stripe.answering import Answering, RequestMade
 from metering.sandbox.stripe.api_keys import ApiKeys
 from metering.sandbox.stripe.bank_controls import BankControls
@@ -64,13 +65,17 @@ class Controls(BankControls, DashboardControls):
             work.find(event, "event", "event")
         self._webhooks.resend(event)
 
-    def rotate_api_key(self, *, keep_old: bool = False) -> str:
-        """A new API key, which is returned; the old ones get 401 from now on, unless they are kept."""
-        return self._api_keys.rotate(keep_old=keep_old)
+    def set_webhook(
+        self, url: str | None, *, secrets: Sequence[str] = (), account: str | None = None
+    ) -> None:
+        """Where webhooks go, signed by each of `secrets`; None: nowhere. Raises ValueError for what is no address.
 
-    def set_webhook(self, url: str | None, *, secrets: Sequence[str] = ()) -> None:
-        """Where webhooks go, signed by each of `secrets`; None: nowhere. Raises ValueError for what is no address."""
-        self._webhooks.set_target(None if url is None else Target(url, tuple(secrets)))
+        `account` is another than the first.
+        """
+        target = None if url is None else Target(url, tuple(secrets))
+        with self._store.work() as work:
+            owner = find_account(work, account)["id"]
+        self._webhooks.set_target(target, owner)
 
     def set_fault(
         self,
@@ -164,10 +169,14 @@ class Controls(BankControls, DashboardControls):
         return self._webhooks.wait_delivered(limit_s)
 
     def reset(self) -> None:
-        """Forget all objects, keys, faults and counts, as if it were new; API keys and the webhook's address stay."""
+        """Forget all objects, keys, faults and counts, as if it were new.
+
+        The first account stays with its API keys and the address of its webhooks; others are closed.
+        """
         self.clear_faults()
         self._webhooks.forget()
-        self._store.clear()
+        self._store.clear(new_account(self._store.now(), account_id=self._store.first_account))
+        self._api_keys.set_others(())
         self._webhooks.sent = 0
         for counter in (self._answering.asked, self._answering.executed, self._answering.made):
             counter.clear()

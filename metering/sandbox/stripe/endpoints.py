@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from metering.sandbox.stripe import (
+    accounts,
     balance,
     charges,
     customers,
@@ -39,6 +40,8 @@ def _endpoint(operation: str, request: str, answer: Callable[..., Json], params:
 
 
 ENDPOINTS: Final = (
+    _endpoint("accounts.retrieve_current", "GET account", accounts.retrieve_current, accounts.RETRIEVE),
+    _endpoint("accounts.retrieve", "GET accounts/:id", accounts.retrieve, accounts.RETRIEVE),
     _endpoint("customers.create", "POST customers", customers.create, customers.CREATE),
     _endpoint("customers.retrieve", "GET customers/:id", customers.retrieve),
     _endpoint("customers.update", "POST customers/:id", customers.update, customers.UPDATE),

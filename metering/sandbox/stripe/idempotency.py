@@ -39,8 +39,10 @@ class Keys:
         self._running: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def begin(self, key: str, asked: bytes) -> KeptAnswer | None:
+    def begin(self, key: str, asked: bytes, kept_as: str) -> KeptAnswer | None:
         """The answer that `key` keeps, or None: then it is the caller's until `end`. `asked` is the request's fingerprint.
+
+        It is kept as `kept_as`, which tells apart the same key of several accounts.
 
         Raises StripeError: 400 `idempotency_error` for another request than the key's first, 409 while that is running.
         """
@@ -49,8 +51,8 @@ class Keys:
                 400, INVALID_REQUEST, f"Idempotency keys can only be up to {MAX_LENGTH} characters."
             )
         with self._lock:
-            running = self._running.get(key)
-            kept = self._store.answers.get(key)
+            running = self._running.get(kept_as)
+            kept = self._store.answers.get(kept_as)
             if kept is not None and self._store.now() - kept.created >= KEY_LIFE_S:
                 kept = None
             first = running if running is not None else kept.fingerprint if kept is not None else asked
@@ -64,10 +66,10 @@ class Keys:
             if running is not None:
                 raise key_in_use(key)
             if kept is None:
-                self._running[key] = asked
+                self._running[kept_as] = asked
             return kept
 
-    def end(self, key: str) -> None:
+    def end(self, kept_as: str) -> None:
         """Let go of a key: its answer is kept by now, or nothing was executed."""
         with self._lock:
-            self._running.pop(key, None)
+            self._running.pop(kept_as, None)

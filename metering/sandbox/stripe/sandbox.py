@@ -9,6 +9,7 @@ from typing import Final, Self
 import structlog
 
 from metering.runtime.clock import Clock, system_clock
+from metering.sandbox.stripe.accounts import keys_kept, open_first
 from metering.sandbox.stripe.answering import Answer, Answering, Request
 from metering.sandbox.stripe.api_keys import ApiKeys
 from metering.sandbox.stripe.controls import Controls
@@ -58,6 +59,8 @@ class StripeSandbox(Controls):
         request_faults, webhook_faults = Faults[RequestFault](), Faults[WebhookFault]()
         store = Store(self._path, self._clock)
         try:
+            open_first(store)
+            self._keys.set_others(keys_kept(store))
             webhooks = Webhooks(store, self._clock, webhook_faults, self._first_target, self._retry_delays_s)
             answering = Answering(store, self._keys, request_faults, self._stopping)
             super().__init__(store, self._keys, answering, webhooks, request_faults, webhook_faults)

@@ -6,7 +6,7 @@ copies, which take the others' place when it is done, after they are on disk.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -72,10 +72,8 @@ class Store:
         self._next_position = 1
         self.answers: dict[str, KeptAnswer] = {}
         """By idempotency key, the oldest first."""
-        self.settlement = Settlement()
-        """What the account settles in."""
-        self.announces = False
-        """Whether events are to be delivered as webhooks."""
+        self.announced: set[str] = set()
+        """The accounts whose events are to be delivered as webhooks."""
         self.on_events: Callable[[list[Json]], None] = lambda _: None
         """Called with the events of each change when it is stored. Must not wait."""
         self._closed = False
@@ -89,13 +87,34 @@ class Store:
         """The time, in whole seconds."""
         return unix_seconds(self._clock())
 
+    @property
+    def first_account(self) -> str:
+        """The account that was there first, and owns what says of no owner; empty as long as there is none."""
+        return next(iter(self.ids("account")), "")
+
+    def owner(self, object_id: str) -> str:
+        """The account that an object belongs to; the first for one that there isn't."""
+        return self.owner_of(self.peek(object_id) or {})
+
+    def owner_of(self, value: Json) -> str:
+        """The account that an object belongs to."""
+        owner: str | None = value.get(PRIVATE, {}).get("account")
+        return owner or self.first_account
+
+    def work_on(self, object_id: str, origin: Origin = Origin()) -> AbstractContextManager["Work"]:
+        """A piece of work for the account that an object belongs to."""
+        return self.work(origin, self.owner(object_id))
+
     @contextmanager
-    def work(self, origin: Origin = Origin()) -> Iterator["Work"]:
-        """A piece of work on the state, alone: stored at the end; dropped if it raises, unless the error keeps it."""
+    def work(self, origin: Origin = Origin(), account: str | None = None) -> Iterator["Work"]:
+        """A piece of work on the state, alone: stored at the end; dropped if it raises, unless the error keeps it.
+
+        It sees what is `account`'s; without one everything, and what it makes is the first account's.
+        """
         with self._lock:
             if self._closed:
                 raise StoreClosedError
-            work = Work(self, origin, self.now())
+            work = Work(self, origin, self.now(), account)
             try:
                 yield work
             except StripeError as error:
@@ -104,8 +123,8 @@ class Store:
                 raise
             self._store(work)
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def clear(self, *keeping: Json) -> None:
+        """Forget everything but `keeping`, objects as they are to be from now on."""
         with self._lock:
             if self._disk is not None:
                 self._disk.clear()
@@ -113,7 +132,9 @@ class Store:
             self._kinds.clear()
             self._index.clear()
             self.answers.clear()
-            self.settlement = Settlement()
+            with self.work() as work:
+                for value in keeping:
+                    work.add(value)
 
     def close(self) -> None:
         """Close the file, if there is one. Work that begins afterwards raises StoreClosedError."""
@@ -193,6 +214,8 @@ class Work:
     origin: Origin
     now: int
     """The time of the request, in whole seconds."""
+    account: str | None = None
+    """The account that it is done for; None for Stripe itself, that sees all of them."""
     changed: dict[str, Json] = field(default_factory=dict)
     events: list[Json] = field(default_factory=list)
     answer: KeptAnswer | None = None
@@ -200,14 +223,20 @@ class Work:
     @property
     def settlement(self) -> Settlement:
         """What the account settles in."""
-        return self._store.settlement
+        account = self.get(self.account or self.first_account, "account")
+        return Settlement() if account is None else Settlement.of(account[PRIVATE]["settlement"])
+
+    @property
+    def first_account(self) -> str:
+        """The account that was there first."""
+        return self._store.first_account
 
     def get(self, object_id: str, kind: str) -> Json | None:
         """An object, not to be changed; None where there is none of that kind."""
         value = self.changed.get(object_id)
         if value is None:
             value = self._store.peek(object_id)
-        return value if value is not None and value["object"] == kind else None
+        return value if value is not None and value["object"] == kind and self._sees(value) else None
 
     def find(self, object_id: str, kind: str, param: str, *, in_path: bool = False) -> Json:
         """As `get`, but raises StripeError `resource_missing`, naming `param`. A deleted object is missing."""
@@ -225,6 +254,8 @@ class Work:
 
     def add(self, value: Json) -> Json:
         """Take in a new object, or another value in an old one's place."""
+        if self.account not in {None, self.first_account}:
+            value.setdefault(PRIVATE, {})["account"] = self.account
         self.changed[value["id"]] = value
         return value
 
@@ -237,11 +268,11 @@ class Work:
         """The objects of a kind, newest first; with `where` those whose indexed field has that value."""
         fresh = [value for value in self.changed.values() if value["object"] == kind]
         for value in reversed(fresh):
-            if self._store.position(value["id"]) is None and _fits(value, where):
+            if self._store.position(value["id"]) is None and self._fits(value, where):
                 yield value
         for object_id in self._stored_ids(kind, where, fresh):
             stored = self.changed.get(object_id) or self._store.peek(object_id)
-            if stored is not None and _fits(stored, where):
+            if stored is not None and self._fits(stored, where):
                 yield stored
 
     def _stored_ids(self, kind: str, where: tuple[str, Any] | None, fresh: list[Json]) -> Iterator[str]:
@@ -273,13 +304,15 @@ class Work:
             "created": self.now,
             "data": data,
             "livemode": False,
-            "pending_webhooks": int(self._store.announces),
+            "pending_webhooks": int((self.account or self.first_account) in self._store.announced),
             "request": {"id": self.origin.request_id, "idempotency_key": self.origin.idempotency_key},
             "type": event_type,
             PRIVATE: {"given_up": False},
         }
         self.events.append(self.add(event))
 
+    def _sees(self, value: Json) -> bool:
+        return self.account is None or self._store.owner_of(value) == self.account
 
-def _fits(value: Json, where: tuple[str, Any] | None) -> bool:
-    return where is None or value.get(where[0]) == where[1]
+    def _fits(self, value: Json, where: tuple[str, Any] | None) -> bool:
+        return (where is None or value.get(where[0]) == where[1]) and self._sees(value)

@@ -5,6 +5,7 @@ import itertools
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class _Due(NamedTuple):
     number: int
     event_id: str
     tries: int
+    account: str
 
 
 class Webhooks:
@@ -72,9 +74,11 @@ class Webhooks:
         self._clock = clock
         self._faults = faults
         self._retry_delays_s = retry_delays_s
-        self._target: Target | None = None
+        self._targets: dict[str, Target] = {}
+        """By account."""
         self._changed = threading.Condition()
-        self._due: list[_Due] = []
+        self._due: defaultdict[str, list[_Due]] = defaultdict(list)
+        """By account, each a heap: what is due for one that has no target any more holds up no other."""
         self._sending = 0
         self._connections: set[HTTPConnection] = set()
         self._numbers = itertools.count()
@@ -83,13 +87,15 @@ class Webhooks:
         self.sent = 0
         """How many webhooks were taken with a 2xx."""
         store.on_events = self._announce
-        self.set_target(target)
+        self.set_target(target, store.first_account)
 
-    def set_target(self, target: Target | None) -> None:
-        """Send to another place, also what has not been taken yet; None: events from now on are for nobody."""
+    def set_target(self, target: Target | None, account: str) -> None:
+        """Send an account's to another place, also what has not been taken yet; None: its events from now on are for nobody."""
         with self._changed:
-            self._target = target
-            self._store.announces = target is not None
+            self._targets.pop(account, None)
+            if target is not None:
+                self._targets[account] = target
+            self._store.announced = set(self._targets)
             self._changed.notify_all()
 
     def start(self) -> None:
@@ -97,7 +103,7 @@ class Webhooks:
         with self._store.work() as work:
             left = [event["id"] for event in work.newest("event") if event["pending_webhooks"]]
         with self._changed:
-            known = {due.event_id for due in self._due}
+            known = {due.event_id for due in self._all_due()}
             for event_id in reversed(left):
                 if event_id not in known:
                     self._push(event_id, 0, 0.0)
@@ -124,12 +130,12 @@ class Webhooks:
     def waiting(self) -> int:
         """How many sendings are due, now or later, or under way."""
         with self._changed:
-            return len(self._due) + self._sending
+            return len(self._all_due()) + self._sending
 
     def wait_delivered(self, limit_s: float) -> bool:
         """Wait until nothing is left to send; False if that takes longer than `limit_s` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._due and not self._sending, limit_s)
+            return self._changed.wait_for(lambda: not self._all_due() and not self._sending, limit_s)
 
     def resend(self, event_id: str) -> None:
         """Send an event once more, as Stripe's dashboard and CLI can."""
@@ -137,12 +143,13 @@ class Webhooks:
             self._push(event_id, 0, 0.0)
 
     def _announce(self, events: Sequence[Json]) -> None:
-        if not self._store.announces:
+        announced = [event for event in events if self._store.owner_of(event) in self._store.announced]
+        if not announced:
             return
         now = self._store.now()
         dropped = []
         with self._changed:
-            for event in events:
+            for event in announced:
                 fault = self._faults.meet(event["type"], now)
                 if fault is not None and fault.kind is WebhookFault.DROP:
                     dropped.append(event)
@@ -153,8 +160,13 @@ class Webhooks:
         for event in dropped:
             self._give_up(event["id"])
 
+    def _all_due(self) -> list[_Due]:
+        return [due for each in self._due.values() for due in each]
+
     def _push(self, event_id: str, tries: int, delay_s: float) -> None:
-        heapq.heappush(self._due, _Due(time.monotonic() + delay_s, next(self._numbers), event_id, tries))
+        account = self._store.owner(event_id)
+        due = _Due(time.monotonic() + delay_s, next(self._numbers), event_id, tries, account)
+        heapq.heappush(self._due[account], due)
         self._changed.notify_all()
 
     def _send_for_ever(self) -> None:
@@ -175,11 +187,14 @@ class Webhooks:
         with self._changed:
             while not self._stopping:
                 now_s = time.monotonic()
-                if self._due and self._target is not None and self._due[0].at_s <= now_s:
+                first = min(
+                    (due[0] for account, due in self._due.items() if due and account in self._targets),
+                    default=None,
+                )
+                if first is not None and first.at_s <= now_s:
                     self._sending += 1
-                    return heapq.heappop(self._due), self._target
-                wait_s = self._due[0].at_s - now_s if self._due and self._target is not None else None
-                self._changed.wait(wait_s)
+                    return heapq.heappop(self._due[first.account]), self._targets[first.account]
+                self._changed.wait(None if first is None else first.at_s - now_s)
             return None
 
     def _send(self, event_id: str, target: Target) -> bool:

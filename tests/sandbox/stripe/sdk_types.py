@@ -17,6 +17,7 @@ from stripe._error_object import ErrorObject
 from stripe._stripe_object import UntypedStripeObject
 
 CLASSES: dict[str, type] = {
+    "account": stripe.Account,
     "balance": stripe.Balance,
     "balance_transaction": stripe.BalanceTransaction,
     "charge": stripe.Charge,

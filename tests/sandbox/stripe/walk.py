@@ -71,6 +71,7 @@ def walk(sandbox: StripeSandbox) -> None:
     sandbox.set_settlement("gbp", exchange_rate=0.8, fee_apart=True)
     _money_back(shop, sandbox)
     _events(shop)
+    client.v1.accounts.retrieve(client.v1.accounts.retrieve_current().id)
 
 
 def _customers(shop: Shop) -> None:
