@@ -7,8 +7,7 @@ from dramatiq import Worker
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
 
-# Every Redis key that dramatiq makes for us begins with this.
-NAMESPACE: Final = "metering:jobs"
+from metering.runtime.names import JOBS
 
 MONEY_QUEUE: Final = "money"
 """Charges and what settles them."""
@@ -34,7 +33,7 @@ def make_broker(client: redis.Redis) -> RedisBroker:
     """A broker on `client`, with its queues declared. Retry options are the same for every actor unless it says otherwise."""
     broker = RedisBroker(  # type: ignore[no-untyped-call]
         client=client,
-        namespace=NAMESPACE,
+        namespace=JOBS.namespace,
         maintenance_chance=NO_MAINTENANCE,
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         middleware=[

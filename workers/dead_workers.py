@@ -15,15 +15,14 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, xq_name
 
 from metering.runtime.lua import lua_script
-from workers.broker import HEARTBEAT_TIMEOUT_MS, NAMESPACE
+from metering.runtime.names import JOBS
+from workers.broker import HEARTBEAT_TIMEOUT_MS
 from workers.periodic import Round
 
 PERIOD_S: Final = 2.0
 DEAD_LETTERS_KEPT_MS: Final = 7 * 86_400_000
 """How long a message that was given up is kept for somebody to look at."""
 DEAD_LETTERS_AT_ONCE: Final = 1_000
-
-HEARTBEATS: Final = f"{NAMESPACE}:__heartbeats__"
 
 _TAKE_OVER: Final = lua_script(__package__, "take_over.lua")
 
@@ -50,29 +49,29 @@ class DeadWorkers:
     def clear(self) -> None:
         """Return what each dead worker had in hand to its queue, and forget the worker; drop dead letters that are too old."""
         dead_since_ms = self._now_ms() - HEARTBEAT_TIMEOUT_MS
-        found: Any = self._client.zrangebyscore(HEARTBEATS, 0, dead_since_ms)
+        found: Any = self._client.zrangebyscore(JOBS.heartbeats, 0, dead_since_ms)
         for worker in found:
             name = worker.decode()
-            keys = [HEARTBEATS, *self._keys(name)]
+            keys = [JOBS.heartbeats, *self._keys(name)]
             returned: Any = self._take_over(keys=keys, args=[name, dead_since_ms])
             if returned:
                 log.info(
                     "messages of a dead worker went back to their queues", worker=name, messages=returned
                 )
         for queue in self._broker.get_declared_queues():
-            self._drop_old_letters(f"{NAMESPACE}:{xq_name(queue)}")
+            self._drop_old_letters(xq_name(queue))
 
     def _keys(self, worker: str) -> Iterator[str]:
         for queue in sorted(self._broker.get_declared_queues() | self._broker.get_declared_delay_queues()):
-            yield f"{NAMESPACE}:__acks__.{worker}.{queue}"
-            yield f"{NAMESPACE}:{queue}"
-            yield f"{NAMESPACE}:{queue}.msgs"
+            yield JOBS.in_hand(worker, queue)
+            yield JOBS.queue(queue)
+            yield JOBS.messages(queue)
 
-    def _drop_old_letters(self, letters: str) -> None:
+    def _drop_old_letters(self, queue: str) -> None:
         old: Any = self._client.zrangebyscore(
-            letters, 0, self._now_ms() - DEAD_LETTERS_KEPT_MS, start=0, num=DEAD_LETTERS_AT_ONCE
+            JOBS.queue(queue), 0, self._now_ms() - DEAD_LETTERS_KEPT_MS, start=0, num=DEAD_LETTERS_AT_ONCE
         )
         if old:
             # The messages first: what is left of a letter after a crash in between is still found by its time.
-            self._client.hdel(f"{letters}.msgs", *old)
-            self._client.zrem(letters, *old)
+            self._client.hdel(JOBS.messages(queue), *old)
+            self._client.zrem(JOBS.queue(queue), *old)

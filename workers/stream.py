@@ -8,9 +8,8 @@ import msgspec
 import redis
 
 from metering.runtime.lua import lua_script
+from metering.runtime.names import STREAM
 
-# Every Redis key that this file owns.
-STREAM: Final = "calls:completed"
 GROUP: Final = "meter"
 EVENT_FIELD: Final = b"event"
 

@@ -8,6 +8,13 @@ is the same SQL as in a full audit; only the names `transactions`, `accounts` an
 
 from typing import Final
 
+from metering.runtime.names import table
+
+# The tables themselves, where the plain names mean the smaller things below.
+_TRANSACTIONS: Final = table("transactions")
+_ACCOUNTS: Final = table("accounts")
+_PAYMENT_ATTEMPTS: Final = table("payment_attempts")
+
 STEPS: Final = frozenset(
     {
         *("balance_is_sum", "transactions_counted", "balance_is_last"),
@@ -99,57 +106,57 @@ SHADOWS_OF_STEPS: Final = """
 
 SHADOWS_OF_ROWS: Final = "transactions AS NOT MATERIALIZED (SELECT * FROM audit_fresh),"
 
-SHADOWS_OF_KEYS: Final = """
+SHADOWS_OF_KEYS: Final = f"""
     transactions AS NOT MATERIALIZED (
         SELECT there.* FROM (SELECT DISTINCT org_id, call_id FROM audit_fresh WHERE call_id IS NOT NULL) AS new
         CROSS JOIN LATERAL (
-            SELECT * FROM public.transactions AS each WHERE each.org_id = new.org_id AND each.call_id = new.call_id
+            SELECT * FROM {_TRANSACTIONS} AS each WHERE each.org_id = new.org_id AND each.call_id = new.call_id
         ) AS there
         UNION ALL
         SELECT there.* FROM (SELECT DISTINCT org_id, kind, source_key FROM audit_fresh WHERE source_key IS NOT NULL) AS new
         CROSS JOIN LATERAL (
-            SELECT * FROM public.transactions AS each
+            SELECT * FROM {_TRANSACTIONS} AS each
             WHERE each.org_id = new.org_id AND each.kind = new.kind AND each.source_key = new.source_key
         ) AS there
     ),
 """
 
-SHADOWS_OF_ORPHANS: Final = """
+SHADOWS_OF_ORPHANS: Final = f"""
     transactions AS NOT MATERIALIZED (
         SELECT there.* FROM (
-            SELECT org_id AS low, lead(org_id) OVER (ORDER BY org_id) AS high FROM public.accounts
+            SELECT org_id AS low, lead(org_id) OVER (ORDER BY org_id) AS high FROM {_ACCOUNTS}
         ) AS gap
         CROSS JOIN LATERAL (
-            SELECT * FROM public.transactions AS each WHERE each.org_id > gap.low AND each.org_id < gap.high
+            SELECT * FROM {_TRANSACTIONS} AS each WHERE each.org_id > gap.low AND each.org_id < gap.high
         ) AS there
         WHERE gap.high - 1 > gap.low
         UNION ALL
-        SELECT * FROM public.transactions WHERE org_id < (SELECT coalesce(min(org_id), 0) FROM public.accounts)
+        SELECT * FROM {_TRANSACTIONS} WHERE org_id < (SELECT coalesce(min(org_id), 0) FROM {_ACCOUNTS})
         UNION ALL
-        SELECT * FROM public.transactions WHERE org_id > (SELECT coalesce(max(org_id), -1) FROM public.accounts)
+        SELECT * FROM {_TRANSACTIONS} WHERE org_id > (SELECT coalesce(max(org_id), -1) FROM {_ACCOUNTS})
     ),
 """
 
-SHADOWS_OF_OWNERSHIP: Final = """
+SHADOWS_OF_OWNERSHIP: Final = f"""
     transactions AS NOT MATERIALIZED (
-        SELECT * FROM public.transactions
+        SELECT * FROM {_TRANSACTIONS}
         WHERE org_id = ANY(CAST(:org_ids AS bigint[])) AND kind <> 'debit'
     ),
 """
 
-SHADOWS_OF_PAYMENTS: Final = """
+SHADOWS_OF_PAYMENTS: Final = f"""
     transactions AS NOT MATERIALIZED (
-        SELECT * FROM public.transactions
+        SELECT * FROM {_TRANSACTIONS}
         WHERE org_id = ANY(CAST(:org_ids AS bigint[])) AND kind <> 'debit'
     ),
     payment_attempts AS NOT MATERIALIZED (
-        SELECT * FROM public.payment_attempts WHERE org_id = ANY(CAST(:org_ids AS bigint[]))
+        SELECT * FROM {_PAYMENT_ATTEMPTS} WHERE org_id = ANY(CAST(:org_ids AS bigint[]))
     ),
 """
 
-SHADOWS_OF_ORGS: Final = """
-    transactions AS NOT MATERIALIZED (SELECT * FROM public.transactions WHERE org_id = ANY(CAST(:org_ids AS bigint[]))),
-    accounts AS NOT MATERIALIZED (SELECT * FROM public.accounts WHERE org_id = ANY(CAST(:org_ids AS bigint[]))),
+SHADOWS_OF_ORGS: Final = f"""
+    transactions AS NOT MATERIALIZED (SELECT * FROM {_TRANSACTIONS} WHERE org_id = ANY(CAST(:org_ids AS bigint[]))),
+    accounts AS NOT MATERIALIZED (SELECT * FROM {_ACCOUNTS} WHERE org_id = ANY(CAST(:org_ids AS bigint[]))),
 """
 """Some orgs' whole history: what is wrong in it is told as a full audit tells it."""
 

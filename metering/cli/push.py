@@ -201,7 +201,8 @@ def append_events(client: "redis.Redis", raws: Sequence[bytes]) -> list[Any]:
 
     Raises redis.RedisError when the connection fails; then each may or may not be in the stream.
     """
-    from workers.stream import EVENT_FIELD, STREAM
+    from metering.runtime.names import STREAM
+    from workers.stream import EVENT_FIELD
 
     with client.pipeline(transaction=False) as pipeline:
         for raw in raws:

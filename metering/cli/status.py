@@ -151,7 +151,8 @@ def _not_following(engine: "Engine", gates: "Gates", org_ids: Sequence[int]) -> 
 
 
 def _stream(client: "redis.Redis") -> StreamStatus:
-    from workers.stream import STREAM, backlog
+    from metering.runtime.names import STREAM
+    from workers.stream import backlog
 
     waiting = backlog(client)
     with client.pipeline(transaction=True) as pipeline:
@@ -168,7 +169,8 @@ def _stream(client: "redis.Redis") -> StreamStatus:
 def _meters(client: "redis.Redis") -> list[MeterStatus]:
     import redis
 
-    from workers.stream import GROUP, STREAM
+    from metering.runtime.names import STREAM
+    from workers.stream import GROUP
 
     try:
         consumers: Any = client.xinfo_consumers(STREAM, GROUP)

@@ -7,14 +7,13 @@ import redis
 import redis.asyncio
 
 from metering.rules.gates import GateState
-from metering.signals.gates import GATE_PREFIX, Gate, held_gate
-
-# No Redis key is owned by this file: the gates' are by metering/signals/gates.py.
+from metering.runtime.names import gate_key
+from metering.signals.gates import Gate, held_gate
 
 TIMEOUT_S: Final = 0.5
 """How long Redis may take."""
 MAX_CONNECTIONS: Final = 32
-NO_GATE: Final = f"{GATE_PREFIX}0"
+NO_GATE: Final = gate_key(0)
 """No org's. To keep what isn't there from expiring changes nothing, and is refused like every other write."""
 PAUSE_S: Final = 1.0
 """How long Redis isn't asked again after it didn't answer: so that not everybody waits for nothing."""
@@ -36,9 +35,7 @@ class GateReader:
         if now_s < self._away_until_s:
             return None
         try:
-            answer: Any = await self._client.hmget(
-                f"{GATE_PREFIX}{org_id}", ["state", "balance_cents", "version"]
-            )
+            answer: Any = await self._client.hmget(gate_key(org_id), ["state", "balance_cents", "version"])
         except redis.ResponseError:  # not a hash: somebody else's doing, which the reconciler mends
             return None
         except (redis.RedisError, OSError):

@@ -10,19 +10,13 @@ import redis
 from metering.rules.gates import Balance, GateState, SignalType, gate_state
 from metering.rules.times import format_time
 from metering.runtime.lua import lua_script
+from metering.runtime.names import ALL_GATES, SIGNALS_CHANNEL, SIGNALS_LOG, gate_key, gate_keys, org_of_gate
 
-# Every Redis key that this file owns.
-GATE_PREFIX: Final = "gate:"
-"""`gate:42` is org 42's gate: a hash of `state`, `balance_cents` and `version`."""
-SIGNALS_CHANNEL: Final = "balance:signals"
-SIGNALS_LOG: Final = "balance:signals:log"
 SIGNAL_FIELD: Final = "signal"
 """The field of an entry of the log that holds the message."""
 
 SIGNALS_LOG_LENGTH: Final = 100_000
 """About how many signals the log keeps: what a listener that was away can catch up with."""
-
-_MAX_ORG_ID: Final = 2**63 - 1
 
 PAGE: Final = 1_000
 """How many gates are read at once."""
@@ -102,7 +96,7 @@ class Gates:
         wanted = by_state[GateState.OPEN] + by_state[GateState.EXHAUSTED]
         if not wanted:
             return Followed([], 0, 0, "")
-        keys = [SIGNALS_LOG, *[f"{GATE_PREFIX}{each.org_id}" for each in wanted]]
+        keys = [SIGNALS_LOG, *gate_keys([each.org_id for each in wanted])]
         arguments: list[str | int] = [SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH]
         arguments.append(len(by_state[GateState.OPEN]))
         arguments.append(" ".join([f"{each.balance_cents} {each.version}" for each in wanted]))
@@ -110,7 +104,7 @@ class Gates:
 
     def read(self, org_ids: Sequence[int]) -> list[Gate]:
         """The gates of `org_ids`, in their order."""
-        answers: Any = self._read_page(keys=[f"{GATE_PREFIX}{org_id}" for org_id in org_ids])
+        answers: Any = self._read_page(keys=gate_keys(org_ids))
         return [
             held_gate(org_id, state, balance, version)
             for org_id, state, balance, version in zip(
@@ -122,9 +116,9 @@ class Gates:
         """Pages of the orgs that have a gate; one that is made or lost meanwhile may be missing, and one may come twice."""
         cursor = 0
         while True:
-            found: Any = self._client.scan(cursor, match=f"{GATE_PREFIX}*", count=PAGE)
+            found: Any = self._client.scan(cursor, match=ALL_GATES, count=PAGE)
             cursor, keys = found
-            page = [_org_id(key[len(GATE_PREFIX) :]) for key in keys]
+            page = [org_of_gate(key) for key in keys]
             yield [org_id for org_id in page if org_id is not None]
             if cursor == 0:
                 return
@@ -136,7 +130,7 @@ class Gates:
         """
         return _followed(
             self._close_stray(
-                keys=[SIGNALS_LOG, f"{GATE_PREFIX}{gate.org_id}"],
+                keys=[SIGNALS_LOG, gate_key(gate.org_id)],
                 args=[
                     *(SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH),
                     "" if gate.version is None else gate.version,
@@ -174,14 +168,6 @@ def _version(value: bytes | None) -> int | None:
         return None
     version = int(digits)
     return version if version <= MAX_VERSION else None
-
-
-def _org_id(value: bytes) -> int | None:
-    """The org in a gate's key; None where it is no org's, as no id of Postgres is spelt so."""
-    if not value.isdigit() or value.startswith(b"0") or len(value) > len(str(_MAX_ORG_ID)):
-        return None
-    org_id = int(value)
-    return org_id if org_id <= _MAX_ORG_ID else None
 
 
 def _cents(value: bytes | None) -> int | None:

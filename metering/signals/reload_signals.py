@@ -13,9 +13,8 @@ from sqlalchemy import Engine
 from db.attempts.outbox import SignalKey, StoredSignal, delete_signals, read_signals, signals_left
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.runtime.lua import lua_script
-from metering.signals.gates import SIGNALS_CHANNEL, SIGNALS_LOG, SIGNALS_LOG_LENGTH
-
-# No Redis key is owned by this file: those that it writes to are owned by metering/signals/gates.py.
+from metering.runtime.names import SIGNALS_CHANNEL, SIGNALS_LOG
+from metering.signals.gates import SIGNALS_LOG_LENGTH
 
 LEFT_AFTER: Final = timedelta(seconds=10)
 """A signal so old was left by a process that ended between its commit and Redis, or found Redis away."""

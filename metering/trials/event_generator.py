@@ -9,7 +9,7 @@ from typing import Final
 
 import redis
 
-from workers.stream import STREAM
+from metering.runtime.names import STREAM
 
 CHUNK: Final = 1_000
 DUPLICATE_SHARE: Final = 0.05

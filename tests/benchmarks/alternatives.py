@@ -34,10 +34,11 @@ from db.models import Kind
 from db.postgres.engine import transaction
 from db.postgres.exchange import Row, Statement, exchange
 from metering.runtime.clock import system_clock
+from metering.runtime.names import STREAM
 from metering.trials.bench.fixture import Bed, make_orgs, making_bed
 from metering.trials.event_generator import events, fill
 from workers.batch import parse_entries, price_entries
-from workers.stream import STREAM, Entry
+from workers.stream import Entry
 
 ORGS = 1_000
 BATCH = 2_000

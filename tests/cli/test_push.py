@@ -20,9 +20,9 @@ import redis
 
 from metering.cli import push
 from metering.console import event_input
+from metering.runtime.names import STREAM
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
-from workers.stream import STREAM
 
 LINES: Final = [b'{"call_id":1}', b'{"call_id": 2}\r', b"\xff not JSON"]
 """What the events file holds."""

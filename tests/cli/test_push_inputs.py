@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 import redis
 
+from metering.runtime.names import STREAM
 from tests.cli.conftest import Cli
-from workers.stream import STREAM
 
 EVENT: Final = '{"call_id":1,"org_id":42,"tier":"bolt","metadata":{"name":"Жук"}}'
 OTHER: Final = '{"call_id":2,"org_id":42}'

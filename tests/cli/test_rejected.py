@@ -12,9 +12,9 @@ from db.ledger import rejections
 from db.ledger.rejections import RejectedEntry, keep_rejected
 from db.postgres.engine import driver_connection, transaction
 from metering.rules.rejections import Reason, Rejection
+from metering.runtime.names import STREAM
 from tests.cli.conftest import Cli
 from tests.conftest import Database
-from workers.stream import STREAM
 
 AT = datetime(2026, 4, 20, 18, 25, 6, 201_900, tzinfo=UTC)
 

@@ -11,12 +11,13 @@ from db.postgres.engine import make_engine
 from db.postgres.schema import expected_revision
 from metering.cli import status
 from metering.rules.rejections import Reason
+from metering.runtime.names import STREAM
 from metering.signals import gates
 from tests.cli.conftest import Cli
 from tests.cli.test_rejected import keep
 from tests.conftest import Database
 from tests.workers.calls import read_all
-from workers.stream import GROUP, STREAM, CallStream
+from workers.stream import GROUP, CallStream
 
 
 def test_status_of_a_new_installation(cli: Cli) -> None:

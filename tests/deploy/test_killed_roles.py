@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from metering.runtime.clock import system_clock
+from metering.runtime.names import JOBS
 from tests.deploy.stack import LIMIT_S, PASSWORDS, Running, Stack
 from tests.waiting import wait_until
-from workers.dead_workers import HEARTBEATS
 
 WATCHED_S = 60.0
 RELOAD_EVERY_S = 4.0
@@ -118,7 +118,7 @@ def test_a_minute_after_roles_were_killed_all_is_as_before(stack: Stack) -> None
             return started
 
         def listed() -> set[bytes]:
-            return set(client.zrange(HEARTBEATS, 0, -1))
+            return set(client.zrange(JOBS.heartbeats, 0, -1))
 
         api, meter, jobs = start("api"), start("meter"), start("jobs")
         operator = Operator(stack, api)

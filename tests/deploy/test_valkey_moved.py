@@ -20,6 +20,7 @@ from db.postgres.engine import transaction
 from metering.client import MeteringClient, Signal, Signals, TelephonyError
 from metering.console.roles import Role, Supervisor
 from metering.runtime.clock import system_clock
+from metering.runtime.names import JOBS
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.servers.replicated_valkey import ReplicatedValkey
@@ -31,7 +32,7 @@ from tests.deploy.stack import free_port
 from tests.signals.listening import gate
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price
 from tests.waiting import wait_until
-from workers.broker import MONEY_QUEUE, NAMESPACE
+from workers.broker import MONEY_QUEUE
 from workers.enqueue import Nudges
 from workers.stream import backlog
 
@@ -231,7 +232,7 @@ def test_every_role_and_telephony_leave_a_primary_that_was_demoted(installed: In
         unready = installed.status(STEADY, "/readyz")
         gate_meanwhile = installed.status(CROSSES, f"/v1/gate/{CROSSES}")  # of Postgres
         assert len(program.pushed) <= before + 1
-        queued = f"{NAMESPACE}:{MONEY_QUEUE}.msgs"
+        queued = JOBS.messages(MONEY_QUEUE)
         with connect_redis(valkey.primary.url) as client:
             Nudges(client).nudge(
                 RELOADS, uuid4()

@@ -17,6 +17,7 @@ from dramatiq.common import current_millis
 from metering.client import MeteringClient, Refused, Unreachable
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
+from metering.runtime.names import JOBS, STREAM
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.valkey import Valkey
 from metering.signals.gates import Gates
@@ -27,12 +28,12 @@ from tests.deploy.stack import PASSWORDS, clean_environment
 from tests.payments.world import World, make_world
 from tests.spine.billing import event, prepare, price, running_meters
 from tests.waiting import wait_until
-from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, NAMESPACE, make_broker
-from workers.dead_workers import HEARTBEATS, DeadWorkers
+from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, make_broker
+from workers.dead_workers import DeadWorkers
 from workers.enqueue import Nudges
 from workers.jobs import run_jobs
 from workers.metrics import BacklogCollector
-from workers.stream import STREAM, backlog
+from workers.stream import backlog
 
 SCRIPT = ROOT / "deploy" / "valkey" / "users.sh"
 USERS = {
@@ -235,13 +236,13 @@ def test_a_program_that_may_not_is_told_so(valkey: Guarded, operator: redis.Redi
 def test_every_nudge_gets_through_while_a_dead_worker_is_listed(
     valkey: Guarded, operator: redis.Redis, user: str
 ) -> None:
-    operator.zadd(HEARTBEATS, {"dead": 1})
+    operator.zadd(JOBS.heartbeats, {"dead": 1})
     operator.acl_log_reset()
     with valkey.client(user) as client:
         nudges = Nudges(client)
         for _ in range(200):
             nudges.nudge(1, uuid4())
-    assert operator.llen(f"{NAMESPACE}:{MONEY_QUEUE}") == 200
+    assert operator.llen(JOBS.queue(MONEY_QUEUE)) == 200
     assert operator.acl_log() == []
 
 
@@ -251,8 +252,8 @@ def test_jobs_may_take_over_what_a_dead_worker_has_in_hand(valkey: Guarded, oper
         assert next(make_broker(died).consume(MONEY_QUEUE, prefetch=1, timeout=1)) is not None
         operator.acl_log_reset()
         DeadWorkers(make_broker(jobs), lambda: current_millis() + HEARTBEAT_TIMEOUT_MS + 1_000).clear()
-        assert operator.llen(f"{NAMESPACE}:{MONEY_QUEUE}") == 1
-        assert operator.zcard(HEARTBEATS) == 0
+        assert operator.llen(JOBS.queue(MONEY_QUEUE)) == 1
+        assert operator.zcard(JOBS.heartbeats) == 0
         assert operator.acl_log() == []
 
 

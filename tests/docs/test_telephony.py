@@ -36,9 +36,10 @@ from metering.rules.events import (
 from metering.rules.gates import Balance, GateState, SignalType
 from metering.rules.rejections import Reason
 from metering.rules.reloads import HINDRANCES
-from metering.signals.gates import GATE_PREFIX, SIGNAL_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, Gates
+from metering.runtime.names import SIGNALS_CHANNEL, SIGNALS_LOG, STREAM, gate_key
+from metering.signals.gates import SIGNAL_FIELD, Gates
 from tests.docs.pages import ROOT, first_column, page, section
-from workers.stream import EVENT_FIELD, STREAM
+from workers.stream import EVENT_FIELD
 
 HOW_TO: Final = ("telephony", "plain-redis", "python-client", "freeswitch", "asterisk", "kamailio")
 PAGE: Final = "\n".join(page(f"how-to/{name}.md") for name in HOW_TO)
@@ -138,7 +139,7 @@ def test_lines_for_plain_redis_do_what_the_page_says(redis_client: redis.Redis, 
         metering.push(json.loads(redis_client.xrange(STREAM)[0][1][EVENT_FIELD]))  # type: ignore[index]
         assert next(metering.signals(since="0-0")).org_id == 42
         metering.signals().close()
-        for forbidden in ("FLUSHALL", f"DEL {STREAM}", f"XLEN {STREAM}", f"HSET {GATE_PREFIX}43 state open"):
+        for forbidden in ("FLUSHALL", f"DEL {STREAM}", f"XLEN {STREAM}", f"HSET {gate_key(43)} state open"):
             with pytest.raises(NoPermissionError):
                 telephony.execute_command(*forbidden.split())
     assert len(pushed(redis_client)) == 2
@@ -148,14 +149,14 @@ def test_names_of_keys_and_fields_are_the_programs_own(redis_client: redis.Redis
     known = {STREAM, SIGNALS_LOG, SIGNALS_CHANNEL}
     named = set(re.findall(r"\b(?:calls|balance):[a-z:]*[a-z]", ALL))
     assert named == known
-    assert set(re.findall(r"\b\w*gate\w*:(?=[0-9$%*{])", ALL)) == {GATE_PREFIX}
+    assert set(re.findall(r"\b\w*gate\w*:(?=[0-9$%*{])", ALL)) == {gate_key(0).removesuffix("0")}
     for command in re.findall(r"XADD [^\n`]* [^\n`]*", ALL):
         assert command.split()[1] == STREAM
         assert command.split()[3] == EVENT_FIELD.decode()
     for field in re.findall(r"HGET \S+ (\w+)", ALL):
         assert field == "state"
     (hmget,) = (words for words in redis_commands() if words[0] == "HMGET")
-    held: Any = redis_client.hgetall(f"{GATE_PREFIX}42")
+    held: Any = redis_client.hgetall(gate_key(42))
     assert {name.encode() for name in hmget[2:]} == set(held)
     assert {name.encode() for name in first_column(section(GATE, "Asking"))} == set(held)
     assert {state.value for state in GateState} == set(

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from db.postgres.engine import make_engine
 from metering.client import InvalidField, MeteringClient
 from metering.rules.events import MAX_EVENT_BYTES
+from metering.runtime.names import STREAM
 from metering.trials.chaos.memory import peak_kib
 from tests.conftest import Database
 from tests.spine.billing import rejections
@@ -17,7 +18,7 @@ from tests.workers.calls import assert_billed, encode, make_calls, prepare_ledge
 from tests.workers.processes import Site, wait_until
 from workers.meter import BATCH_LIMIT
 from workers.metrics import BacklogCollector
-from workers.stream import MAX_BATCH_BYTES, PART, STREAM, CallStream, backlog
+from workers.stream import MAX_BATCH_BYTES, PART, CallStream, backlog
 
 MIB = 1_048_576
 

@@ -3,7 +3,7 @@
 import pytest
 
 from metering.runtime.crashpoints import CrashPoint
-from metering.signals.gates import SIGNALS_LOG
+from metering.runtime.names import SIGNALS_LOG
 from tests.payments.crashing import crashing_at
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 

@@ -14,6 +14,7 @@ from metering.client import MeteringClient, Unreachable, limits
 from metering.rules.gates import Balance
 from metering.runtime import redis_connection
 from metering.runtime.clock import system_clock
+from metering.runtime.names import STREAM
 from metering.runtime.redis_connection import NotPrimaryError, connect_redis, connect_redis_async
 from metering.sandbox.servers.replicated_valkey import ReplicatedValkey
 from metering.signals.gate_reader import GateReader
@@ -22,7 +23,7 @@ from metering.trials.chaos.links import HOST, Links
 from tests.client.conftest import scripted_redis
 from tests.spine.billing import event
 from tests.waiting import wait_until
-from workers.stream import GROUP, STREAM, CallStream
+from workers.stream import GROUP, CallStream
 
 ROLE_CHECK_S = 0.3
 """Instead of two seconds, so that a test needn't wait for those."""

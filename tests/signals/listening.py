@@ -12,7 +12,8 @@ from db.ledger.adjustments import Adjusted, adjust
 from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import Clock, system_clock
-from metering.signals.gates import SIGNALS_CHANNEL, SIGNALS_LOG, Gates
+from metering.runtime.names import SIGNALS_CHANNEL, SIGNALS_LOG
+from metering.signals.gates import Gates
 
 EXHAUSTED, RESTORED = "balance.exhausted", "balance.restored"
 

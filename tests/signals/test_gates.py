@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.rules.gates import Balance, GateState, SignalType, gate_state
-from metering.signals.gates import MAX_VERSION, SIGNALS_CHANNEL, SIGNALS_LOG, Gate, Gates, Signal
+from metering.runtime.names import SIGNALS_CHANNEL, SIGNALS_LOG
+from metering.signals.gates import MAX_VERSION, Gate, Gates, Signal
 from tests.signals.listening import EXHAUSTED, RESTORED, gate, listening, said_of, signals_log
 
 AT = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)

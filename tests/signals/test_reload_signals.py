@@ -14,7 +14,7 @@ from sqlalchemy import text
 from db.attempts.outbox import SignalKey, add_signal, delete_signals, read_signals
 from db.postgres.engine import in_transaction, transaction
 from metering.client import MeteringClient
-from metering.signals.gates import SIGNALS_LOG
+from metering.runtime.names import SIGNALS_LOG
 from metering.signals.reload_signals import LEFT_AFTER, PAGE, ReloadSignals, say_left, say_pending
 from tests.conftest import Database
 from tests.signals.listening import listening, signals_log

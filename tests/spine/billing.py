@@ -17,11 +17,12 @@ from db.postgres.engine import transaction
 from metering.rules.money import parse_usd
 from metering.rules.pricing import Price
 from metering.runtime.clock import Clock, system_clock
+from metering.runtime.names import STREAM
 from metering.signals.gates import Gates
 from tests.waiting import wait_until
 from workers.meter import ABANDONED_AFTER_MS, BATCH_LIMIT, Meter
 from workers.reload_follower import ReloadFollower
-from workers.stream import STREAM, CallStream, backlog
+from workers.stream import CallStream, backlog
 
 DRAIN_LIMIT_S = 60
 

@@ -19,12 +19,13 @@ from sqlalchemy import Engine, text
 from db.postgres.engine import make_engine, transaction
 from metering.runtime.clock import system_clock
 from metering.runtime.crashpoints import ENVIRONMENT_VARIABLE
+from metering.runtime.names import STREAM
 from metering.runtime.redis_connection import connect_redis
 from metering.signals.gates import Gates
 from tests.spine.billing import push
 from workers.meter import LOCK_TIMEOUT_MS, Meter
 from workers.reload_follower import ReloadFollower
-from workers.stream import GROUP, STREAM, CallStream, backlog
+from workers.stream import GROUP, CallStream, backlog
 
 LIMIT_S: Final = 40.0
 POLL_S: Final = 0.02

@@ -12,9 +12,10 @@ from dramatiq import Consumer, Message, MessageProxy
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis
 
+from metering.runtime.names import JOBS
 from tests.waiting import wait_until
-from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, NAMESPACE, make_broker
-from workers.dead_workers import DEAD_LETTERS_KEPT_MS, HEARTBEATS, DeadWorkers
+from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, make_broker
+from workers.dead_workers import DEAD_LETTERS_KEPT_MS, DeadWorkers
 
 DELAYED = f"{MONEY_QUEUE}.DQ"
 
@@ -34,7 +35,7 @@ class Bench:
         DeadWorkers(self.broker, lambda: current_millis() + self.ahead_ms).clear()
 
     def workers(self) -> set[str]:
-        found: Any = self.client.zrange(HEARTBEATS, 0, -1)
+        found: Any = self.client.zrange(JOBS.heartbeats, 0, -1)
         return {name.decode() for name in found}
 
     def send(self, number: int, *, delay_ms: int | None = None) -> None:
@@ -74,7 +75,7 @@ def test_a_dead_workers_messages_go_to_another_and_it_is_forgotten(bench: Bench,
     bench.ahead_ms = HEARTBEAT_TIMEOUT_MS + 1_000
     bench.clear()
     assert bench.workers() == set()
-    assert bench.client.keys(f"{NAMESPACE}:__acks__*") == []
+    assert bench.client.keys(f"{JOBS.namespace}:__acks__*") == []
     assert sorted(taken(other, queue)) == [1, 2]
     assert taken(other, queue) == []  # once
 
@@ -95,10 +96,10 @@ def test_who_is_heard_of_after_all_keeps_what_it_has(bench: Bench, monkeypatch: 
     slow, other = make_broker(bench.client), make_broker(bench.client)
     assert taken(slow) == [1]
     bench.ahead_ms = HEARTBEAT_TIMEOUT_MS + 1_000
-    listed = bench.client.zrangebyscore(HEARTBEATS, 0, "+inf")
-    bench.client.zadd(HEARTBEATS, {slow.broker_id: current_millis() + 5_000})
+    listed = bench.client.zrangebyscore(JOBS.heartbeats, 0, "+inf")
+    bench.client.zadd(JOBS.heartbeats, {slow.broker_id: current_millis() + 5_000})
     monkeypatch.setattr(
-        bench.client, "zrangebyscore", lambda name, *_, **__: listed if name == HEARTBEATS else []
+        bench.client, "zrangebyscore", lambda name, *_, **__: listed if name == JOBS.heartbeats else []
     )
     bench.clear()
     assert slow.broker_id in bench.workers()
@@ -116,7 +117,7 @@ def test_what_was_acknowledged_does_not_come_back(bench: Bench) -> None:
 
 
 def test_dead_letters_are_kept_for_a_week(bench: Bench) -> None:
-    letters = f"{NAMESPACE}:{MONEY_QUEUE}.XQ"
+    letters = f"{JOBS.namespace}:{MONEY_QUEUE}.XQ"
     for number, age_ms in ((1, DEAD_LETTERS_KEPT_MS + 60_000), (2, DEAD_LETTERS_KEPT_MS - 60_000)):
         bench.send(number)
         consumer, (given_up,) = take(bench.broker)
@@ -134,7 +135,7 @@ def test_dead_letters_are_kept_for_a_week(bench: Bench) -> None:
 
 def test_nobody_lets_dramatiq_look_for_dead_workers(bench: Bench) -> None:
     """It would send KEYS, which holds up everybody: on a server with many gates for longer than a call may wait."""
-    bench.client.zadd(HEARTBEATS, {"dead": 1})
+    bench.client.zadd(JOBS.heartbeats, {"dead": 1})
     bench.client.config_resetstat()
     for number in range(300):
         bench.send(number)

@@ -11,12 +11,12 @@ from sqlalchemy.exc import OperationalError
 
 from db.postgres.engine import transaction
 from db.postgres.failures import Failure, diagnose, driver_error
+from metering.runtime.names import STREAM
 from metering.runtime.redis_connection import connect_redis
 from tests.spine.billing import assert_sound, balances, debits
 from tests.workers.calls import ORG_IDS, assert_billed, encode, expected_of, make_calls
 from tests.workers.own_servers import OwnServers
 from tests.workers.processes import LIMIT_S, MeterProcess, Site, wait_until
-from workers.stream import STREAM
 
 WAITS = "waiting out an outage"
 

@@ -14,13 +14,14 @@ import workers.meter
 import workers.prefetch
 from db.ledger.post_calls import Posted, PricedCall, post_calls
 from metering.rules.rejections import Reason
+from metering.runtime.names import STREAM
 from tests.conftest import Database
 from tests.spine.billing import debits, rejections
 from tests.workers.calls import assert_billed, encode, expected_of, make_calls, read_all
 from tests.workers.processes import Site, wait_until
 from workers.batch import ParsedEntry, parse_entries
 from workers.meter import GIVE_UP_AFTER_DELIVERIES, ISOLATE_AFTER_DELIVERIES
-from workers.stream import GROUP, STREAM, CallStream, Entry, backlog
+from workers.stream import GROUP, CallStream, Entry, backlog
 
 LONG_AGO_MS = 60_000
 TRIES_AGAIN = {"waiting out an outage", "another transaction holds what this batch needs"}

@@ -13,13 +13,14 @@ from sqlalchemy import text
 import workers.meter
 from metering.rules.pricing import PriceBook
 from metering.runtime.clock import system_clock
+from metering.runtime.names import STREAM
 from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
 from workers import prefetch
 from workers.batch import parse_entries
 from workers.meter import Meter
 from workers.prefetch import ReadAhead, ReaderEndedError
-from workers.stream import GROUP, MAX_BATCH_BYTES, PART, STREAM, CallStream, Entry
+from workers.stream import GROUP, MAX_BATCH_BYTES, PART, CallStream, Entry
 
 BOOK = PriceBook(1, [])
 

@@ -6,10 +6,11 @@ import redis
 
 from metering.rules.events import MAX_EVENT_BYTES
 from metering.rules.rejections import Reason
+from metering.runtime.names import STREAM
 from tests.spine.billing import rejections
 from tests.workers.calls import assert_billed, encode, make_calls, read_all
 from tests.workers.processes import Site, wait_until
-from workers.stream import GROUP, PART, STREAM, Backlog, CallStream, backlog
+from workers.stream import GROUP, PART, Backlog, CallStream, backlog
 
 
 def read_by(client: redis.Redis, name: str, limit: int = 1_000) -> tuple[CallStream, list[str]]:

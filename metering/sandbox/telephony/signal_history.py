@@ -8,7 +8,8 @@ import msgspec
 import redis
 
 from metering.rules.gates import SignalType
-from metering.signals.gates import SIGNAL_FIELD, SIGNALS_LOG
+from metering.runtime.names import SIGNALS_LOG
+from metering.signals.gates import SIGNAL_FIELD
 
 Position = tuple[int, int]
 """A place in the log: milliseconds of Redis's clock, and a number."""

@@ -9,13 +9,13 @@ from typing import Final, Self
 
 import redis
 
+from metering.runtime.names import SIGNALS_CHANNEL
 from metering.sandbox.telephony.signal_history import (
     Message,
     ReloadMessage,
     parse_message,
     parse_reload_message,
 )
-from metering.signals.gates import SIGNALS_CHANNEL
 
 WAKE_EVERY_S: Final = 0.2
 SUBSCRIBE_LIMIT_S: Final = 5.0

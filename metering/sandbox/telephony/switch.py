@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 import redis
 
+from metering.runtime.names import SIGNALS_LOG, STREAM, gate_key
 from metering.sandbox.telephony.admission_log import Admissions
 from metering.sandbox.telephony.call_record import Record
 from metering.sandbox.telephony.calls import Attempt, Push
 from metering.sandbox.telephony.signal_history import newest_position
-from metering.signals.gates import GATE_PREFIX, SIGNALS_LOG
-from workers.stream import EVENT_FIELD, STREAM
+from workers.stream import EVENT_FIELD
 
 TICK_S = 0.02
 """What is due within a tick goes out together: a wake-up for each would take the processor from the meters."""
@@ -95,7 +95,7 @@ class Switch(threading.Thread):
             with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.xrevrange(SIGNALS_LOG, count=1)
                 for attempt in attempts:
-                    pipeline.hget(f"{GATE_PREFIX}{attempt.org_id}", "state")
+                    pipeline.hget(gate_key(attempt.org_id), "state")
                 newest, *states = pipeline.execute(raise_on_error=False)
             if isinstance(newest, redis.RedisError):
                 raise newest

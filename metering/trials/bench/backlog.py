@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from metering.runtime.names import STREAM
 from metering.trials.bench.fixture import Bed, checkpoint
 from metering.trials.bench.process import usage
 from metering.trials.bench.rate import MeasuringError, Rate
 from metering.trials.bench.roles import Role, jobs_commands, meter_command, running_roles
 from metering.trials.event_generator import fill
 from workers.meter import BATCH_LIMIT
-from workers.stream import STREAM
 
 LOOK_EVERY_S: Final = 0.005
 STALLED_AFTER_S: Final = 120.0

@@ -19,6 +19,7 @@ from db.ledger.prices import load_price_book
 from db.postgres.engine import make_engine, transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
+from metering.runtime.names import BENCH_JOBS
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import read_settings
 from metering.sandbox.servers.embedded import joined
@@ -31,8 +32,6 @@ from workers.stream import Entry
 
 QUEUE: Final = "calls"
 ACTOR: Final = "bill_call"
-# Every Redis key that dramatiq makes for this begins with it.
-NAMESPACE: Final = "bench:messages"
 THREADS: Final = 8
 """dramatiq's own default; more wait for each other's turn in Python."""
 LOOK_EVERY_S: Final = 0.01
@@ -48,7 +47,7 @@ def measure_one_message_per_call(bed: Bed, load: Iterator[str], report: Callable
             queue_name=QUEUE, actor_name=ACTOR, args=(event,), kwargs={}, options={}
         )
         broker.enqueue(message)
-    messages = f"{NAMESPACE}:{QUEUE}.msgs"  # what dramatiq holds until a message is acked
+    messages = BENCH_JOBS.messages(QUEUE)
     with running_roles(bed.servers.data_dir, [["metering.trials.bench.dramatiq_baseline"]]) as (worker,):
         left, started_s, counted = filled, 0.0, 0
         while left:
@@ -63,7 +62,7 @@ def measure_one_message_per_call(bed: Bed, load: Iterator[str], report: Callable
 
 
 def _broker(client: redis.Redis) -> RedisBroker:
-    broker = RedisBroker(client=client, namespace=NAMESPACE)  # type: ignore[no-untyped-call]
+    broker = RedisBroker(client=client, namespace=BENCH_JOBS.namespace)  # type: ignore[no-untyped-call]
     broker.declare_queue(QUEUE)
     return broker
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import redis
 
-from metering.signals.gates import GATE_PREFIX
+from metering.runtime.names import gate_key
 from metering.trials.bench.percentiles import Percentiles, percentiles
 
 READS: Final = 5_000
@@ -16,6 +16,6 @@ def measure_gate_reads(client: redis.Redis, *, orgs: int) -> Percentiles:
     took_s: list[float] = []
     for number in range(READS):
         started_s = time.perf_counter()
-        client.hget(f"{GATE_PREFIX}{number % orgs + 1}", "state")
+        client.hget(gate_key(number % orgs + 1), "state")
         took_s.append(time.perf_counter() - started_s)
     return percentiles(took_s)

@@ -18,9 +18,9 @@ import hiredis
 import redis
 from redis.connection import parse_url
 
+from metering.runtime.names import STREAM
 from metering.runtime.redis_connection import TIMEOUT_S, connect_redis
 from metering.trials.event_generator import Traffic, event, events
-from workers.stream import STREAM
 
 TICK_S: Final = 0.001
 RECEIVED_AT_ONCE: Final = 65_536

@@ -10,6 +10,7 @@ from typing import Final
 
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import system_clock
+from metering.runtime.names import STREAM
 from metering.sandbox.telephony.signal_listener import Listener
 from metering.signals.gates import Gates
 from metering.trials.bench.commit_times import commit_times
@@ -19,7 +20,6 @@ from metering.trials.bench.percentiles import Percentiles, percentiles
 from metering.trials.bench.rate import MeasuringError
 from metering.trials.bench.roles import Role
 from metering.trials.event_generator import Traffic
-from workers.stream import STREAM
 
 PROBES_PER_SECOND: Final = 100
 """Events that close a gate; the others' orgs are exhausted from the start, so that their gates change without a signal."""

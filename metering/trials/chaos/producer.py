@@ -9,11 +9,11 @@ from typing import Final
 import redis
 
 from metering.runtime.backoff import backoff_s
+from metering.runtime.names import STREAM, gate_key
 from metering.sandbox.telephony.calls import Attempt, Push
 from metering.sandbox.telephony.simulation import Telephony
-from metering.signals.gates import GATE_PREFIX
 from metering.trials.chaos.journal import CallKey, Pushed
-from workers.stream import EVENT_FIELD, STREAM
+from workers.stream import EVENT_FIELD
 
 TICK_S: Final = 0.02
 PIPELINE_LIMIT: Final = 500
@@ -86,7 +86,7 @@ class Producer(threading.Thread):
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 for attempt in attempts:
-                    pipeline.hget(f"{GATE_PREFIX}{attempt.org_id}", "state")
+                    pipeline.hget(gate_key(attempt.org_id), "state")
                 states = pipeline.execute()
         except redis.RedisError:
             self.unanswered += len(attempts)

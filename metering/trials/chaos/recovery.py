@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.ledger.balances import read_balances
 from metering.rules.gates import Balance
+from metering.runtime.names import STREAM
 from metering.sandbox.stripe.remote import ControlError, control
 from metering.signals.gates import Gate, Gates
 from metering.trials.chaos.injector import Roles, Struck
 from metering.trials.chaos.producer import Producer
-from workers.stream import STREAM
 
 LOOK_EVERY_S: Final = 0.25
 ANSWER_LIMIT_S: Final = 5.0

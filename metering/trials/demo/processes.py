@@ -18,9 +18,10 @@ from metering.console.http_port import LOOPBACK, local_url
 from metering.console.output import counted, shown_path
 from metering.console.roles import API, JOBS, STRIPE_SANDBOX, Role, Supervisor, meter_roles
 from metering.console.stripe_access import StripeAccess, find_stripe, named_stripe
+from metering.runtime.names import STREAM
 from metering.runtime.settings import Settings
 from metering.trials.demo.output import is_live, say_line
-from workers.stream import GROUP, STREAM, backlog
+from workers.stream import GROUP, backlog
 
 READY_LIMIT_S: Final = 20.0
 EARLIER_BACKLOG_LIMIT_S: Final = 20.0

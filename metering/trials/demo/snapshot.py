@@ -13,6 +13,7 @@ from db.attempts.reload_status import OrgCharges, read_charges
 from metering.rules.gates import GateState
 from metering.rules.reloads import SkipReason
 from metering.runtime.clock import Clock
+from metering.runtime.names import STREAM
 from metering.sandbox.telephony.admission_log import Admissions
 from metering.sandbox.telephony.call_record import OrgRecord
 from metering.sandbox.telephony.signal_listener import Heard, Listener
@@ -22,7 +23,7 @@ from metering.trials.demo.screen import ChargeFigures, Figures, GateFigures, Org
 from metering.trials.demo.setup import DemoOrg
 from metering.trials.exhaustions import Closings, paired
 from metering.trials.outcome import Outcome
-from workers.stream import STREAM, backlog
+from workers.stream import backlog
 
 BUSIEST: Final = 9
 RATES_OVER_LOOKS: Final = 8

@@ -6,10 +6,10 @@ from typing import cast
 import pytest
 import redis
 
+from metering.runtime.names import STREAM
 from metering.trials.bench.backlog import _wait_for_the_first
 from metering.trials.bench.fixture import Bed
 from metering.trials.bench.rate import MeasuringError
-from workers.stream import STREAM
 
 
 def test_what_is_billed_in_one_go_is_no_rate(redis_client: redis.Redis) -> None:
