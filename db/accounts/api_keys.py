@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from db.accounts.statements import ORG_OF_KEY, ORGS_OF_KEYS
 from db.models import Account, ApiKey
 from db.models.errors import OrgError
 from db.postgres.engine import transaction
@@ -64,14 +65,6 @@ def revoke_key(connection: Connection, key_id: int, now: datetime) -> ApiKey:
     if key is None:
         raise ApiKeyError(f"key: there is no key {key_id}; `metering key list ORG` shows those of an org.")
     return key
-
-
-ORG_OF_KEY: Final = "SELECT org_id FROM api_keys WHERE key_sha256 = %s AND revoked_at IS NULL"
-"""By a key's hash: at most one."""
-ORGS_OF_KEYS: Final = (
-    "SELECT key_sha256, org_id FROM api_keys WHERE key_sha256 = ANY(%s) AND revoked_at IS NULL"
-)
-"""By many of them."""
 
 
 def find_org(connection: Connection, api_key: str) -> int | None:

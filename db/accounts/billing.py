@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
+from db.accounts.statements import BILLING_OF_ORG
 from db.attempts.attempts import finish_attempt, open_reload
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_state, write_pause
 from db.ledger.post_calls import BalanceChange, lock_accounts
@@ -52,18 +53,6 @@ class BillingAccount:
         return self.default_card_identity or self.default_payment_method_id
 
 
-_COMPUTED: Final = {
-    "auto_reload_minimum_cents": "coalesce(accounts.auto_reload_minimum_cents, 0)",
-    "auto_reload_amount_cents": "coalesce(accounts.auto_reload_amount_cents, 0)",
-    "minimum_set": "accounts.auto_reload_minimum_cents IS NOT NULL",
-    "amount_set": "accounts.auto_reload_amount_cents IS NOT NULL",
-}
-ACCOUNT_COLUMNS: Final = ", ".join(
-    _COMPUTED.get(name, f"accounts.{name}") for name in BillingAccount.__dataclass_fields__
-)
-"""What to select from `accounts` for a BillingAccount."""
-_OF_ORG: Final = f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE org_id = %s"  # noqa: S608 - our own names
-
 SETTINGS: Final = frozenset(
     {
         "auto_reload_enabled",
@@ -76,7 +65,7 @@ SETTINGS: Final = frozenset(
 
 def read_billing(connection: Connection, org_id: int) -> BillingAccount | None:
     """An org's billing account; None for an org that isn't there."""
-    row = driver_connection(connection).execute(_OF_ORG, [org_id], binary=True).fetchone()
+    row = driver_connection(connection).execute(BILLING_OF_ORG, [org_id], binary=True).fetchone()
     return None if row is None else BillingAccount(*row)
 
 

@@ -6,8 +6,9 @@ from typing import Any, Final
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import URL
 
-from db.accounts.api_keys import ORG_OF_KEY, key_hash
-from db.accounts.billing import ACCOUNT_COLUMNS, BillingAccount
+from db.accounts.api_keys import key_hash
+from db.accounts.billing import BillingAccount
+from db.accounts.statements import BILLING_OF_KEY, ORG_OF_KEY
 from db.postgres.engine import connect_args, psycopg_url
 from db.postgres.writable import WritableConnection, check_async
 
@@ -19,8 +20,6 @@ TIMEOUT_MS: Final = 1_000
 IDLE_S: Final = 600.0
 RECONNECT_S: Final = 4.0
 """How long the pool tries by itself to replace a connection, ever more rarely; then it begins anew when somebody asks."""
-
-_BILLING: Final = f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE org_id = ({ORG_OF_KEY})"  # noqa: S608 - our own words
 
 
 class QuickReads:
@@ -60,7 +59,7 @@ class QuickReads:
 
     async def billing_of_key(self, api_key: str) -> BillingAccount | None:
         """That org's billing account."""
-        row = await self._row(_BILLING, api_key)
+        row = await self._row(BILLING_OF_KEY, api_key)
         return None if row is None else BillingAccount(*row)
 
     async def _row(self, statement: str, api_key: str) -> Sequence[Any] | None:

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, insert, text
+from sqlalchemy import Connection, Engine, Row, insert
 
+from db.attempts.statements import DELETE_SIGNAL, SIGNALS_BY_KEY, SIGNALS_LEFT
 from db.models import PendingSignal
 from db.postgres.arrays import array
 from db.postgres.engine import transaction
@@ -19,18 +20,6 @@ SKIPPED_SIGNAL: Final = "auto_reload.skipped"
 
 SignalKey = tuple[int, int]
 """An org, and the id of one of its signals."""
-
-_THESE: Final = text("""
-    SELECT org_id, id, body
-    FROM unnest(CAST(:org_ids AS bigint[]), CAST(:ids AS bigint[])) AS wanted (org_id, id)
-    JOIN pending_signals USING (org_id, id) ORDER BY id
-""")
-
-_LEFT: Final = text("""
-    SELECT org_id, id, body FROM pending_signals WHERE created_at < :older_than AND id > :after ORDER BY id LIMIT :limit
-""")
-
-_DELETE: Final = text("DELETE FROM pending_signals WHERE org_id = :org_id AND id = :id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +59,12 @@ def read_signals(engine: Engine, keys: Iterable[SignalKey]) -> list[StoredSignal
     if not wanted:
         return []
     org_ids, ids = zip(*wanted, strict=True)
-    return _read(engine, _THESE, {"org_ids": array(org_ids), "ids": array(ids)})
+    return _read(engine, SIGNALS_BY_KEY, {"org_ids": array(org_ids), "ids": array(ids)})
 
 
 def signals_left(engine: Engine, *, older_than: datetime, after: int = 0, limit: int) -> list[StoredSignal]:
     """Signals of before `older_than` that nobody has said, or deleted after saying them: those with the next ids past `after`."""
-    return _read(engine, _LEFT, {"older_than": older_than, "after": after, "limit": limit})
+    return _read(engine, SIGNALS_LEFT, {"older_than": older_than, "after": after, "limit": limit})
 
 
 def delete_signals(engine: Engine, keys: Iterable[SignalKey]) -> None:
@@ -84,7 +73,7 @@ def delete_signals(engine: Engine, keys: Iterable[SignalKey]) -> None:
     said = [{"org_id": org_id, "id": signal_id} for org_id, signal_id in sorted(keys)]
     if said:
         with transaction(engine) as connection:
-            connection.execute(_DELETE, said)
+            connection.execute(DELETE_SIGNAL, said)
 
 
 def _read(engine: Engine, statement: Any, parameters: Mapping[str, object]) -> list[StoredSignal]:

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, select, text
+from sqlalchemy import Connection, Engine, Row, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.attempts.attempts import make_attempt
 from db.attempts.outbox import SKIPPED_SIGNAL, add_signal
+from db.attempts.statements import DUE_RELOADS, LOCK_FREE_ORGS, MONTH_COMMITTED, RELOAD_FACTS, RELOADS_ENABLED
 from db.models import ReloadState
 from db.postgres.arrays import array
 from db.postgres.engine import transaction
@@ -59,58 +60,6 @@ class Reloads:
         self.cancelled += other.cancelled
 
 
-# The month is that of the time of posting, or of the org's newest auto-reload where that is later: a clock that lags must not
-# count into a month that is over.
-_FACTS: Final = """
-    SELECT accounts.org_id, balance_cents, auto_reload_enabled,
-        coalesce(auto_reload_minimum_cents, 0) AS minimum_cents, coalesce(auto_reload_amount_cents, 0) AS amount_cents,
-        auto_reload_monthly_limit_cents, stripe_customer_id, default_payment_method_id,
-        greatest(asked.at, newest.created_at) AS now,
-        EXISTS (
-            SELECT FROM payment_attempts
-            WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status = 'open'
-        ) AS attempt_open,
-        coalesce(month.committed_cents, 0)::bigint AS committed_cents,
-        pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason, ask_at
-    FROM accounts
-    JOIN unnest(CAST(:org_ids AS bigint[]), CAST(:ats AS timestamptz[])) AS asked (org_id, at) USING (org_id)
-    LEFT JOIN reload_states USING (org_id)
-    LEFT JOIN LATERAL (
-        SELECT created_at FROM payment_attempts
-        WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload'
-        ORDER BY created_at DESC LIMIT 1
-    ) AS newest ON true
-    LEFT JOIN LATERAL (
-        SELECT sum(amount_cents) AS committed_cents FROM payment_attempts
-        WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
-            AND created_at >= date_trunc('month', greatest(asked.at, newest.created_at), 'UTC')
-    ) AS month ON true
-    ORDER BY accounts.org_id
-"""
-
-# Both without locks, so they may be out of date: whoever acts on them locks the org and asks again.
-DUE: Final = """
-    SELECT ask_at, org_id FROM reload_states
-    WHERE ask_at <= :now AND (ask_at, org_id) > (:after_at, :after) ORDER BY ask_at, org_id LIMIT :limit
-"""
-"""Orgs whose time has come, from one on: along the index on `ask_at`, so that whoever waits costs nothing."""
-
-# What bounds the work is the number of rows that are looked at, not of those that are found.
-_WALK: Final = text("""
-    SELECT org_id, balance_cents < greatest(auto_reload_minimum_cents, 1) OR skip_reason IS NOT NULL AS worth_asking
-    FROM (
-        SELECT org_id, balance_cents, auto_reload_minimum_cents FROM accounts
-        WHERE auto_reload_enabled AND org_id > :after ORDER BY org_id LIMIT :limit
-    ) AS enabled LEFT JOIN reload_states USING (org_id)
-    ORDER BY org_id
-""")
-
-_LOCK_FREE: Final = text("""
-    SELECT org_id, last_posted_at FROM accounts
-    WHERE org_id = ANY(CAST(:org_ids AS bigint[])) ORDER BY org_id FOR NO KEY UPDATE SKIP LOCKED
-""")
-
-
 def ask_reload_rule(connection: Connection, orgs: Mapping[int, datetime]) -> Reloads:
     """Ask the rule for orgs that the caller's transaction has locked, each with its time of posting; write what follows.
 
@@ -133,7 +82,7 @@ def ask_due(engine: Engine, now: datetime) -> Iterator[Reloads]:
     while True:
         with transaction(engine) as connection:
             values = {"now": now, "after_at": after_at, "after": after, "limit": PAGE}
-            page = connection.execute(text(DUE), values).all()
+            page = connection.execute(DUE_RELOADS, values).all()
         if page:
             yield _ask(engine, [row.org_id for row in page], now)
         if len(page) < PAGE:
@@ -150,7 +99,7 @@ def ask_page(engine: Engine, now: datetime, after: int) -> tuple[Reloads, int]:
     """
     now = to_milliseconds(now)
     with transaction(engine) as connection:
-        page = connection.execute(_WALK, {"after": after, "limit": WALK_PAGE}).all()
+        page = connection.execute(RELOADS_ENABLED, {"after": after, "limit": WALK_PAGE}).all()
         facts = _facts(connection, {row.org_id: now for row in page if row.worth_asking})
         stirring = [each.org_id for each in facts if _changes_something(each, _decide(each))]
     reloads = _ask(engine, stirring, now) if stirring else Reloads()
@@ -169,7 +118,7 @@ def ask_every(engine: Engine, now: datetime) -> Iterator[Reloads]:
 def _ask(engine: Engine, org_ids: Iterable[int], now: datetime) -> Reloads:
     """Lock those of the orgs that are free, and ask the rule for them."""
     with transaction(engine) as connection:
-        locked = connection.execute(_LOCK_FREE, {"org_ids": array(org_ids)}).all()
+        locked = connection.execute(LOCK_FREE_ORGS, {"org_ids": array(org_ids)}).all()
         return ask_reload_rule(
             connection, {row.org_id: max(now, row.last_posted_at or now) for row in locked}
         )
@@ -179,7 +128,7 @@ def _facts(connection: Connection, orgs: Mapping[int, datetime]) -> Iterable[Row
     if not orgs:
         return []
     ats = array(at.isoformat() for at in orgs.values())
-    return connection.execute(text(_FACTS), {"org_ids": array(orgs), "ats": ats}).all()
+    return connection.execute(RELOAD_FACTS, {"org_ids": array(orgs), "ats": ats}).all()
 
 
 def pause_of(state: Row[Any]) -> Pause | None:
@@ -197,18 +146,7 @@ def pause_of(state: Row[Any]) -> Pause | None:
 
 def month_committed_cents(connection: Connection, org_id: int, at: datetime) -> int:
     """What auto-reloads of the UTC month of `at`, succeeded plus open, hold of the org's limit."""
-    return int(
-        connection.scalar(
-            text("""
-                SELECT coalesce(sum(amount_cents), 0) FROM payment_attempts
-                WHERE org_id = :org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
-                    AND created_at >= date_trunc('month', CAST(:at AS timestamptz), 'UTC')
-                    AND created_at < date_trunc('month', CAST(:at AS timestamptz), 'UTC') + interval '1 month'
-            """),
-            {"org_id": org_id, "at": at},
-        )
-        or 0
-    )
+    return int(connection.scalar(MONTH_COMMITTED, {"org_id": org_id, "at": at}) or 0)
 
 
 def read_state(connection: Connection, org_id: int) -> tuple[Pause | None, int]:

@@ -1,30 +1,14 @@
 """Balances with their versions, read for what follows them elsewhere."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
 
 from sqlalchemy import Engine, select
 
+from db.ledger.statements import LOCK_FREE_BALANCES, RAISE_VERSIONS, READ_BALANCES
 from db.models import Account
 from db.postgres.arrays import array
 from db.postgres.engine import driver_connection, transaction
 from metering.rules.gates import Balance
-
-_READ: Final = (
-    "SELECT org_id, balance_cents, version FROM accounts WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id"
-)
-
-# Skips locked ones: a page of orgs must not wait for whoever holds one of them. Sorted, as everywhere.
-_LOCK_FREE: Final = """
-    SELECT org_id, balance_cents, version FROM accounts
-    WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE SKIP LOCKED
-"""
-
-_RAISE: Final = """
-    UPDATE accounts SET version = raised.version
-    FROM unnest(%s::bigint[], %s::bigint[]) AS raised (org_id, version)
-    WHERE accounts.org_id = raised.org_id
-"""
 
 
 def pages_of_org_ids(engine: Engine, size: int) -> Iterator[list[int]]:
@@ -43,7 +27,7 @@ def pages_of_org_ids(engine: Engine, size: int) -> Iterator[list[int]]:
 def read_balances(engine: Engine, org_ids: Iterable[int]) -> list[Balance]:
     """The balances of those of `org_ids` that exist, in order of id."""
     with transaction(engine) as connection, driver_connection(connection).cursor(binary=True) as cursor:
-        return [Balance(*row) for row in cursor.execute(_READ, [array(org_ids)])]
+        return [Balance(*row) for row in cursor.execute(READ_BALANCES, [array(org_ids)])]
 
 
 def raise_versions(engine: Engine, above: Mapping[int, int]) -> list[Balance]:
@@ -55,12 +39,12 @@ def raise_versions(engine: Engine, above: Mapping[int, int]) -> list[Balance]:
     with transaction(engine) as connection:
         driver = driver_connection(connection)
         with driver.cursor(binary=True) as cursor:
-            rows = cursor.execute(_LOCK_FREE, [array(above)]).fetchall()
+            rows = cursor.execute(LOCK_FREE_BALANCES, [array(above)]).fetchall()
         raised = [
             Balance(org_id, balance_cents, max(version, above[org_id]) + 1)
             for org_id, balance_cents, version in rows
         ]
         driver.execute(
-            _RAISE, [array(each.org_id for each in raised), array(each.version for each in raised)]
+            RAISE_VERSIONS, [array(each.org_id for each in raised), array(each.version for each in raised)]
         )
     return raised

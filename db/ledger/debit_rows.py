@@ -29,7 +29,6 @@ COLUMNS: Final = (
 )
 """In the order in which they are packed: what is known last, what is the call's alone, what many calls have in common."""
 
-COPY_DEBITS: Final = f"COPY transactions ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 START: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What goes before the first row: the signature, no flags, no extension."""
 END: Final = b"\xff\xff"

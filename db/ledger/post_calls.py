@@ -12,8 +12,17 @@ import psycopg
 from sqlalchemy import Connection
 
 from db.attempts.reload_rule import Reloads, ask_reload_rule
-from db.ledger.debit_rows import COPY_DEBITS, END, START, pack_debit, pack_posting
+from db.ledger.debit_rows import END, START, pack_debit, pack_posting
 from db.ledger.rejections import RejectedEntry, keep_rejected
+from db.ledger.statements import (
+    COPY_DEBITS,
+    EXISTING_ACCOUNTS,
+    FIND_BILLED_CALLS,
+    LOCK_ACCOUNTS,
+    LOCK_FREE_ACCOUNTS,
+    PRICE_BOOK_VERSION,
+    UPDATE_ACCOUNTS,
+)
 from db.postgres.arrays import bigints, instants
 from db.postgres.engine import driver_connection, execute_last
 from db.postgres.exchange import Row, Statement, exchange
@@ -110,49 +119,6 @@ ROWS_AT_ONCE: Final = 1_000
 """How many are packed before they are sent: their bytes are held twice meanwhile."""
 
 _ORG_ID: Final = attrgetter("event.org_id")
-
-# Sorted, so that two batches can't wait for each other. NO KEY: nothing points at an account with a foreign key.
-_LOCK: Final = """
-    SELECT org_id, balance_cents, version, transaction_count, last_posted_at,
-        CASE WHEN auto_reload_enabled THEN greatest(auto_reload_minimum_cents, 1) END
-    FROM accounts WHERE org_id = ANY($1) ORDER BY org_id FOR NO KEY UPDATE
-"""
-LOCK_ACCOUNTS: Final = Statement("lock_accounts", _LOCK, ("int8[]",))
-LOCK_FREE_ACCOUNTS: Final = Statement("lock_free_accounts", f"{_LOCK} SKIP LOCKED", ("int8[]",))
-
-EXISTING_ACCOUNTS: Final = Statement(
-    "existing_accounts", "SELECT org_id FROM accounts WHERE org_id = ANY($1)", ("int8[]",)
-)
-
-# LATERAL with LIMIT keeps the planner on the index, one probe per call, whatever it believes of the table's size.
-FIND_BILLED_CALLS: Final = Statement(
-    "find_billed_calls",
-    """
-    SELECT billed.*
-    FROM unnest($1, $2) AS wanted (org_id, call_id)
-    CROSS JOIN LATERAL (
-        SELECT org_id, call_id, tier, direction, duration_us, ended_at, phone_number_id, phone_number_value, metadata::text
-        FROM transactions
-        WHERE transactions.org_id = wanted.org_id AND transactions.call_id = wanted.call_id
-        LIMIT 1
-    ) AS billed
-    """,
-    ("int8[]", "int8[]"),
-)
-
-PRICE_BOOK_VERSION: Final = Statement("price_book_version", "SELECT coalesce(max(id), 0) FROM tier_prices")
-
-UPDATE_ACCOUNTS: Final = Statement(
-    "update_accounts",
-    """
-    UPDATE accounts
-    SET balance_cents = change.balance_cents, version = change.version,
-        transaction_count = change.transaction_count, last_posted_at = change.posted_at
-    FROM unnest($1, $2, $3, $4, $5) AS change (org_id, balance_cents, version, transaction_count, posted_at)
-    WHERE accounts.org_id = change.org_id
-    """,
-    ("int8[]", "int8[]", "int8[]", "int8[]", "timestamptz[]"),
-)
 
 
 def lock_accounts(

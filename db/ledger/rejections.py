@@ -10,6 +10,7 @@ import psycopg
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.orm import Session
 
+from db.ledger.statements import KEEP_REJECTED
 from db.models import RejectedEvent
 from metering.rules.rejections import Reason, Rejection
 
@@ -26,21 +27,13 @@ class RejectedEntry:
     rejection: Rejection
 
 
-# Once per stream entry: a batch that comes again, after a crash before its ack, finds its rejections there.
-_KEEP: Final = """
-    INSERT INTO rejected_events (stream_id, reason, detail, raw, raw_length_bytes, raw_sha256, received_at)
-    VALUES (%s, %s, %s, %s, %s, %s, %s)
-    ON CONFLICT (stream_id, raw_sha256) DO NOTHING
-"""
-
-
 def keep_rejected(
     driver: psycopg.Connection, entries: Sequence[RejectedEntry], received_at: datetime
 ) -> None:
     """Keep each entry as the bytes that came, in the caller's transaction."""
     with driver.cursor() as cursor:
         cursor.executemany(
-            _KEEP,
+            KEEP_REJECTED,
             [
                 (
                     entry.stream_id,

@@ -27,9 +27,10 @@ from redis._parsers import _HiredisParser, _RESP2Parser
 from sqlalchemy import text
 
 from db.ledger import post_calls as ledger
-from db.ledger.debit_rows import COLUMNS, COPY_DEBITS
+from db.ledger.debit_rows import COLUMNS
 from db.ledger.post_calls import BalanceChange, PricedCall, post_calls
 from db.ledger.prices import load_price_book
+from db.ledger.statements import COPY_DEBITS
 from db.models import Kind
 from db.postgres.engine import transaction
 from db.postgres.exchange import Row, Statement, exchange

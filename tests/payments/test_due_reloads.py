@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 import db.attempts.reload_rule
+from db.attempts.statements import DUE_RELOADS
 from db.postgres.engine import transaction
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 from workers.payment_reconciler import ReloadRule
@@ -83,7 +84,7 @@ def test_what_is_due_is_found_by_an_index(reloading: ReloadWorld) -> None:
             "limit": 500,
         }
         [plan] = connection.execute(
-            text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {db.attempts.reload_rule.DUE}"), values
+            text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {DUE_RELOADS.text}"), values
         ).scalar_one()
     top = plan["Plan"]
     assert top["Actual Rows"] == 2

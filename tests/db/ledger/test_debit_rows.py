@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from db.ledger import post_calls
-from db.ledger.debit_rows import COLUMNS, COPY_DEBITS, END, START, pack_debit, pack_posting
+from db.ledger.debit_rows import COLUMNS, END, START, pack_debit, pack_posting
+from db.ledger.statements import COPY_DEBITS
 from db.postgres.engine import driver_connection
 from db.postgres.instants import microseconds
 from metering.rules.events import CallEvent

@@ -1,0 +1,92 @@
+"""The hot statements about reloads and their signals: those asked with debits, and by every round of the reconcilers.
+
+Each says on which path it is, what it locks, and the index that it lives by.
+"""
+
+from typing import Final
+
+from sqlalchemy import text
+
+# The reload rule (reload_rule.py).
+
+# In the transaction of each debit, settlement, setting or card that may change the rule's answer, for orgs that it has locked.
+# Locks nothing more. By org: attempts by payment_attempts_org_id_kind_created_at_idx and the partial index of open reloads.
+#
+# The month is that of the time of posting, or of the org's newest auto-reload where that is later: a clock that lags must not
+# count into a month that is over.
+RELOAD_FACTS: Final = text("""
+    SELECT accounts.org_id, balance_cents, auto_reload_enabled,
+        coalesce(auto_reload_minimum_cents, 0) AS minimum_cents, coalesce(auto_reload_amount_cents, 0) AS amount_cents,
+        auto_reload_monthly_limit_cents, stripe_customer_id, default_payment_method_id,
+        greatest(asked.at, newest.created_at) AS now,
+        EXISTS (
+            SELECT FROM payment_attempts
+            WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status = 'open'
+        ) AS attempt_open,
+        coalesce(month.committed_cents, 0)::bigint AS committed_cents,
+        pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason, ask_at
+    FROM accounts
+    JOIN unnest(CAST(:org_ids AS bigint[]), CAST(:ats AS timestamptz[])) AS asked (org_id, at) USING (org_id)
+    LEFT JOIN reload_states USING (org_id)
+    LEFT JOIN LATERAL (
+        SELECT created_at FROM payment_attempts
+        WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload'
+        ORDER BY created_at DESC LIMIT 1
+    ) AS newest ON true
+    LEFT JOIN LATERAL (
+        SELECT sum(amount_cents) AS committed_cents FROM payment_attempts
+        WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
+            AND created_at >= date_trunc('month', greatest(asked.at, newest.created_at), 'UTC')
+    ) AS month ON true
+    ORDER BY accounts.org_id
+""")
+
+# Every round of the payment reconciler: orgs whose time has come, from one on. Along reload_states_ask_at_idx, so that whoever
+# waits costs nothing. Locks nothing, so it may be out of date: whoever acts on it locks the org and asks again.
+DUE_RELOADS: Final = text("""
+    SELECT ask_at, org_id FROM reload_states
+    WHERE ask_at <= :now AND (ask_at, org_id) > (:after_at, :after) ORDER BY ask_at, org_id LIMIT :limit
+""")
+
+# Every round of the payment reconciler: the next orgs that have reloads enabled, by accounts_auto_reload_idx. Locks nothing, as
+# above. What bounds the work is the number of rows that are looked at, not of those that are found.
+RELOADS_ENABLED: Final = text("""
+    SELECT org_id, balance_cents < greatest(auto_reload_minimum_cents, 1) OR skip_reason IS NOT NULL AS worth_asking
+    FROM (
+        SELECT org_id, balance_cents, auto_reload_minimum_cents FROM accounts
+        WHERE auto_reload_enabled AND org_id > :after ORDER BY org_id LIMIT :limit
+    ) AS enabled LEFT JOIN reload_states USING (org_id)
+    ORDER BY org_id
+""")
+
+# Before the reconciler asks the rule: locks those of the orgs that are free. Sorted, as everywhere; by the primary key.
+LOCK_FREE_ORGS: Final = text("""
+    SELECT org_id, last_posted_at FROM accounts
+    WHERE org_id = ANY(CAST(:org_ids AS bigint[])) ORDER BY org_id FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+# Before each charge and with each answer about settings, under the org's lock or without. Locks nothing; by
+# payment_attempts_org_id_kind_created_at_idx.
+MONTH_COMMITTED: Final = text("""
+    SELECT coalesce(sum(amount_cents), 0) FROM payment_attempts
+    WHERE org_id = :org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
+        AND created_at >= date_trunc('month', CAST(:at AS timestamptz), 'UTC')
+        AND created_at < date_trunc('month', CAST(:at AS timestamptz), 'UTC') + interval '1 month'
+""")
+
+# The outbox of signals (outbox.py). All by the primary key of pending_signals, which is empty but for what was just written.
+
+# After each commit that wrote some. Locks nothing.
+SIGNALS_BY_KEY: Final = text("""
+    SELECT org_id, id, body
+    FROM unnest(CAST(:org_ids AS bigint[]), CAST(:ids AS bigint[])) AS wanted (org_id, id)
+    JOIN pending_signals USING (org_id, id) ORDER BY id
+""")
+
+# Every round of the payment reconciler. Locks nothing; walks over the table, which is nearly empty.
+SIGNALS_LEFT: Final = text("""
+    SELECT org_id, id, body FROM pending_signals WHERE created_at < :older_than AND id > :after ORDER BY id LIMIT :limit
+""")
+
+# After each was said, sorted by (org_id, id), so that two who said the same ones can't wait for each other.
+DELETE_SIGNAL: Final = text("DELETE FROM pending_signals WHERE org_id = :org_id AND id = :id")
