@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """Letting a gate follow at once what a command committed."""
 
 from collections.abc import Callable

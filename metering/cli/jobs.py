@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """`metering jobs`."""
 
 from metering.console.role import StopWithStdinOption, VerboseOption, running_role

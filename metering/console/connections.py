@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415 - the embedded servers are imported only where a URL is unset (docs/reference/settings.md)
+# The embedded servers are imported only where a URL is unset (docs/reference/settings.md).
 """The Postgres and the Redis that a command works with: those that the settings name, or the embedded ones."""
 
 from collections.abc import Iterator

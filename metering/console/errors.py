@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415 - what may have failed is imported only once something has
+# What may have failed is imported only once something has.
 """What went wrong, in one sentence for the person at the command line."""
 
 from typing import Final

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """What people and tools hand over instead of one JSON object per line, and what to do about it."""
 
 from typing import TYPE_CHECKING, Final

@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415 - Stripe's SDK takes a while to import
+# Stripe's SDK takes a while to import.
 """What roles and commands that talk to Stripe need for it."""
 
 import threading

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """What every role needs to run: its servers, its logs, its metrics, and a way to be told to stop."""
 
 import gc

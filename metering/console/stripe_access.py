@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415 - the sandbox is imported only where it is used: the image does without it
+# The sandbox is imported only where it is used: the image does without it.
 """The Stripe that roles talk to: the one that the settings name or, beside the embedded database, a stand-in."""
 
 import threading
