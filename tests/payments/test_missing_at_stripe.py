@@ -36,7 +36,7 @@ def lost(request: pytest.FixtureRequest, world: World) -> tuple[World, str]:
     if request.param == "deleted":
         world.stripe.v1.customers.delete(customer)
     else:
-        world.sandbox.reset()
+        world.change_account()
     return world, customer
 
 
@@ -187,7 +187,7 @@ def test_another_accounts_key_decides_nothing_of_what_may_have_been_charged(worl
     world.sandbox.set_fault(RequestFault.ERROR_BEFORE, operation="payment_intents.list", count=2)
     with pytest.raises(ProviderUnavailableError):
         world.top_up()
-    world.sandbox.reset()
+    world.change_account()
     world.clock.move(hours=30)
     world.work_on_due()
     assert [each.status for each in world.attempts()] == [AttemptStatus.OPEN]

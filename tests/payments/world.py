@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
@@ -67,6 +67,13 @@ class World:
     """Stripe as somebody else with our key sees it: for looking, and for doing what our own code never would."""
     nudged: list[tuple[int, UUID]] = field(default_factory=list)
     """Attempts that the jobs were told of, and that `work` has not yet worked on."""
+
+    def change_account(self) -> None:
+        """Another Stripe account's key is set, as when a test key is changed for a live one: nothing is there any more."""
+        opened = self.sandbox.open_account()
+        api = connect_stripe(opened.api_key, base_url=self.sandbox.url)
+        self.payments = replace(self.payments, stripe=api)
+        self.stripe = raw_stripe(self.sandbox, opened.api_key)
 
     def make_org(self, org_id: int, balance_cents: int = 0) -> None:
         with transaction(self.engine) as connection:
@@ -201,10 +208,10 @@ class World:
             assert gate.follows(Balance(*row)), (gate, row)
 
 
-def raw_stripe(sandbox: StripeSandbox) -> stripe.StripeClient:
+def raw_stripe(sandbox: StripeSandbox, api_key: str | None = None) -> stripe.StripeClient:
     """The SDK itself, without retries."""
     return stripe.StripeClient(
-        sandbox.api_key,
+        api_key or sandbox.api_key,
         stripe_version=API_VERSION,
         base_addresses={"api": sandbox.url},
         max_network_retries=0,
