@@ -10,12 +10,12 @@ from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.accounts.statements import BILLING_OF_ORG
 from db.attempts.attempts import finish_attempt, open_reload
-from db.attempts.reload_rule import Reloads, ask_reload_rule, read_state, write_pause
+from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing, write_pause
 from db.ledger.post_calls import BalanceChange, lock_accounts
 from db.models import Account, PaymentMethod
 from db.postgres.engine import driver_connection, transaction
 from metering.rules.payments import AttemptStatus
-from metering.rules.reloads import lifted_by_change
+from metering.rules.reloads import MAX_LIFTS, lifted_by_change, may_lift_at, was_declined
 from metering.runtime.clock import Clock
 
 
@@ -36,6 +36,13 @@ class BillingAccount:
     default_payment_method_id: str | None
     default_card_identity: str | None
     created_at: datetime
+    pause_code: str | None
+    """What the pause of its reloads is for, in force or run out, as the next until when time lets it last."""
+    paused_until: datetime | None
+
+    def auto_reload_paused(self, now: datetime) -> str | None:
+        """The code of the pause in force; None where there is none."""
+        return None if self.paused_until is not None and now >= self.paused_until else self.pause_code
 
     @property
     def has_payment_method(self) -> bool:
@@ -185,6 +192,22 @@ def note_detached(
     return _take_default(connection, change, before)
 
 
+def note_updated(
+    connection: Connection,
+    change: BalanceChange,
+    before: BillingAccount,
+    payment_method_id: str,
+    card_identity: str | None,
+) -> Reloads:
+    """Note that a payment method's card has another number or expiry. If it is the default, that may end a pause."""
+    if before.default_payment_method_id != payment_method_id:
+        return Reloads()
+    connection.execute(
+        update(Account).where(Account.org_id == change.org_id).values(default_card_identity=card_identity)
+    )
+    return _after_change(connection, change, before.card, setting_changed=False)
+
+
 def _take_default(connection: Connection, change: BalanceChange, before: BillingAccount) -> Reloads:
     if before.default_payment_method_id is None:
         return Reloads()
@@ -220,9 +243,23 @@ def _after_change(
         finish_attempt(
             connection, attempt, AttemptStatus.CANCELLED, change.posted_at, code="settings_changed"
         )
-    pause, _ = read_state(connection, change.org_id)
-    if pause is not None and lifted_by_change(pause, card=now.card, setting_changed=setting_changed):
-        write_pause(connection, change.org_id, None, declines=0)
+    _lift_pause(connection, change, now.card, setting_changed=setting_changed)
     reloads = ask_reload_rule(connection, {change.org_id: change.posted_at})
     reloads.cancelled += unsent
     return reloads
+
+
+def _lift_pause(
+    connection: Connection, change: BalanceChange, card: str | None, *, setting_changed: bool
+) -> None:
+    """End the pause if a change does. A card that was not declined lately always may; all else only so often."""
+    standing = read_standing(connection, change.org_id)
+    pause = standing.pause
+    if pause is None or not lifted_by_change(pause, card=card, setting_changed=setting_changed):
+        return
+    another_card = card is not None and lifted_by_change(pause, card=card, setting_changed=False)
+    if card is not None and another_card and not was_declined(card, pause, standing.declined_cards):
+        write_pause(connection, change.org_id, None, declines=0)
+    elif may_lift_at(standing.lifts, change.posted_at) <= change.posted_at:
+        lifts = [*sorted(standing.lifts), change.posted_at][-MAX_LIFTS:]
+        write_pause(connection, change.org_id, None, declines=0, lifts=lifts)

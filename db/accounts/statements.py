@@ -11,8 +11,11 @@ _ACCOUNT_COLUMNS: Final = """
     coalesce(accounts.auto_reload_minimum_cents, 0) AS auto_reload_minimum_cents,
     coalesce(accounts.auto_reload_amount_cents, 0) AS auto_reload_amount_cents, accounts.auto_reload_monthly_limit_cents,
     accounts.auto_reload_minimum_cents IS NOT NULL AS minimum_set, accounts.auto_reload_amount_cents IS NOT NULL AS amount_set,
-    accounts.stripe_customer_id, accounts.default_payment_method_id, accounts.default_card_identity, accounts.created_at
+    accounts.stripe_customer_id, accounts.default_payment_method_id, accounts.default_card_identity, accounts.created_at,
+    reload_states.pause_code, reload_states.paused_until
 """
+
+_ACCOUNTS: Final = "accounts LEFT JOIN reload_states USING (org_id)"
 
 # Each request that comes alone, for the org of its key. By the unique key of key_sha256: at most one row, and how long it takes
 # tells nothing of a key that is there.
@@ -23,8 +26,8 @@ ORGS_OF_KEYS: Final = (
     "SELECT key_sha256, org_id FROM api_keys WHERE key_sha256 = ANY(%s) AND revoked_at IS NULL"
 )
 
-# Requests about the account, and each settlement and change of settings, there under the org's lock. By the primary key.
-BILLING_OF_ORG: Final = f"SELECT {_ACCOUNT_COLUMNS} FROM accounts WHERE org_id = %s"
+# Requests about the account, and each settlement and change of settings, there under the org's lock. By the primary keys.
+BILLING_OF_ORG: Final = f"SELECT {_ACCOUNT_COLUMNS} FROM {_ACCOUNTS} WHERE org_id = %s"
 
-# GET /v1/billing as an event loop answers it: key and account in one. By that unique key, then by the primary key.
-BILLING_OF_KEY: Final = f"SELECT {_ACCOUNT_COLUMNS} FROM accounts WHERE org_id = ({ORG_OF_KEY})"
+# GET /v1/billing as an event loop answers it: key and account in one. By that unique key, then by the primary keys.
+BILLING_OF_KEY: Final = f"SELECT {_ACCOUNT_COLUMNS} FROM {_ACCOUNTS} WHERE org_id = ({ORG_OF_KEY})"

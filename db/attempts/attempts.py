@@ -34,6 +34,7 @@ class Attempt:
     recovered: bool
     status: AttemptStatus
     payment_intent_id: str | None
+    intent_created_at: datetime | None
     intent_status: str | None
     failure_code: str | None
     failure_message: str | None
@@ -141,6 +142,7 @@ def recover_attempt(
             customer_id=customer_id,
             payment_method_id=payment_method_id,
             payment_intent_id=payment_intent_id,
+            intent_created_at=at,
             created_at=at,
             first_sent_at=at,
             last_sent_at=at,

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.attempts.attempts import make_attempt
 from db.attempts.outbox import SKIPPED_SIGNAL, add_signal
-from db.attempts.statements import DUE_RELOADS, LOCK_FREE_ORGS, MONTH_COMMITTED, RELOAD_FACTS, RELOADS_ENABLED
+from db.attempts.statements import DUE_RELOADS, LOCK_FREE_ORGS, RELOAD_FACTS, RELOADS_ENABLED
 from db.models import ReloadState
 from db.postgres.arrays import array
 from db.postgres.engine import transaction
@@ -27,6 +27,7 @@ from metering.rules.reloads import (
     ReloadAccount,
     Skipped,
     SkipReason,
+    paced_until,
     reload_due,
 )
 from metering.runtime.clock import to_milliseconds
@@ -144,17 +145,28 @@ def pause_of(state: Row[Any]) -> Pause | None:
     )
 
 
-def month_committed_cents(connection: Connection, org_id: int, at: datetime) -> int:
-    """What auto-reloads of the UTC month of `at`, succeeded plus open, hold of the org's limit."""
-    return int(connection.scalar(MONTH_COMMITTED, {"org_id": org_id, "at": at}) or 0)
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an org's declines have led to, and what has been done about it."""
+
+    pause: Pause | None = None
+    """In force or run out."""
+    declines: int = 0
+    """Soft ones since the last success or change."""
+    lifts: tuple[datetime, ...] = ()
+    """When settings have lifted a pause lately."""
+    declined_cards: tuple[str, ...] = ()
+    """Cards that were declined since the last success, the newest last."""
 
 
-def read_state(connection: Connection, org_id: int) -> tuple[Pause | None, int]:
-    """An org's pause, in force or run out, and its soft declines since the last success or change."""
+def read_standing(connection: Connection, org_id: int) -> Standing:
+    """How an org stands; under its lock, if something is to follow."""
     row = connection.execute(
         select(*ReloadState.__table__.columns).where(ReloadState.org_id == org_id)
     ).one_or_none()
-    return (None, 0) if row is None else (pause_of(row), row.declines)
+    if row is None:
+        return Standing()
+    return Standing(pause_of(row), row.declines, tuple(row.lifts), tuple(row.declined_cards))
 
 
 def _decide(facts: Row[Any]) -> Due | Skipped:
@@ -168,6 +180,7 @@ def _decide(facts: Row[Any]) -> Due | Skipped:
         and facts.default_payment_method_id is not None,
         attempt_open=facts.attempt_open,
         pause=pause_of(facts),
+        paced_until=paced_until(facts.first_sends or ()),
     )
     return reload_due(account, facts.committed_cents, facts.now)
 

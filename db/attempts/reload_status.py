@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
+from db.attempts.statements import COUNTS_IN_MONTH
 from db.postgres.arrays import array
+from metering.rules.reloads import LiftsWith, may_lift_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,24 @@ class OrgCharges:
     """What is left of the month's limit; None where there is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReloadStop:
+    """Why an org isn't reloaded: a pause in force, or what it waits for."""
+
+    org_id: int
+    code: str
+    """The pause's, or the reason why it waits: `pace`, `monthly_limit`, `no_payment_method`."""
+    paused: bool
+    since: datetime
+    lifts_with: str
+    """`time`; `change`, of the default card or a setting; `card`, a different one or, where there is none, any; `month`: the next
+    one, or another limit."""
+    until: datetime | None
+    """When time lifts it."""
+    settings_lift_from: datetime | None
+    """Of a pause that a change of settings lifts: from when on, after others in the last 24 hours; None where it does now."""
+
+
 _ATTEMPTS: Final = text("""
     SELECT kind, count(*) AS number, min(created_at) AS oldest_at FROM payment_attempts
     WHERE status = 'open' GROUP BY kind ORDER BY kind
@@ -77,13 +97,12 @@ _WAITING: Final = text("""
     WHERE auto_reload_enabled AND skip_reason IS NOT NULL GROUP BY skip_reason ORDER BY skip_reason
 """)
 
-_MONTH: Final = """
-    LATERAL (
+_MONTH: Final = f"""
+    LATERAL (SELECT date_trunc('month', CAST(:now AS timestamptz), 'UTC')) AS month (starts_at), LATERAL (
         SELECT coalesce(sum(amount_cents), 0)::bigint AS committed_cents FROM payment_attempts
-        WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
-            AND created_at >= date_trunc('month', CAST(:now AS timestamptz), 'UTC')
-    ) AS month
-"""
+        WHERE payment_attempts.org_id = accounts.org_id AND {COUNTS_IN_MONTH}
+    ) AS held
+"""  # noqa: S608 - of our own text alone
 
 _LEAST_LEFT: Final = text(f"""
     SELECT org_id, auto_reload_monthly_limit_cents, committed_cents,
@@ -130,4 +149,34 @@ def read_reload_status(connection: Connection, now: datetime, *, limit: int) -> 
         waiting=dict(waiting.all()),
         limited=limited,
         least_left=[MonthLeft(*row) for row in least_left],
+    )
+
+
+_STOPS: Final = """
+    SELECT org_id, pause_code AS code, true AS paused, paused_at AS since, pause_lifts_with AS lifts_with, paused_until AS until,
+        lifts
+    FROM reload_states WHERE pause_code IS NOT NULL AND coalesce(paused_until > :now, true)
+    UNION ALL
+    SELECT org_id, skip_reason, false, skip_since,
+        CASE skip_reason WHEN 'pace' THEN 'time' WHEN 'monthly_limit' THEN 'month' ELSE 'card' END, ask_at, '{}'
+    FROM reload_states JOIN accounts USING (org_id) WHERE auto_reload_enabled AND skip_reason <> 'paused'
+"""
+_COUNT_STOPS: Final = text(f"SELECT count(*) FROM ({_STOPS}) AS stops")  # noqa: S608 - of our own text alone
+_LIST_STOPS: Final = text(f"{_STOPS} ORDER BY org_id, paused DESC LIMIT :limit OFFSET :offset")
+
+
+def list_reload_stops(
+    connection: Connection, now: datetime, *, limit: int, offset: int = 0
+) -> tuple[list[ReloadStop], int]:
+    """Every org whose reloads are paused or wait at `now`, by id, with the number that there are in all."""
+    total = connection.scalar(_COUNT_STOPS, {"now": now}) or 0
+    rows = connection.execute(_LIST_STOPS, {"now": now, "limit": limit, "offset": offset})
+    return [_stop(row, now) for row in rows], total
+
+
+def _stop(row: Row[Any], now: datetime) -> ReloadStop:
+    from_ = may_lift_at(row.lifts, now)
+    bounded = row.paused and row.lifts_with != LiftsWith.CARD.value and from_ > now
+    return ReloadStop(
+        row.org_id, row.code, row.paused, row.since, row.lifts_with, row.until, from_ if bounded else None
     )

@@ -7,37 +7,72 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering.rules.reloads import CLOCK_MARGIN, PACE_RELOADS
+
 # The reload rule (reload_rule.py).
+
+# A charge is of the month of Stripe's `created`. While that isn't known it may come to be of any from that on in which it was
+# first sent. It may be sent for a month after it was made at the longest, or it would have been made anew.
+COUNTS_IN_MONTH: Final = """
+    kind = 'auto_reload' AND status IN ('open', 'succeeded') AND created_at >= month.starts_at - interval '2 months'
+    AND CASE status
+        WHEN 'open' THEN date_trunc('month', coalesce(first_sent_at, created_at), 'UTC') <= month.starts_at
+        ELSE date_trunc('month', coalesce(intent_created_at, first_sent_at, created_at), 'UTC') = month.starts_at
+    END
+"""
+"""Which of an org's `payment_attempts` hold their part of the month that begins at `month.starts_at`."""
+
+# Where a month turns, Stripe's clock may show the other one: the month before, while ours has just gone past its end, or the next
+# one, of which its last charge is already. Then that counts of which more is held.
+_SO_FAR: Final = f"""
+    LEFT JOIN LATERAL (
+        SELECT created_at FROM payment_attempts
+        WHERE payment_attempts.org_id = asked.org_id AND kind = 'auto_reload'
+        ORDER BY created_at DESC LIMIT 1
+    ) AS newest ON true
+    LEFT JOIN LATERAL (
+        SELECT array_agg(first_sent_at) AS first_sends, max(intent_created_at) AS charged_at FROM (
+            SELECT first_sent_at, intent_created_at FROM payment_attempts
+            WHERE payment_attempts.org_id = asked.org_id AND kind = 'auto_reload' AND first_sent_at IS NOT NULL
+                AND id IS DISTINCT FROM asked.but
+            ORDER BY created_at DESC LIMIT {PACE_RELOADS}
+        ) AS sent
+    ) AS latest ON true
+    LEFT JOIN LATERAL (
+        SELECT coalesce(max(held_cents), 0)::bigint AS committed_cents FROM (
+            SELECT date_trunc(
+                'month', greatest(asked.at, newest.created_at) - interval '{CLOCK_MARGIN.total_seconds()} seconds', 'UTC'
+            )
+            UNION SELECT date_trunc('month', greatest(asked.at, newest.created_at, latest.charged_at), 'UTC')
+        ) AS month (starts_at), LATERAL (
+            SELECT sum(amount_cents) AS held_cents FROM payment_attempts
+            WHERE payment_attempts.org_id = asked.org_id AND id IS DISTINCT FROM asked.but AND {COUNTS_IN_MONTH}
+        ) AS held
+    ) AS month ON true
+"""  # noqa: S608 - of our own text alone
+"""Joins to `asked (org_id, at, but)`, of all attempts but one: `newest.created_at`, `first_sends`, `committed_cents`."""
 
 # In the transaction of each debit, settlement, setting or card that may change the rule's answer, for orgs that it has locked.
 # Locks nothing more. By org: attempts by payment_attempts_org_id_kind_created_at_idx and the partial index of open reloads.
 #
-# The month is that of the time of posting, or of the org's newest auto-reload where that is later: a clock that lags must not
-# count into a month that is over.
-RELOAD_FACTS: Final = text("""
+# The time is that of posting, or of the org's newest auto-reload where that is later: a clock that lags must not count into a
+# month that is over.
+RELOAD_FACTS: Final = text(f"""
     SELECT accounts.org_id, balance_cents, auto_reload_enabled,
         coalesce(auto_reload_minimum_cents, 0) AS minimum_cents, coalesce(auto_reload_amount_cents, 0) AS amount_cents,
         auto_reload_monthly_limit_cents, stripe_customer_id, default_payment_method_id,
-        greatest(asked.at, newest.created_at) AS now,
+        greatest(asked.at, newest.created_at) AS now, committed_cents, first_sends,
         EXISTS (
             SELECT FROM payment_attempts
             WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status = 'open'
         ) AS attempt_open,
-        coalesce(month.committed_cents, 0)::bigint AS committed_cents,
         pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason, ask_at
     FROM accounts
-    JOIN unnest(CAST(:org_ids AS bigint[]), CAST(:ats AS timestamptz[])) AS asked (org_id, at) USING (org_id)
+    JOIN (
+        SELECT org_id, at, NULL::uuid FROM unnest(CAST(:org_ids AS bigint[]), CAST(:ats AS timestamptz[])) AS asked (org_id, at)
+    ) AS asked (org_id, at, but) USING (org_id)
     LEFT JOIN reload_states USING (org_id)
-    LEFT JOIN LATERAL (
-        SELECT created_at FROM payment_attempts
-        WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload'
-        ORDER BY created_at DESC LIMIT 1
-    ) AS newest ON true
-    LEFT JOIN LATERAL (
-        SELECT sum(amount_cents) AS committed_cents FROM payment_attempts
-        WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
-            AND created_at >= date_trunc('month', greatest(asked.at, newest.created_at), 'UTC')
-    ) AS month ON true
+    {_SO_FAR}
     ORDER BY accounts.org_id
 """)
 
@@ -65,13 +100,10 @@ LOCK_FREE_ORGS: Final = text("""
     WHERE org_id = ANY(CAST(:org_ids AS bigint[])) ORDER BY org_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
-# Before each charge and with each answer about settings, under the org's lock or without. Locks nothing; by
-# payment_attempts_org_id_kind_created_at_idx.
-MONTH_COMMITTED: Final = text("""
-    SELECT coalesce(sum(amount_cents), 0) FROM payment_attempts
-    WHERE org_id = :org_id AND kind = 'auto_reload' AND status IN ('open', 'succeeded')
-        AND created_at >= date_trunc('month', CAST(:at AS timestamptz), 'UTC')
-        AND created_at < date_trunc('month', CAST(:at AS timestamptz), 'UTC') + interval '1 month'
+# Before each charge, under the org's lock. Locks nothing; by payment_attempts_org_id_kind_created_at_idx.
+RELOADS_SO_FAR: Final = text(f"""
+    SELECT committed_cents, first_sends
+    FROM (SELECT CAST(:org_id AS bigint), CAST(:at AS timestamptz), CAST(:but AS uuid)) AS asked (org_id, at, but) {_SO_FAR}
 """)
 
 # The outbox of signals (outbox.py). All by the primary key of pending_signals, which is empty but for what was just written.

@@ -9,6 +9,7 @@ from db.models.payment_attempt import PaymentAttempt
 from db.models.payment_method import PaymentMethod
 from db.models.pending_signal import PendingSignal
 from db.models.rejected_event import RejectedEvent
+from db.models.reload_resumption import ReloadResumption
 from db.models.reload_state import ReloadState
 from db.models.stripe_customer import StripeCustomer
 from db.models.stripe_event import StripeCursor, StripeEvent
@@ -30,6 +31,7 @@ __all__ = [
     "PaymentMethod",
     "PendingSignal",
     "RejectedEvent",
+    "ReloadResumption",
     "ReloadState",
     "StripeCursor",
     "StripeCustomer",

@@ -46,7 +46,6 @@ class PaymentAttempt(Base):
     return_url: Mapped[str | None]
     """Of a top-up: where a bank that wants the whole page sends the customer back to. NULL in rows older than the column."""
     created_at: Mapped[datetime]
-    """Also says to which UTC month an auto-reload belongs."""
     monthly_limit_cents: Mapped[int | None]
     """Of an auto-reload: the limit in force when it was made; NULL is without limit."""
     month_committed_cents: Mapped[int] = mapped_column(server_default="0")
@@ -56,6 +55,8 @@ class PaymentAttempt(Base):
 
     status: Mapped[str] = mapped_column(server_default="open")
     payment_intent_id: Mapped[str | None]
+    intent_created_at: Mapped[datetime | None]
+    """Stripe's `created` of it, which says in which UTC month an auto-reload counts. NULL in rows older than the column."""
     intent_status: Mapped[str | None]
     """Stripe's own status of the PaymentIntent, as last heard."""
     failure_code: Mapped[str | None]

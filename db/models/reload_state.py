@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy import ARRAY, CheckConstraint, DateTime, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models.base import Base
@@ -46,3 +46,7 @@ class ReloadState(Base):
 
     A row of somebody who says nothing of it, as a program of before, is due at once.
     """
+    lifts: Mapped[list[datetime]] = mapped_column(ARRAY(DateTime(timezone=True)), server_default=text("'{}'"))
+    """When a change of settings has lifted a pause lately: three times in 24 hours at most."""
+    declined_cards: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    """Cards that were declined since the last success, as `paused_card` names them: to come back to one is no other card."""

@@ -11,14 +11,16 @@ from sqlalchemy import Connection
 
 from db.accounts.billing import BillingAccount, lock_billing
 from db.attempts.attempts import Attempt, change_attempt, find_attempt, finish_attempt
-from db.attempts.reload_rule import Reloads, ask_reload_rule, month_committed_cents, read_state
+from db.attempts.months import reloads_so_far
+from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing
 from db.ledger.post_calls import BalanceChange
 from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE, may_send, next_look
 from metering.rules.payments import AttemptKind, AttemptStatus
-from metering.rules.reloads import Due, ReloadAccount, Skipped, reload_due
+from metering.rules.reloads import Due, ReloadAccount, Skipped, reload_due, same_month
 from metering.runtime.clock import Clock, to_milliseconds
 
 NO_LONGER_WANTED: Final = "no_longer_wanted"
+MONTH_TURNED: Final = "month_turned"
 
 
 class Step(Enum):
@@ -66,8 +68,8 @@ def begin_work(
         return Work(Step.NOTHING, attempt)
     if attempt.kind is AttemptKind.TOP_UP:
         step = _top_up_step(attempt, now, for_client=for_client)
-    elif attempt.first_sent_at is None and not _still_wanted(connection, attempt, account, billing, now):
-        finish_attempt(connection, attempt, AttemptStatus.CANCELLED, now, code=NO_LONGER_WANTED)
+    elif (reason := _why_unwanted(connection, attempt, account, billing, now)) is not None:
+        finish_attempt(connection, attempt, AttemptStatus.CANCELLED, now, code=reason)
         reloads = ask_reload_rule(connection, {org_id: max(account.posted_at, now)})
         return Work(Step.NOTHING, find_attempt(connection, org_id, attempt_id), reloads, ended=True)
     else:
@@ -136,15 +138,21 @@ def _reload_step(
     return Step.SEND if isinstance(said, Due) else Step.FIND
 
 
-def _still_wanted(
+def _why_unwanted(
     connection: Connection, attempt: Attempt, account: BalanceChange, billing: BillingAccount, now: datetime
-) -> bool:
-    """Whether the rule, asked once more before anything is sent, would make this very attempt."""
-    if billing.default_payment_method_id != attempt.payment_method_id:
-        return False
+) -> str | None:
+    """Why the rule, asked once more before anything is sent, would not make this very attempt; None where it would.
+
+    One that a month's turn has found unsent is made anew: a reload counts in the month in which it is first sent.
+    """
+    if attempt.first_sent_at is not None:
+        return None
+    if may_send(attempt.created_at, now) and not same_month(attempt.created_at, now):
+        return MONTH_TURNED
     amount_cents = billing.auto_reload_amount_cents
     said = _rule_says(connection, attempt, account, billing, now, amount_cents=amount_cents)
-    return said == Due(attempt.amount_cents)
+    same_card = billing.default_payment_method_id == attempt.payment_method_id
+    return None if same_card and said == Due(attempt.amount_cents) else NO_LONGER_WANTED
 
 
 def _rule_says(
@@ -156,9 +164,11 @@ def _rule_says(
     *,
     amount_cents: int,
 ) -> Due | Skipped:
-    """What the rule says if this attempt weren't there, in the month in which it was made, to a charge on its card."""
-    pause, _ = read_state(connection, attempt.org_id)
-    committed_cents = month_committed_cents(connection, attempt.org_id, attempt.created_at)
+    """What the rule says now if this attempt weren't there, to a charge on its card.
+
+    One that may have been charged in the month in which it was first sent must also fit into the one in which it is repeated.
+    """
+    so_far = reloads_so_far(connection, attempt.org_id, now, but=attempt.id)
     asked = ReloadAccount(
         balance_cents=account.balance_cents,
         enabled=billing.auto_reload_enabled,
@@ -167,6 +177,9 @@ def _rule_says(
         monthly_limit_cents=billing.auto_reload_monthly_limit_cents,
         has_payment_method=True,
         attempt_open=False,  # it is this one
-        pause=pause,
+        pause=read_standing(connection, attempt.org_id).pause,
+        paced_until=so_far.paced_until
+        if attempt.first_sent_at is None
+        else None,  # a repeat is no other charge
     )
-    return reload_due(asked, committed_cents - attempt.amount_cents, now)
+    return reload_due(asked, so_far.committed_cents, now)

@@ -52,6 +52,7 @@ def take_from_recovered(org: LockedOrg, attempt: Attempt, intent: Intent) -> Non
         org.connection,
         attempt,
         payment_intent_id=intent.id,
+        intent_created_at=to_milliseconds(intent.created_at),
         intent_status=intent.status,
         looked_at=org.now,
     )

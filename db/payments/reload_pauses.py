@@ -2,10 +2,10 @@
 
 from db.attempts.attempts import Attempt
 from db.attempts.outbox import FAILED_SIGNAL
-from db.attempts.reload_rule import read_state, write_pause
+from db.attempts.reload_rule import read_standing, write_pause, write_state
 from db.payments.locked_org import LockedOrg
 from metering.rules.payments import Intent
-from metering.rules.reloads import LiftsWith, Pause, lifted_by_change, stronger_pause
+from metering.rules.reloads import Pause, lifted_by_change, pause_after_lost_money, stronger_pause, with_card
 from metering.rules.times import format_time
 
 
@@ -21,16 +21,15 @@ def pause_after_failure(
     org: LockedOrg, pause: Pause, attempt: Attempt, *, declines: int | None = None
 ) -> None:
     """Let reloads rest after a decline, unless the org has another card by now; say so in any case."""
-    held, declines_before = read_state(org.connection, org.account.org_id)
+    standing = read_standing(org.connection, org.id)
+    if pause.card is not None:
+        cards = with_card(standing.declined_cards, pause.card)
+        write_state(org.connection, org.id, declined_cards=cards)
     paused: Pause | None = None
     if not lifted_by_change(pause, card=org.billing.card, setting_changed=False):
-        paused = stronger_pause(held, pause, org.now)
-        write_pause(
-            org.connection,
-            org.account.org_id,
-            paused,
-            declines=declines_before if declines is None else declines,
-        )
+        paused = stronger_pause(standing.pause, pause, org.now)
+        declined = standing.declines if declines is None else declines
+        write_pause(org.connection, org.id, paused, declines=declined)
     org.add_signal(
         FAILED_SIGNAL,
         attempt,
@@ -44,10 +43,10 @@ def pause_for_lost_money(org: LockedOrg, code: str, attempt: Attempt) -> None:
     """A card whose holder wants his money back isn't charged again by itself. Enabling reloads would be a change."""
     if not org.billing.auto_reload_enabled:
         return
-    held, declines = read_state(org.connection, org.account.org_id)
-    new = Pause(code, LiftsWith.CHANGE, org.now, card=org.billing.last_card)
-    paused = stronger_pause(held, new, org.now)
-    write_pause(org.connection, org.account.org_id, paused, declines=declines)
+    standing = read_standing(org.connection, org.id)
+    new = pause_after_lost_money(code, org.billing.last_card, org.now)
+    paused = stronger_pause(standing.pause, new, org.now)
+    write_pause(org.connection, org.id, paused, declines=standing.declines)
     org.add_signal(FAILED_SIGNAL, attempt, code=code, paused=True, paused_until=_until(paused))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from db.accounts.billing import drop_cards, lock_billing, note_detached, read_billing
 from db.attempts.attempts import Attempt, change_attempt, find_attempt, finish_attempt
 from db.attempts.outbox import SUCCEEDED_SIGNAL
-from db.attempts.reload_rule import Reloads, ask_reload_rule, read_state, write_pause
+from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing, write_pause
 from db.ledger.post_calls import write_accounts
 from db.ledger.postings import is_credited_elsewhere, is_posted, post
 from db.models import Kind
@@ -200,16 +200,17 @@ class _Settling:
             self._org.connection,
             attempt,
             payment_intent_id=intent.id,
+            intent_created_at=to_milliseconds(intent.created_at),
             intent_status=intent.status,
             looked_at=self._org.now,
         )
         if attempt.kind is AttemptKind.AUTO_RELOAD:
-            pause, declines = read_state(self._org.connection, self._org.id)
-            if pause is not None and pause.code in LOST_MONEY and pause.holds(self._org.now):
-                # It came while this charge was on its way, which says nothing about it.
-                write_pause(self._org.connection, self._org.id, pause, declines=0)
-            elif pause is not None or declines:
-                write_pause(self._org.connection, self._org.id, None, declines=0)
+            standing = read_standing(self._org.connection, self._org.id)
+            pause = standing.pause
+            if pause is not None and not (pause.code in LOST_MONEY and pause.holds(self._org.now)):
+                pause = None  # such a one came while this charge was on its way, which says nothing about it
+            if standing.pause is not None or standing.declines or standing.declined_cards:
+                write_pause(self._org.connection, self._org.id, pause, declines=0, declined_cards=[])
             self._org.add_signal(SUCCEEDED_SIGNAL, attempt)
         return True
 
@@ -219,6 +220,7 @@ class _Settling:
             self._org.connection,
             attempt,
             payment_intent_id=intent.id,
+            intent_created_at=to_milliseconds(intent.created_at),
             intent_status=intent.status,
             looked_at=self._org.now,
         )
@@ -231,7 +233,7 @@ class _Settling:
         status = AttemptStatus.CANCELLED if code is None else AttemptStatus.FAILED
         finish_attempt(self._org.connection, attempt, status, self._org.now, code=code, message=message)
         if reload and code is not None:
-            _, declines = read_state(self._org.connection, self._org.id)
+            declines = read_standing(self._org.connection, self._org.id).declines
             pause = pause_after_decline(code, declines, card_of(self._org, attempt, intent), self._org.now)
             pause_after_failure(self._org, pause, attempt, declines=declines + is_soft(code))
 
@@ -249,6 +251,7 @@ class _Settling:
             self._org.connection,
             attempt,
             payment_intent_id=intent.id,
+            intent_created_at=to_milliseconds(intent.created_at),
             intent_status=intent.status,
             failure_code=intent.decline.code if intent.decline else None,
             failure_message=intent.decline.message if intent.decline else None,

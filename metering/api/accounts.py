@@ -86,7 +86,7 @@ async def get_billing_account(request: Request, org_id: OrgId) -> BillingAccount
     account = await context.lanes.account.run_for(org_id, partial(read_account, context.engine, org_id))
     if account is None:
         raise UnauthenticatedError
-    return account_answer(account)
+    return account_answer(account, context.payments.clock())
 
 
 @router.patch(
@@ -111,4 +111,4 @@ async def patch_billing_account(
     account = await context.lanes.account.run_for(
         org_id, partial(change_settings, context.prompt_payments, org_id, asked.patch())
     )
-    return account_answer(account)
+    return account_answer(account, context.payments.clock())

@@ -105,4 +105,4 @@ async def post_default_payment_method(
     account = await context.lanes.provider.run_for(
         org_id, partial(set_default_payment_method, context.payments, org_id, asked.payment_method_id)
     )
-    return account_answer(account)
+    return account_answer(account, context.payments.clock())

@@ -75,7 +75,8 @@ class QuickAnswers:
             account = await self._context.reads.billing_of_key(api_key)
         if account is None:
             return None
-        return Response(account_answer(account).model_dump_json(), media_type="application/json")
+        answer = account_answer(account, self._context.payments.clock())
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     async def _gate(self, credentials: str, org_id: int, query: bytes) -> Response | None:
         asked = _GATE_QUERY.fullmatch(query)

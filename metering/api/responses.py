@@ -1,6 +1,7 @@
 """What the API answers with, as its documentation describes it: each answer with its schema and an example."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
@@ -34,10 +35,14 @@ class BillingAccountAnswer(Answer):
         description="What reloads may charge in a UTC calendar month; null is without limit."
     )
     has_payment_method: bool = Field(description="Whether there is a default payment method.")
+    auto_reload_paused: str | None = Field(
+        description="Why automatic top-ups rest, although they are on: Stripe's code of the decline, `refunded`, `disputed`, or "
+        "another code; null while nothing pauses them."
+    )
 
 
-def account_answer(account: BillingAccount) -> BillingAccountAnswer:
-    """An account as its owner sees it."""
+def account_answer(account: BillingAccount, now: datetime) -> BillingAccountAnswer:
+    """An account as its owner sees it at a time."""
     return BillingAccountAnswer(
         balance_cents=account.balance_cents,
         balance_usd=format_usd(account.balance_cents),
@@ -47,6 +52,7 @@ def account_answer(account: BillingAccount) -> BillingAccountAnswer:
         auto_reload_amount_cents=account.auto_reload_amount_cents,
         auto_reload_monthly_limit_cents=account.auto_reload_monthly_limit_cents,
         has_payment_method=account.has_payment_method,
+        auto_reload_paused=account.auto_reload_paused(now),
     )
 
 
@@ -79,6 +85,7 @@ BILLING_ACCOUNT: Final[Mapping[str, Any]] = {
     "auto_reload_amount_cents": 5_000,
     "auto_reload_monthly_limit_cents": None,
     "has_payment_method": True,
+    "auto_reload_paused": None,
 }
 
 Documented = dict[int | str, dict[str, Any]]

@@ -10,6 +10,7 @@ from db.accounts.billing import (
     lock_billing,
     note_detached,
     note_ready,
+    note_updated,
 )
 from db.attempts.reload_rule import Reloads
 from db.payments.stripe_customers import find_org_of_customer
@@ -26,6 +27,8 @@ from metering.rules.payments import IntentSeen
 INTENT_SUCCEEDED: Final = "payment_intent.succeeded"
 SETUP_SUCCEEDED: Final = "setup_intent.succeeded"
 METHOD_DETACHED: Final = "payment_method.detached"
+METHOD_UPDATED: Final = frozenset({"payment_method.automatically_updated", "payment_method.updated"})
+"""Stripe has heard from the card's network of its new number or expiry, or somebody has entered it."""
 
 # They only say that there is something to look at: an event can be old, and refunds and disputes are told in many kinds.
 NUDGES: Final = frozenset(
@@ -37,7 +40,11 @@ NUDGES: Final = frozenset(
         *("charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated"),
     }
 )
-HANDLED: Final = (INTENT_SUCCEEDED, SETUP_SUCCEEDED, METHOD_DETACHED, *sorted(NUDGES))
+HANDLED: Final = (
+    *(INTENT_SUCCEEDED, SETUP_SUCCEEDED, METHOD_DETACHED),
+    *sorted(METHOD_UPDATED),
+    *sorted(NUDGES),
+)
 """The types of events that ask for anything. Stripe lists up to 20 types at a time."""
 
 KNOWN: Final = "known"
@@ -89,6 +96,8 @@ def handle(payments: Payments, event: Event) -> str:
         outcome = _card_is_ready(payments, event)
     elif event.ref.type == METHOD_DETACHED:
         outcome = _card_is_gone(payments, event)
+    elif event.ref.type in METHOD_UPDATED:
+        outcome = _card_is_updated(payments, event)
     else:
         outcome = _look(payments, event)
     STRIPE_EVENTS.labels(outcome).inc()
@@ -145,6 +154,31 @@ def _card_is_gone(payments: Payments, event: Event) -> str:
         else:
             reloads = note_detached(connection, *locked, method_id)
             outcome = "card_detached"
+        keep_event(connection, event.ref, outcome, payments.clock())
+    follow(payments, reloads)
+    return outcome
+
+
+def _card_is_updated(payments: Payments, event: Event) -> str:
+    """A card has another number or expiry. An event can be old, so it is asked how the card is now."""
+    method_id = event.thing.get("id")
+    if not isinstance(method_id, str):
+        return _note(payments, event, UNKNOWN_OBJECT)
+    try:
+        card = payments.stripe.retrieve_card(method_id)
+    except StripeRefused as refused:
+        if refused.code != RESOURCE_MISSING:
+            raise
+        return _note(payments, event, UNKNOWN_OBJECT)
+    reloads = Reloads()
+    with transaction(payments.engine) as connection:
+        org_id = None if card.customer_id is None else find_org_of_customer(connection, card.customer_id)
+        locked = None if org_id is None else lock_billing(connection, org_id, payments.clock)
+        if locked is None:
+            outcome = UNKNOWN_CUSTOMER
+        else:
+            reloads = note_updated(connection, *locked, method_id, card.identity)
+            outcome = "card_updated"
         keep_event(connection, event.ref, outcome, payments.clock())
     follow(payments, reloads)
     return outcome

@@ -1,5 +1,6 @@
 """When an org is reloaded, and what a card that fails leads to (docs/reference/auto-reload.md#when-a-reload-is-due)."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -9,6 +10,22 @@ from metering.rules.cards import same_number
 
 SOFT_PAUSES: Final = (timedelta(hours=1), timedelta(hours=24))
 """How long a soft decline pauses: the first since the last success or change, the second; from the third on, until a change."""
+
+REFUND_PAUSE: Final = timedelta(hours=24)
+"""How long a refund pauses: time for whoever made it to say more, and no end of reloads for a goodwill refund."""
+
+PACE_RELOADS: Final = 5
+PACE_WINDOW: Final = timedelta(minutes=10)
+"""At most so many auto-reloads of an org are first sent in any such time."""
+
+MAX_LIFTS: Final = 3
+LIFT_WINDOW: Final = timedelta(hours=24)
+"""So often settings lift a pause in any such time: a dead card isn't tried with every change of a cent."""
+MAX_DECLINED_CARDS: Final = 10
+"""How many declined cards of an org are remembered: whoever takes turns with them lifts pauses no more often than by settings."""
+
+CLOCK_MARGIN: Final = timedelta(seconds=5)
+"""How far Stripe's clock may be behind ours when a month turns: for so long a charge may still be dated in the month before."""
 
 AUTHENTICATION_REQUIRED: Final = "authentication_required"
 REFUNDED: Final = "refunded"
@@ -42,9 +59,12 @@ class SkipReason(StrEnum):
     ATTEMPT_OPEN = "attempt_open"
     PAUSED = "paused"
     MONTHLY_LIMIT = "monthly_limit"
+    PACE = "pace"
 
 
-HINDRANCES: Final = frozenset({SkipReason.NO_PAYMENT_METHOD, SkipReason.PAUSED, SkipReason.MONTHLY_LIMIT})
+HINDRANCES: Final = frozenset(
+    {SkipReason.NO_PAYMENT_METHOD, SkipReason.PAUSED, SkipReason.MONTHLY_LIMIT, SkipReason.PACE}
+)
 """The reasons that keep an org waiting that wants to be reloaded: recorded, and said when they change."""
 
 
@@ -87,6 +107,8 @@ class ReloadAccount:
     attempt_open: bool
     """An auto-reload's: top-ups never block one."""
     pause: Pause | None
+    paced_until: datetime | None = None
+    """As `paced_until` says; None where it has sent too few for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +139,11 @@ def reload_below_cents(minimum_cents: int) -> int:
 def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime) -> Due | Skipped:
     """Whether the org is to be charged (docs/reference/auto-reload.md#when-a-reload-is-due).
 
-    `month_committed_cents` is what this UTC month's auto-reloads hold of the limit, succeeded plus open. It fits whole or is
-    skipped whole, never a part of it.
+    `month_committed_cents` is what this UTC month's auto-reloads hold of the limit, succeeded plus open; where Stripe may still,
+    or already, date a charge in another month, the most that any of them holds. It fits whole or is skipped whole, never a part
+    of it.
     """
-    limit_cents, pause = account.monthly_limit_cents, account.pause
+    limit_cents, pause, paced = account.monthly_limit_cents, account.pause, account.paced_until
     for applies, reason, until in (
         (not account.enabled, SkipReason.DISABLED, None),
         (account.balance_cents >= reload_below_cents(account.minimum_cents), SkipReason.ABOVE_MINIMUM, None),
@@ -130,12 +153,30 @@ def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime
         (
             limit_cents is not None and month_committed_cents + account.amount_cents > limit_cents,
             SkipReason.MONTHLY_LIMIT,
-            next_month(now),
+            next_month(now - CLOCK_MARGIN) + CLOCK_MARGIN,
         ),
+        (paced is not None and now < paced, SkipReason.PACE, paced),
     ):
         if applies:
             return Skipped(reason, until)
     return Due(account.amount_cents)
+
+
+def paced_until(first_sends: Iterable[datetime]) -> datetime | None:
+    """Until when the next auto-reload has to wait, after these first sends; None where they are too few for that."""
+    newest = sorted(first_sends, reverse=True)[:PACE_RELOADS]
+    return newest[-1] + PACE_WINDOW if len(newest) == PACE_RELOADS else None
+
+
+def may_lift_at(lifts: Sequence[datetime], now: datetime) -> datetime:
+    """From when on a change of settings lifts a pause, after these lifts: now, unless there were too many."""
+    newest = sorted(lifts, reverse=True)[:MAX_LIFTS]
+    return max(now, newest[-1] + LIFT_WINDOW) if len(newest) == MAX_LIFTS else now
+
+
+def same_month(one: datetime, other: datetime) -> bool:
+    """Whether two times are of the same UTC month."""
+    return next_month(one) == next_month(other)
 
 
 def next_month(at: datetime) -> datetime:
@@ -159,14 +200,23 @@ def pause_after_decline(code: str, soft_declines_before: int, card: str, now: da
     return Pause(code, LiftsWith.TIME, now, until=now + SOFT_PAUSES[soft_declines_before], card=card)
 
 
+def pause_after_lost_money(code: str, card: str | None, now: datetime) -> Pause:
+    """The pause that a refund or a dispute leads to. `card` is the default one, or the last that there was."""
+    if code == REFUNDED:
+        return Pause(code, LiftsWith.TIME, now, until=now + REFUND_PAUSE, card=card)
+    return Pause(code, LiftsWith.CHANGE, now, card=card)
+
+
 _STRENGTH: Final = {LiftsWith.TIME: 0, LiftsWith.CHANGE: 1, LiftsWith.CARD: 2}
 
 
 def stronger_pause(held: Pause | None, new: Pause, now: datetime) -> Pause:
-    """Which of two pauses counts: a refund must not loosen what a stolen card has brought about."""
-    if held is None or not held.holds(now) or _STRENGTH[new.lifts_with] >= _STRENGTH[held.lifts_with]:
+    """Which of two pauses counts: a refund must not loosen what a stolen card has brought about, nor a decline shorten one."""
+    if held is None or not held.holds(now):
         return new
-    return held
+    if held.until is not None and new.until is not None:
+        return new if new.until >= held.until else held
+    return new if _STRENGTH[new.lifts_with] >= _STRENGTH[held.lifts_with] else held
 
 
 def lifted_by_change(pause: Pause, *, card: str | None, setting_changed: bool) -> bool:
@@ -180,3 +230,15 @@ def lifted_by_change(pause: Pause, *, card: str | None, setting_changed: bool) -
     else:
         another_card = not same_number(card, pause.card)
     return another_card or (setting_changed and pause.lifts_with is not LiftsWith.CARD)
+
+
+def with_card(declined_cards: Sequence[str], card: str) -> list[str]:
+    """The declined cards with one more, the newest last; as many as are remembered."""
+    return [*(each for each in declined_cards if each != card), card][-MAX_DECLINED_CARDS:]
+
+
+def was_declined(card: str, pause: Pause, declined_cards: Sequence[str]) -> bool:
+    """Whether a card is one of those, as `lifted_by_change` tells cards apart."""
+    if pause.code in EXPIRY_DECLINES:
+        return card in declined_cards
+    return any(same_number(card, each) for each in declined_cards)

@@ -174,3 +174,17 @@ def test_an_answer_s_body_waits_for_no_acknowledgement() -> None:
                     return await asyncio.wait_for(accepted, 30)
 
     assert not asyncio.run(delays())
+
+
+def test_a_pause_is_told_until_its_time_is_over(site: Site) -> None:
+    world = site.world
+    method = world.save_card()
+    world.sandbox.fail_card(method, decline_code="insufficient_funds")
+    assert site.get("/v1/billing").json()["auto_reload_paused"] is None
+    world.settings(enabled=True, minimum_cents=1_000, amount_cents=5_000)
+    world.work()
+    for code in ("insufficient_funds", None):
+        told = site.get("/v1/billing")
+        assert told.json()["auto_reload_paused"] == code
+        assert said(told) == said(site.get(otherwise("/v1/billing")))
+        world.clock.move(hours=1)

@@ -21,6 +21,7 @@ ACCOUNT = {
     "auto_reload_amount_cents": 5000,
     "auto_reload_monthly_limit_cents": None,
     "has_payment_method": True,
+    "auto_reload_paused": None,
 }
 TOP_UP = {
     "payment_intent_id": "pi_abc123",
@@ -79,6 +80,7 @@ def test_get_billing_account_of_an_org_that_has_set_nothing(site: Site) -> None:
         "auto_reload_amount_cents": 0,
         "auto_reload_monthly_limit_cents": None,
         "has_payment_method": False,
+        "auto_reload_paused": None,
     }
     assert list(account) == list(ACCOUNT)
 

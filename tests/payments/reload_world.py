@@ -12,7 +12,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import make_url
 
 from db.attempts.attempts import Attempt
-from db.attempts.reload_rule import ask_due, ask_every, read_state
+from db.attempts.reload_rule import ask_due, ask_every, read_standing
 from db.ledger.post_calls import Posted, post_calls, price_call
 from db.ledger.prices import load_price_book, set_price
 from db.postgres.engine import in_transaction, transaction
@@ -38,6 +38,7 @@ AMOUNT: Final = 5_000
 _TABLES: Final = (
     *("transactions", "payment_attempts", "reload_states", "pending_signals", "payment_methods"),
     *(
+        "reload_resumptions",
         "stripe_events",
         "stripe_cursors",
         "stripe_customers",
@@ -157,7 +158,7 @@ class ReloadWorld(World):
     def pause(self, org_id: int = 1) -> Pause | None:
         """In force or run out."""
         with transaction(self.engine) as connection:
-            return read_state(connection, org_id)[0]
+            return read_standing(connection, org_id).pause
 
     def skip_reason(self, org_id: int = 1) -> str | None:
         found = self.rows("SELECT skip_reason FROM reload_states WHERE org_id = :org_id", org_id=org_id)

@@ -11,6 +11,7 @@ from sqlalchemy import text
 import db.attempts.reload_rule
 from db.attempts.statements import DUE_RELOADS
 from db.postgres.engine import transaction
+from metering.rules.reloads import CLOCK_MARGIN
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 from workers.payment_reconciler import ReloadRule
 
@@ -131,12 +132,15 @@ def test_who_is_at_the_limit_is_asked_when_the_month_turns(reloading: ReloadWorl
     reloading.adjust(MINIMUM)
     reloading.enable(limit=AMOUNT - 1)
     reloading.call(1)
-    assert reloading.rows("SELECT ask_at FROM reload_states")[0].ask_at == MAY
+    assert reloading.rows("SELECT ask_at FROM reload_states")[0].ask_at == MAY + CLOCK_MARGIN
 
-    reloading.clock.at = MAY
+    reloading.clock.at = MAY + CLOCK_MARGIN
     reloading.ask_rule()
     state = reloading.rows("SELECT skip_reason, ask_at FROM reload_states")[0]
-    assert (state.skip_reason, state.ask_at) == ("monthly_limit", datetime(2026, 6, 1, tzinfo=UTC))
+    assert (state.skip_reason, state.ask_at) == (
+        "monthly_limit",
+        datetime(2026, 6, 1, tzinfo=UTC) + CLOCK_MARGIN,
+    )
     assert reloading.said() == ["skipped monthly_limit"], "it is said once"
 
 

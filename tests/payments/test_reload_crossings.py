@@ -115,11 +115,15 @@ def test_an_amount_too_small_charges_again_after_each_settling_until_above_or_ca
     )
     reloading.call(3_000)
     reloading.work()
+    if limit is None:
+        assert (reloading.taken(), reloading.skip_reason()) == (5, "pace")
+        reloading.drain(hours=1 / 6, step_minutes=10)
 
     expected = 8 if limit is None else 4  # from -20.00: the eighth brings 12.00
     assert (reloading.taken(), reloading.statuses()) == (expected, ["succeeded"] * expected)
     assert at_once == [1] * expected
     assert reloading.balance() == -2_000 + expected * 400
     assert reloading.skip_reason() == (None if limit is None else "monthly_limit")
-    assert reloading.said() == ["succeeded"] * expected + ["skipped monthly_limit"] * (limit is not None)
+    paced = ["succeeded"] * 5 + ["skipped pace"] + ["succeeded"] * 3
+    assert reloading.said() == (paced if limit is None else ["succeeded"] * 4 + ["skipped monthly_limit"])
     reloading.assert_sound()

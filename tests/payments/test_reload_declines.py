@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from db.attempts.reload_rule import month_committed_cents
+from db.attempts.months import reloads_so_far
 from db.postgres.engine import transaction
 from metering.payments.cards import set_default_payment_method
 from metering.sandbox.stripe.faults import RequestFault
@@ -31,7 +31,7 @@ def declined(world: ReloadWorld) -> int:
 
 def committed(world: ReloadWorld) -> int:
     with transaction(world.engine) as connection:
-        return month_committed_cents(connection, 1, world.clock())
+        return reloads_so_far(connection, 1, world.clock()).committed_cents
 
 
 def test_a_soft_decline_pauses_an_hour_then_a_day_then_until_a_change(reloading: ReloadWorld) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from metering.rules.reloads import (
     AUTHENTICATION_REQUIRED,
+    CLOCK_MARGIN,
     DISPUTED,
     HARD_DECLINES,
     REFUNDED,
@@ -23,10 +24,15 @@ from metering.rules.reloads import (
     Skipped,
     SkipReason,
     lifted_by_change,
+    may_lift_at,
+    paced_until,
     pause_after_decline,
+    pause_after_lost_money,
     reload_below_cents,
     reload_due,
     stronger_pause,
+    was_declined,
+    with_card,
 )
 
 NOW = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)
@@ -117,12 +123,15 @@ def test_it_fits_the_months_limit_whole_or_is_skipped(
     ("now", "turn"),
     [
         (datetime(2026, 4, 30, 23, 59, 59, 999_000, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)),
-        (datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)),
+        (datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)),
+        (datetime(2026, 5, 1, 0, 0, 5, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)),
         (datetime(2026, 12, 31, 12, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_what_does_not_fit_is_looked_at_again_when_the_month_turns(now: datetime, turn: datetime) -> None:
-    assert reload_due(account(monthly_limit_cents=0), 0, now) == Skipped(SkipReason.MONTHLY_LIMIT, until=turn)
+    assert reload_due(account(monthly_limit_cents=0), 0, now) == Skipped(
+        SkipReason.MONTHLY_LIMIT, until=turn + CLOCK_MARGIN
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +256,51 @@ def test_a_pause_that_has_run_out_gives_way_to_a_new_one() -> None:
     new = Pause(SOFT, LiftsWith.TIME, NOW, NOW + HOUR, CARD)
     assert stronger_pause(TIMED, new, NOW) == new
     longer = replace(TIMED, until=NOW + 24 * HOUR)
-    assert stronger_pause(longer, new, NOW) == new  # of the same strength: the newer
+    assert stronger_pause(longer, new, NOW) == longer  # a decline does not shorten a refund's day
+    assert (
+        stronger_pause(replace(TIMED, until=NOW + HOUR), new, NOW) == new
+    )  # of the same strength: the newer
+
+
+@pytest.mark.parametrize(("code", "until"), [(REFUNDED, NOW + 24 * HOUR), (DISPUTED, None)])
+def test_a_refund_pauses_for_a_day_and_a_dispute_until_a_change(code: str, until: datetime | None) -> None:
+    pause = pause_after_lost_money(code, CARD, NOW)
+    assert (pause.code, pause.until, pause.card) == (code, until, CARD)
+    assert lifted_by_change(pause, card=CARD, setting_changed=True)
+
+
+def test_the_pace_lets_five_through_in_any_ten_minutes() -> None:
+    sends = [NOW - minutes * timedelta(minutes=1) for minutes in (9, 3, 0, 8, 11)]
+    assert paced_until(sends[:4]) is None
+    oldest_of_five = NOW - timedelta(minutes=11)
+    assert paced_until(sends) == oldest_of_five + timedelta(minutes=10)
+    assert reload_due(account(paced_until=paced_until(sends)), 0, NOW) == DUE
+    sends.append(NOW)  # now the oldest of the newest five is of nine minutes ago
+    wait_until = NOW + timedelta(minutes=1)
+    paced = account(paced_until=paced_until(sends))
+    assert reload_due(paced, 0, NOW) == Skipped(SkipReason.PACE, until=wait_until)
+    assert reload_due(paced, 0, wait_until - MILLISECOND) == Skipped(SkipReason.PACE, until=wait_until)
+    assert reload_due(paced, 0, wait_until) == DUE
+
+
+def test_settings_lift_three_times_in_any_24_hours() -> None:
+    lifts = [NOW - hours * HOUR for hours in (23, 1, 30)]
+    assert may_lift_at([], NOW) == may_lift_at(lifts[:2], NOW) == may_lift_at(lifts, NOW) == NOW
+    assert may_lift_at([*lifts, NOW], NOW) == NOW + HOUR
+    assert may_lift_at([*lifts, NOW], NOW + HOUR) == NOW + HOUR
+
+
+def test_declined_cards_are_remembered_by_number_unless_the_expiry_failed() -> None:
+    cards = [f"fp_{number} 1/2030" for number in range(12)]
+    remembered: list[str] = []
+    for card in [*cards, cards[-3]]:
+        remembered = with_card(remembered, card)
+    assert remembered == [*cards[2:9], cards[10], cards[11], cards[9]]
+    soft, expired = Pause(SOFT, LiftsWith.CHANGE, NOW), Pause("expired_card", LiftsWith.CARD, NOW)
+    assert was_declined("fp_5 2/2033", soft, remembered)
+    assert not was_declined("fp_5 2/2033", expired, remembered)
+    assert was_declined("fp_5 1/2030", expired, remembered)
+    assert not was_declined("fp_77 1/2030", soft, remembered)
 
 
 CENTS = st.integers(min_value=-(10**12), max_value=10**12)

@@ -93,20 +93,23 @@ _ONE_OPEN_RELOAD: Final = Invariant(
     """,
 )
 
+# The month is that of Stripe's charge. Where that isn't known, none was made, or by a version that went by our own time.
 # Those that ended unsent could take nothing. Of two made in the same millisecond the later one is that which saw more held.
 # Of two of the same moment, with as much held before each, the one that failed came first: else the other would have held more.
 # Earlier ones that ended without success before this one was made held nothing any more. Recovered ones were not made by the
 # rule here: the rule that made them saw rows which this database has lost. Nor did it see them before they were recovered.
 _MONTH_WITHIN_LIMIT: Final = Invariant(
     "month_within_limit",
-    "An auto-reload, with all that its UTC month's earlier ones held, fits into the limit that was in force when it was made.",
+    "An auto-reload, with all that earlier ones held of Stripe's UTC month of it, fits into the limit in force when it was made.",
     """
     SELECT attempt.org_id, NULL, format('attempt %s of %s cents was made with %s cents held in its month, and a limit of %s',
         attempt.id, attempt.amount_cents, coalesce(sum(earlier.amount_cents), 0), attempt.monthly_limit_cents)
     FROM payment_attempts AS attempt
     LEFT JOIN payment_attempts AS earlier ON earlier.org_id = attempt.org_id AND earlier.kind = 'auto_reload'
         AND earlier.id <> attempt.id
-        AND earlier.created_at >= date_trunc('month', attempt.created_at, 'UTC') AND earlier.created_at <= attempt.created_at
+        AND earlier.created_at >= attempt.created_at - interval '2 months' AND earlier.created_at <= attempt.created_at
+        AND date_trunc('month', coalesce(earlier.intent_created_at, earlier.created_at), 'UTC')
+            = date_trunc('month', coalesce(attempt.intent_created_at, attempt.created_at), 'UTC')
         AND (earlier.status IN ('open', 'succeeded') OR earlier.finished_at > attempt.created_at)
         AND (NOT earlier.recovered OR earlier.finished_at <= attempt.created_at)
         AND ((earlier.created_at, earlier.month_committed_cents) < (attempt.created_at, attempt.month_committed_cents)

@@ -1,0 +1,113 @@
+# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
+"""`metering reload`."""
+
+import getpass
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from metering.cli.gates import follow_gate
+from metering.console.errors import CommandError
+from metering.console.output import (
+    JsonOption,
+    LimitOption,
+    OffsetOption,
+    add_row,
+    say,
+    show_json,
+    show_list,
+    show_page,
+    table,
+)
+from metering.console.values import id_value, text_value
+
+if TYPE_CHECKING:
+    from db.attempts.reload_status import ReloadStop
+
+MAX_REASON_CHARS = 500
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="List orgs that aren't reloaded although they have it on, with what lifts it; resume a paused one.",
+)
+
+
+@app.command("list")
+def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption = False) -> None:
+    """List orgs whose auto-reloads are paused or wait, with why, since when and what lifts it."""
+    from db.attempts.reload_status import list_reload_stops
+    from metering.console.connections import open_database
+    from metering.runtime.clock import system_clock
+
+    with open_database(command="reload") as engine, engine.connect() as connection:
+        stops, total = list_reload_stops(connection, system_clock(), limit=limit, offset=offset)
+    if as_json:
+        show_list([asdict(each) | {"lifted_by": lifted_by(each)} for each in stops], total)
+        return
+    shown = table(">org", "", "code", "since", "what lifts it")
+    for each in stops:
+        state = "paused" if each.paused else "waits"
+        add_row(shown, [each.org_id, state, each.code, each.since, lifted_by(each)])
+    show_page(shown, "paused or waiting auto-reload", offset=offset, total=total)
+
+
+def lifted_by(stop: "ReloadStop") -> str:
+    """What lifts it, in words."""
+    from metering.rules.times import format_time
+
+    settings = (
+        "a setting that changes"
+        if stop.settings_lift_from is None
+        else f"a setting that changes after {format_time(stop.settings_lift_from)}"
+    )
+    by_time = None if stop.until is None else format_time(stop.until)
+    if not stop.paused:
+        return {
+            "pace": f"time: {by_time}",
+            "monthly_limit": f"the next month, at {by_time}, or another limit",
+        }.get(stop.code, "a saved card")
+    if stop.lifts_with == "card":
+        return "a different card, or `metering reload resume`"
+    others = f"another card, {settings}, or `metering reload resume`"
+    return others if by_time is None else f"time: {by_time}; {others}"
+
+
+@app.command()
+def resume(
+    org: Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)],
+    reason: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Why, in words: kept, with your user name.", show_default=False),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Lift the pause of an org's auto-reloads, whatever it is for. If one is due, its card is charged at once."""
+    from db.accounts.resumptions import NotPausedError, resume_reloads
+    from db.ledger.balances import read_balances
+    from db.models.errors import OrgError
+    from db.postgres.engine import transaction
+    from metering.console.connections import open_database
+    from metering.runtime.clock import system_clock
+    from workers.reload_follower import ReloadFollower
+
+    id_value("ORG", org)
+    text_value("reason", reason, max_chars=MAX_REASON_CHARS)
+    with open_database(command="reload") as engine:
+        try:
+            with transaction(engine) as connection:
+                pause, reloads = resume_reloads(
+                    connection, org, by=getpass.getuser(), reason=reason, clock=system_clock
+                )
+        except (OrgError, NotPausedError) as error:
+            raise CommandError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+        (balance,) = read_balances(engine, [org])
+        follow_gate(balance, lambda client: ReloadFollower(engine, client).follow(reloads))
+    if as_json:
+        show_json(
+            {"org_id": org, "code": pause.code, "attempts": [str(each) for _, each in reloads.attempts]}
+        )
+        return
+    made = " A reload is due, and is charged now." if reloads.attempts else ""
+    say(f"Org {org} is reloaded again: its pause, {pause.code}, is lifted.{made}")
