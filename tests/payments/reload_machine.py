@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from db.accounts.resumptions import NotPausedError, resume_reloads
+from db.postgres.engine import transaction
 from metering.payments.cards import set_default_payment_method
 from metering.payments.charges import work_on
 from metering.payments.errors import PaymentError
@@ -312,6 +314,77 @@ class ReloadMachine(RuleBasedStateMachine):
             self._move_to(self.world.clock.at + MOVES[-1])
         self._move_to(max(turn - before, self.world.clock.at))
 
+    @rule(
+        before=st.sampled_from([timedelta(milliseconds=1), timedelta(seconds=2), timedelta(seconds=40)]),
+        late=st.sampled_from(
+            [
+                *(timedelta(milliseconds=1), timedelta(seconds=1), timedelta(seconds=20)),
+                *(timedelta(minutes=2), timedelta(hours=22), timedelta(hours=24), timedelta(days=3)),
+            ]
+        ),
+        lost=st.sampled_from([None, None, *LOST_ANSWERS]),
+        worked_on=st.booleans(),
+        crash=CRASH,
+    )
+    def turn_the_month_with_one_due(
+        self,
+        before: timedelta,
+        late: timedelta,
+        lost: RequestFault | None,
+        worked_on: bool,
+        crash: int | None,
+    ) -> None:
+        """One is made just before the month's end, and is sent late, or its answer is lost or comes late."""
+        self.move_to_the_months_end(before)
+        self.cross(None, lost, worked_on, crash)
+        self._move_to(self.world.clock.at + late)
+        self.reconcile(None)
+        if self.world.nudged:
+            self.work(None)
+
+    @rule(cents=st.sampled_from([3_000, 9_000]), times=st.integers(2, 8))
+    def run_away(self, cents: int, times: int) -> None:
+        """So much is missing that each reload asks for the next."""
+        self.call(cents, 1, None)
+        for _ in range(times):
+            if self.world.nudged:
+                self.work(None)
+
+    @rule(times=st.integers(2, 6), minutes=st.sampled_from([0, 11, 70, 400]))
+    def patch_by_a_cent(self, times: int, minutes: int) -> None:
+        """A setting that really changes, again and again."""
+        for _ in range(times):
+            minimum = self.world.account().auto_reload_minimum_cents
+            self.patch({"minimum_cents": minimum + 1}, None)
+            if self.world.nudged:
+                self.work(None)
+            self._move_to(self.world.clock.at + timedelta(minutes=minutes))
+
+    @precondition(lambda self: self.methods)
+    @rule(which=st.integers(0, 9), heard=st.booleans(), crash=CRASH)
+    def update_card(self, which: int, heard: bool, crash: int | None) -> None:
+        """Its bank issues a card anew, with another expiry."""
+        method = self.methods[which % len(self.methods)]
+        held = self.world.sandbox._store.peek(method)
+        assert held is not None
+        self.world.sandbox.update_card(method, exp_year=held["card"]["exp_year"] + 1)
+        if heard:
+            (event, *_) = self._events("payment_method.automatically_updated")[::-1]
+            self._do(lambda: self._handle(event), crash)
+
+    @rule(crash=CRASH)
+    def resume(self, crash: int | None) -> None:
+        """An operator lifts a pause, if there is one."""
+
+        def resume() -> None:
+            with transaction(self.world.engine) as connection:
+                _, reloads = resume_reloads(connection, 1, by="ann", reason="a test", clock=self.world.clock)
+            follow(self.world.payments, reloads)
+
+        with suppress(NotPausedError):
+            self._do(resume, crash)
+            self.tally["resumed"] += 1
+
     def _move_to(self, at: datetime) -> None:
         days = (at - self.world.clock.at).days
         self.world.clock.at = at
@@ -464,6 +537,8 @@ class ReloadMachine(RuleBasedStateMachine):
             customer_acts=True,
         )
         self._raise_balance()
+        self._drain()
+        world.clock.move(minutes=10)  # where the pace has made the last one wait
         self._drain()
 
     def _assert_said_once(self) -> None:

@@ -3,7 +3,7 @@ code's."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from metering.rules.reloads import HARD_DECLINES
@@ -17,12 +17,20 @@ _ATTEMPTS = """
     SELECT id::text, status, amount_cents, created_at, failure_code, payment_intent_id, payment_method_id, first_sent_at
     FROM payment_attempts WHERE kind = 'auto_reload' ORDER BY created_at, id
 """
+_STATE = """
+    SELECT pause_code, pause_lifts_with, paused_at, paused_until,
+        cardinality(ARRAY(SELECT each FROM unnest(lifts) AS each WHERE each > %s)) AS lifts
+    FROM reload_states WHERE org_id = 1
+"""
 _ACCOUNT = """
     SELECT balance_cents, auto_reload_enabled, auto_reload_minimum_cents, auto_reload_amount_cents,
         auto_reload_monthly_limit_cents,
         CASE WHEN default_payment_method_id IS NOT NULL THEN split_part(default_card_identity, ' ', 1) END AS card
     FROM accounts WHERE org_id = 1
 """
+PACE = timedelta(minutes=10)
+DAY = timedelta(hours=24)
+MARGIN = timedelta(seconds=5)
 _MONEY = """
     SELECT id, kind, amount_cents, balance_after_cents, source_key FROM transactions WHERE id > %s ORDER BY id
 """
@@ -56,6 +64,15 @@ class Model:
     """A card that was declined for good, while it is the last default one."""
     lost_at: int | None = None
     """After how many changes money went back to a card, until there is another change."""
+    lost_until: datetime | None = None
+    """When that is over: of a refund after a day, of a dispute never."""
+    state: Any = None
+    """The org's pause as it was seen last."""
+    settings_lifts: list[datetime] = field(default_factory=list)
+    """When a change of settings has ended a pause."""
+    resumptions: int = 0
+    refused_at: int | None = None
+    """After how many changes the last change was that ended none, because there were too many."""
     sent_intents: set[str] = field(default_factory=set)
     last_transaction: int = 0
     lowest_since_credit: int | None = None
@@ -67,8 +84,11 @@ class Model:
         account = self.world.glance(_ACCOUNT)[0]
         attempts = self.world.glance(_ATTEMPTS)
         intents = self._intents()
-        lost_before, dead_before = self.lost_at, self.dead_card
+        lost_before, dead_before = self._lost(), self.dead_card
+        card_before, changes_before = self.last_card, self.changes
         self._note_settings(account)
+        self._note_lifts(same_card=self.last_card == card_before, changed=self.changes != changes_before)
+        self._note_resumptions()
         fresh = [each for each in attempts if each.id not in self.made]
         for each in fresh:
             self.made[each.id] = Made(self.limit, self.below, len(self.made), self.changes)
@@ -79,6 +99,7 @@ class Model:
         self._check_cap(attempts, intents)
         self._check_pauses(fresh, lost_before, dead_before)
         self._check_tries(attempts, intents)
+        self._check_pace(attempts)
         self._check_wanted(account, attempts, intents, by_hand=hand_acts or customer_acts)
 
     def _intents(self) -> dict[str, list[Json]]:
@@ -124,9 +145,49 @@ class Model:
             else:
                 self.lowest_since_credit = min(self.lowest_since_credit, row.balance_after_cents)
             if row.kind == "refund" and self.settings[0]:
+                forever = self._lost() is not None and self.lost_until is None
                 self.lost_at = self.changes
+                refund = row.source_key.startswith("re_")
+                self.lost_until = self.world.clock.at + DAY if refund and not forever else None
         if self.lowest_since_credit is None:
             self.lowest_since_credit = 0
+
+    def _lost(self) -> int | None:
+        """After how many changes money went back to a card for which reloads rest now."""
+        over = self.lost_until is not None and self.world.clock.at >= self.lost_until
+        return None if over else self.lost_at
+
+    def _note_lifts(self, *, same_card: bool, changed: bool) -> None:
+        """Settings end a pause three times in any day, and are refused to only then."""
+        now = self.world.clock.at
+        found = self.world.glance(_STATE, now - DAY)
+        before, self.state = self.state, found[0] if found else None
+        if before is None or before.pause_code is None or not changed:
+            return
+        if self.state.pause_code is not None:
+            if self.state.lifts >= MOST_TRIES:
+                self.refused_at = self.changes
+            elif same_card and self.card is not None:
+                assert before.pause_lifts_with == "card", f"a change of settings has lifted nothing: {before}"
+        elif same_card and self.card is not None:
+            assert before.pause_lifts_with != "card", f"lifted by a setting: {before}"
+            self.settings_lifts.append(now)
+            lately = [each for each in self.settings_lifts if each > now - DAY]
+            assert len(lately) <= MOST_TRIES, f"settings have lifted a pause too often: {lately}"
+
+    def _note_resumptions(self) -> None:
+        """What an operator has lifted begins anew."""
+        (found,) = self.world.glance("SELECT count(*) AS number FROM reload_resumptions")
+        if found.number != self.resumptions:
+            self.resumptions = found.number
+            self.changes += 1
+            self.lost_at = self.dead_card = None
+            self.settings_lifts.clear()
+
+    def _check_pace(self, attempts: list[Any]) -> None:
+        """No ten minutes have more than five first sends."""
+        sent = sorted(each.first_sent_at for each in attempts if each.first_sent_at is not None)
+        assert all(later - first >= PACE for first, later in zip(sent, sent[5:], strict=False)), sent
 
     def _note_declines(self, attempts: list[Any]) -> None:
         for each in attempts:
@@ -156,12 +217,12 @@ class Model:
                 assert statuses <= {"canceled"}, (each, statuses)
 
     def _check_cap(self, attempts: list[Any], intents: dict[str, list[Json]]) -> None:
-        """What a month's reloads took, and what is still out, never was more than the limit when the last of them was made."""
+        """What Stripe dates in a month, and what is out since then, was within the limit when the last of them was made."""
         committed: dict[tuple[int, int], int] = defaultdict(int)
         for each in sorted(attempts, key=lambda row: self.made[row.id].number):
             taken = any(intent["status"] == "succeeded" for intent in intents.get(each.id, []))
             if taken or each.status == "open":
-                month = _month(each.created_at)
+                month = _month_of(each, intents)
                 committed[month] += each.amount_cents
                 limit = self.made[each.id].limit
                 assert limit is None or committed[month] <= limit, f"above the limit of {limit}: {each}"
@@ -197,7 +258,7 @@ class Model:
                 month = [
                     other.amount_cents
                     for other in attempts
-                    if _month(other.created_at) == _month(each.created_at)
+                    if _month_of(other, intents) == _month_of(each, intents)
                     and self.made[other.id].number <= self.made[each.id].number
                     and (other.status in {"open", "succeeded"})
                 ]
@@ -208,11 +269,15 @@ class Model:
         """Whether the org should be charged now, as far as balance, settings, card and month tell: pauses aside."""
         account = self.world.glance(_ACCOUNT)[0]
         attempts = self.world.glance(_ATTEMPTS)
+        intents = self._intents()
         now = max([self.world.clock.at, *(each.created_at for each in attempts)])
+        if sum(each.first_sent_at is not None and each.first_sent_at > now - PACE for each in attempts) >= 5:
+            return False  # it waits for its pace
         committed = sum(
             each.amount_cents
             for each in attempts
-            if each.status in {"open", "succeeded"} and _month(each.created_at) == _month(now)
+            if each.status in {"open", "succeeded"}
+            and _month_of(each, intents) in {_month(now), _month(now - MARGIN)}
         )
         limit = account.auto_reload_monthly_limit_cents
         return bool(
@@ -224,8 +289,19 @@ class Model:
 
     def paused_for_a_reason(self) -> bool:
         """Whether anything has happened since the last change for which reloads may rest."""
-        return self.dead_card is not None or self.lost_at is not None or self.changes in self.failed.values()
+        because = (self.dead_card, self._lost())
+        return any(each is not None for each in because) or self.changes in {
+            *self.failed.values(),
+            self.refused_at,
+        }
 
 
 def _month(at: datetime) -> tuple[int, int]:
     return at.year, at.month
+
+
+def _month_of(attempt: Any, intents: dict[str, list[Json]]) -> tuple[int, int]:
+    """The month of Stripe's charge; where there is none, that in which it was first sent, or would be."""
+    for each in intents.get(attempt.id, []):
+        return _month(datetime.fromtimestamp(each["created"], UTC))
+    return _month(attempt.first_sent_at or attempt.created_at)
