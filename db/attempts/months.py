@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from db.attempts.statements import RELOADS_SO_FAR
 from metering.rules.reloads import paced_until
 
+
 @dataclass(frozen=True, slots=True)
 class ReloadsSoFar:
     """What an org's auto-reloads hold of the month's limit, and until when their pace lets no other one be sent."""

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - imported when the command runs, so that --help is quick
 """`metering reload`."""
 
 import getpass
