@@ -77,6 +77,7 @@ class UnsupportedError(ValidationError):
             code="unsupported_by_sandbox",
             param=param,
         )
+        del self.error["doc_url"]  # Stripe has no page on it
 
 
 def doc_url(code: str) -> str:

@@ -141,6 +141,7 @@ def test_what_stripe_takes_and_the_sandbox_does_not_is_said_to_be_unsupported(sh
         error = error_of(raised)
         assert (error["code"], error["param"]) == ("unsupported_by_sandbox", next(iter(params)))
         assert "This is the sandbox, not Stripe" in error["message"]
+        assert "doc_url" not in error
     assert shop.charges() == []
 
 
