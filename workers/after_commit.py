@@ -45,7 +45,7 @@ class CommittedBatch(msgspec.Struct, frozen=True):
     recovered: bool
 
 
-class Finisher:
+class AfterCommit:
     """Finishes committed batches in their order, one at a time, in a thread of its own: so Redis works while Postgres does.
 
     At most one batch waits for the one in hand. What it hasn't finished when the process dies is still pending in Redis, and the
@@ -72,10 +72,10 @@ class Finisher:
         self._batches: queue.Queue[CommittedBatch | None] = queue.Queue(maxsize=1)
         self._failure: BaseException | None = None
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(meter=stream.consumer)
-        self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="after commit", daemon=True)
         self._thread.start()
 
-    def finish(self, batch: CommittedBatch) -> None:
+    def submit(self, batch: CommittedBatch) -> None:
         """Have a batch finished, after those before it. Raises what an earlier one failed with."""
         self.check()
         self._batches.put(batch)

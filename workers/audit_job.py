@@ -16,9 +16,9 @@ from db.audit.full import Violation, find_violations_apart
 from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing, release_pass
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
-from workers.periodic import Round
+from workers.periodic import PeriodicTask
 
-LOOK_EVERY_S: Final = 5.0
+POLL_EVERY_S: Final = 5.0
 """How often a process asks whether a pass is due, and what others have found."""
 CHANGES_EVERY: Final = timedelta(seconds=60)
 CHANGES_REST: Final = 4
@@ -54,12 +54,12 @@ AUDIT_SECONDS: Final = Histogram(
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def audit_rounds(engine: Engine, clock: Clock) -> list[Round]:
+def audit_tasks(engine: Engine, clock: Clock) -> list[PeriodicTask]:
     """What goes round in every jobs process. Each kind of pass has a thread: the long one holds up none of the short ones."""
     job = AuditJob(engine, clock)
     return [
-        Round("audit of changes", job.audit_changes, LOOK_EVERY_S),
-        Round("audit of everything", job.audit_everything, LOOK_EVERY_S),
+        PeriodicTask("audit of changes", job.audit_changes, POLL_EVERY_S),
+        PeriodicTask("audit of everything", job.audit_everything, POLL_EVERY_S),
     ]
 
 

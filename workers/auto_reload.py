@@ -1,4 +1,4 @@
-"""The actor that charges auto-reloads. Its message is only a nudge: everything that counts stands in the attempt's row."""
+"""The actor that charges auto-reloads. Its message is only a hint: everything that counts stands in the attempt's row."""
 
 from typing import Final
 from uuid import UUID
@@ -20,7 +20,7 @@ MAX_BACKOFF_MS: Final = 10_000
 
 
 def declare_auto_reload(broker: Broker, payments: Payments) -> None:
-    """Have `broker`'s workers charge the attempts that they are nudged about."""
+    """Have `broker`'s workers charge the attempts that are enqueued for them."""
 
     @dramatiq.actor(
         broker=broker,
@@ -33,4 +33,4 @@ def declare_auto_reload(broker: Broker, payments: Payments) -> None:
     )
     def charge(org_id: int, attempt_id: str) -> None:
         work_on(payments, org_id, UUID(attempt_id))
-        reach(CrashPoint.NUDGE_BEFORE_ACK)
+        reach(CrashPoint.CHARGE_BEFORE_ACK)

@@ -17,17 +17,17 @@ AUTO_RELOAD_ACTOR: Final = "auto_reload.charge"
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class Nudges:
+class AttemptQueue:
     """Sends messages to the actor that charges. It never fails: what gets lost, the reconciler finds within seconds."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._broker = make_broker(client)
 
-    def nudge(self, org_id: int, attempt_id: UUID) -> None:
+    def enqueue(self, org_id: int, attempt_id: UUID) -> None:
         """Have an attempt charged now."""
-        self.nudge_all([(org_id, attempt_id)])
+        self.enqueue_all([(org_id, attempt_id)])
 
-    def nudge_all(self, attempts: Iterable[tuple[int, UUID]]) -> None:
+    def enqueue_all(self, attempts: Iterable[tuple[int, UUID]]) -> None:
         """Have attempts charged now, each given by its org and its id."""
         for org_id, attempt_id in attempts:
             message: Message[None] = Message(

@@ -8,12 +8,12 @@ import redis
 import structlog
 
 from metering.payments.context import Payments
-from workers.audit_job import audit_rounds
+from workers.audit_job import audit_tasks
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker
 from workers.dead_workers import DeadWorkers
 from workers.gate_reconciler import GateReconciler
-from workers.payment_reconciler import ATTEMPT_THREADS, payment_rounds
+from workers.payment_reconciler import ATTEMPT_THREADS, payment_tasks
 
 POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
 """Connections to Postgres, to be set on the engine that jobs are given. Most of an attempt's time is Stripe's, and holds none."""
@@ -43,12 +43,12 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
             stop.set()
 
     reconciler = GateReconciler(payments.engine, payments.gates, clock=payments.clock)
-    rounds = [
-        *payment_rounds(payments),
-        *audit_rounds(payments.engine, payments.clock),
-        DeadWorkers(broker).round(),
+    tasks = [
+        *payment_tasks(payments),
+        *audit_tasks(payments.engine, payments.clock),
+        DeadWorkers(broker).task(),
     ]
-    runs = {"gates": reconciler.run} | {each.name: each.run for each in rounds}
+    runs = {"gates": reconciler.run} | {each.name: each.run for each in tasks}
     reconciling = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
     for thread in reconciling:
         thread.start()

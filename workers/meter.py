@@ -22,10 +22,10 @@ from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import Gates
-from workers.after_commit import CommittedBatch, Finisher
+from workers.after_commit import AfterCommit, CommittedBatch
 from workers.batch import ParsedEntry, PricedBatch, parse_entries, price_entries
 from workers.failures import StoppedError, sentence
-from workers.prefetch import ReadAhead, ReadBatch, limit_after
+from workers.prefetch import Prefetch, ReadBatch, limit_after
 from workers.reload_follower import ReloadFollower
 from workers.stream import CallStream, Entry, Pending
 
@@ -46,13 +46,13 @@ GIVE_UP_AFTER_DELIVERIES: Final = 10
 LOCK_TIMEOUT_MS: Final = 2_000
 """To be set on the engine that a meter is given."""
 POOL_SIZE: Final = 3
-"""The same: for batches, for ending who blocks them, and for the finisher."""
+"""The same: for batches, for ending who blocks them, and for what follows the commit."""
 END_BLOCKERS_AFTER_S: Final = 1.0
-PATIENCE_ROUNDS: Final = 6
+LOCK_RETRIES: Final = 6
 """How often a batch waits for locks before it goes on without the orgs that somebody holds; ours are ended long before that."""
-PATIENCE_ROUNDS_RECOVERED: Final = 2
+LOCK_RETRIES_RECOVERED: Final = 2
 """The same for entries that come again: what was left for later must not hold up what is new each time."""
-SECOND_CHANCE_AFTER_S: Final = 0.5
+RETRY_ALONE_AFTER_S: Final = 0.5
 CONSUMER_FORGOTTEN_AFTER_MS: Final = 3_600_000
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -96,7 +96,7 @@ class Meter:
 
     def run(self) -> None:
         """Bill what comes until told to stop; outlive outages of Postgres and Redis."""
-        self._finisher = Finisher(
+        self._after_commit = AfterCommit(
             self._stream,
             self._gates,
             self._reloads,
@@ -104,7 +104,7 @@ class Meter:
             stop=self._stop,
             monotonic=self._monotonic,
         )
-        self._ahead = ReadAhead(
+        self._prefetch = Prefetch(
             self._stream,
             book=lambda: self._book,
             clock=self._clock,
@@ -115,15 +115,15 @@ class Meter:
         try:
             self._run()
             self._bill_last()
-            self._finisher.flush()
+            self._after_commit.flush()
         except StoppedError:
             pass
         except BaseException:
-            self._stop.set()  # or the finisher would wait for a Redis that is away, and nobody hear of this error
+            self._stop.set()  # or AfterCommit would wait for a Redis that is away, and nobody hear of this error
             raise
         finally:
-            self._ahead.close()
-            self._finisher.close()
+            self._prefetch.close()
+            self._after_commit.close()
         self._leave()
 
     def _run(self) -> None:
@@ -134,13 +134,13 @@ class Meter:
                 self._load_prices()
                 self._stream.join()
                 # What was read ahead comes first, or it would be found again as pending.
-                self._bill_read(self._ahead.settle())
-                self._finisher.flush()  # what is on its way out isn't left behind
+                self._bill_read(self._prefetch.drain())
+                self._after_commit.flush()  # what is on its way out isn't left behind
                 self._recover(consumer=self._stream.consumer, min_idle_ms=0)
                 self._log.info("meter is ready", price_book_version=self._book.version)
                 waits = backoff_s()
                 while not self._stop.is_set():
-                    self._turn()
+                    self._bill_next()
             except StoppedError:
                 raise
             except Exception as error:
@@ -151,17 +151,17 @@ class Meter:
                     raise
                 self._wait_out(error, next(waits))
 
-    def _turn(self) -> None:
+    def _bill_next(self) -> None:
         """Take what is there and bill it; now and then look at the prices and at what others left."""
-        self._finisher.check()
+        self._after_commit.check()
         now_s = self._monotonic()
         if now_s >= self._prices_due:
             self._load_prices()
         if now_s < self._claim_due:
-            self._bill_read(self._ahead.take())
+            self._bill_read(self._prefetch.take())
             return
         # Nothing is read ahead meanwhile: if batches take long, what waits for its turn would look abandoned.
-        self._bill_read(self._ahead.settle())
+        self._bill_read(self._prefetch.drain())
         self._recover(consumer=None, min_idle_ms=self._abandoned_after_ms)
         self._stream.delete_idle_consumers(idle_ms=CONSUMER_FORGOTTEN_AFTER_MS)
         self._claim_due = now_s + CLAIM_EVERY_S
@@ -173,7 +173,7 @@ class Meter:
     def _bill_last(self) -> None:
         """Bill what was read ahead when the meter was told to stop; what Redis still may have said before it went away waits."""
         try:
-            batch = self._ahead.settle()
+            batch = self._prefetch.drain()
         except redis.RedisError as error:
             self._log.warning("could not read the last batch", error=sentence(error))
             return
@@ -220,7 +220,7 @@ class Meter:
             self._bill_parsed(given_up, self._monotonic(), recovered=True)
         else:
             self._bill_claimed(entries)
-        self._finisher.flush()  # alone to the end
+        self._after_commit.flush()  # alone to the end
 
     def _bill_claimed(self, entries: Sequence[Entry]) -> None:
         """Bill entries that were delivered before, to whomever."""
@@ -241,49 +241,52 @@ class Meter:
         priced: PricedBatch | None = None,
     ) -> None:
         """Post a batch, priced before if it is `priced`, and after the commit have it finished."""
-        patience = PATIENCE_ROUNDS_RECOVERED if recovered else PATIENCE_ROUNDS
-        posted = self._post(parsed, patience=patience, priced=priced)
+        lock_retries = LOCK_RETRIES_RECOVERED if recovered else LOCK_RETRIES
+        posted = self._post(parsed, lock_retries=lock_retries, priced=priced)
         if posted.deferred:
             self._log.warning(
-                "orgs' accounts are held by somebody; their calls wait", calls=len(posted.deferred)
+                "orgs' accounts are locked by another session; their calls are deferred",
+                calls=len(posted.deferred),
             )
-            self._forgive([call.stream_id for call in posted.deferred])
-        self._finisher.finish(CommittedBatch(parsed, posted, started_s, self._monotonic(), recovered))
+            self._reset_deliveries([call.stream_id for call in posted.deferred])
+        self._after_commit.submit(CommittedBatch(parsed, posted, started_s, self._monotonic(), recovered))
 
     def _post(
         self,
         parsed: Sequence[ParsedEntry],
         *,
-        patience: int,
+        lock_retries: int,
         priced: PricedBatch | None = None,
-        last_chance: bool = False,
+        last_try: bool = False,
     ) -> Posted:
         """Post a batch, whatever it takes: wait out outages, end who blocks it, and part it around an event that can't be posted.
 
-        After `patience` rounds of waiting for locks, calls of orgs that somebody else holds are deferred. Raises StoppedError if
+        After `lock_retries` tries that met a lock, calls of orgs that somebody else holds are deferred. Raises StoppedError if
         told to stop before the batch is posted.
         """
         waits = backoff_s()
-        locked_rounds = 0
-        stale = forgiven = False
+        lock_failures = 0
+        stale = reset = False
         while True:
             try:
                 if stale:
                     self._load_prices()
                 if priced is None or priced.book_version != self._book.version:
                     priced = price_entries(parsed, self._book)
-                return self._transact(priced, locked=locked_rounds > 0, skip_locked=locked_rounds >= patience)
+                return self._transact(
+                    priced, locked=lock_failures > 0, skip_locked=lock_failures >= lock_retries
+                )
             except StalePriceBookError:
                 stale = True
                 continue  # even if told to stop: nothing keeps this batch from being finished
             except Exception as error:  # noqa: BLE001 - diagnose tells what it means; nothing is passed over
                 failure = diagnose(error)
                 if failure is Failure.POISON:
-                    return self._part(parsed, error, patience=patience, last_chance=last_chance)
-                if not forgiven:
-                    forgiven = self._forgive([entry.stream_id for entry in parsed])
+                    return self._bisect(parsed, error, lock_retries=lock_retries, last_try=last_try)
+                if not reset:
+                    reset = self._reset_deliveries([entry.stream_id for entry in parsed])
                 if failure is Failure.LOCKED:
-                    locked_rounds += 1
+                    lock_failures += 1
                     self._log.warning(
                         "another transaction holds what this batch needs", error=sentence(error)
                     )
@@ -292,12 +295,12 @@ class Meter:
             if self._stop.is_set():
                 raise StoppedError
 
-    def _forgive(self, stream_ids: Sequence[str]) -> bool:
+    def _reset_deliveries(self, stream_ids: Sequence[str]) -> bool:
         """Don't hold it against a batch that it isn't finished: the database is to blame, however many meters it goes through."""
         try:
-            self._stream.forgive(stream_ids)
+            self._stream.reset_deliveries(stream_ids)
         except redis.RedisError as error:
-            self._log.warning("could not forgive a batch", error=sentence(error))
+            self._log.warning("could not reset a batch's count of deliveries", error=sentence(error))
             return False
         return True
 
@@ -318,29 +321,33 @@ class Meter:
         reach(CrashPoint.METER_AFTER_COMMIT)
         return posted
 
-    def _part(
-        self, parsed: Sequence[ParsedEntry], error: Exception, *, patience: int, last_chance: bool
+    def _bisect(
+        self, parsed: Sequence[ParsedEntry], error: Exception, *, lock_retries: int, last_try: bool
     ) -> Posted:
         """Post a batch that failed for what is in it in halves, until the guilty event is alone: that one is kept, not billed."""
         if len(parsed) > 1:
             middle = len(parsed) // 2
-            posted = self._post(parsed[:middle], patience=patience)
-            posted.add(self._post(parsed[middle:], patience=patience))
+            posted = self._post(parsed[:middle], lock_retries=lock_retries)
+            posted.add(self._post(parsed[middle:], lock_retries=lock_retries))
             return posted
         if isinstance(parsed[0].event, Rejection):
             raise error  # not even its rejection can be written: that is no event's fault
-        if driver_error(error) is None and not last_chance:
+        if driver_error(error) is None and not last_try:
             # Not the database's verdict on the data, but some error of this process: it may have been the moment's.
-            self._stop.wait(SECOND_CHANCE_AFTER_S)
-            return self._post(parsed, patience=patience, last_chance=True)
-        self._log.error("event alone makes its batch fail", stream_id=parsed[0].stream_id, exc_info=error)
-        return self._post([parsed[0].unprocessable(sentence(error))], patience=patience)
+            self._stop.wait(RETRY_ALONE_AFTER_S)
+            return self._post(parsed, lock_retries=lock_retries, last_try=True)
+        self._log.error(
+            "poison message: this event makes its batch fail by itself",
+            stream_id=parsed[0].stream_id,
+            exc_info=error,
+        )
+        return self._post([parsed[0].unprocessable(sentence(error))], lock_retries=lock_retries)
 
     @contextmanager
     def _ending_blockers(self, waiting: psycopg.Connection) -> Iterator[None]:
         """While the block waits for locks, end sessions of ours that hold them and don't move."""
 
-        def strike() -> None:
+        def end() -> None:
             try:
                 ended = end_blockers(self._engine, waiting)
             except Exception as error:  # noqa: BLE001 - a thread's end; the batch tries again, and so will this
@@ -349,7 +356,7 @@ class Meter:
             if ended:
                 self._log.warning("ended sessions that held locks and did not move", pids=ended)
 
-        timer = threading.Timer(END_BLOCKERS_AFTER_S, strike)
+        timer = threading.Timer(END_BLOCKERS_AFTER_S, end)
         try:
             timer.start()
         except RuntimeError as error:  # no thread to be had: the batch has to do without
@@ -364,7 +371,9 @@ class Meter:
 
     def _wait_out(self, error: Exception, wait_s: float) -> None:
         """Wait before trying again what an outage stopped; less, if told to stop."""
-        self._log.warning("waiting out an outage", error=sentence(error), wait_s=round(wait_s, 2))
+        self._log.warning(
+            "outage: trying again after a back-off", error=sentence(error), wait_s=round(wait_s, 2)
+        )
         if driver_error(error) is not None:
             self._engine.dispose()  # its other connections went the same way
         self._stop.wait(wait_s)
@@ -374,5 +383,5 @@ class Meter:
         try:
             self._stream.delete_idle_consumers(idle_ms=CONSUMER_FORGOTTEN_AFTER_MS, leave=True)
         except redis.RedisError as error:
-            self._log.warning("could not leave the group", error=sentence(error))
+            self._log.warning("could not leave the consumer group", error=sentence(error))
         self._log.info("meter has stopped")

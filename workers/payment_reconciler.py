@@ -1,4 +1,5 @@
-"""What stands behind nudges, webhooks and signals: no message is the only reason for a charge to be made, settled or told of.
+"""What stands behind enqueued messages, webhooks and signals: no message is the only reason for a charge to be made, settled or
+told of.
 
 Each part goes round in a thread of its own, so that Stripe, when it is slow, holds up none of the others. Any number of processes
 may do all of it at the same time.
@@ -21,12 +22,12 @@ from metering.payments.event_list import read_events
 from metering.payments.settling import follow
 from metering.signals.reload_signals import say_left
 from workers.failures import sentence
-from workers.periodic import Round
+from workers.periodic import PeriodicTask
 
 PERIOD_S: Final = 2.0
-"""How long after the end of one turn the next one begins."""
+"""How long after the end of one run the next one begins."""
 ATTEMPT_THREADS: Final = 8
-"""How many attempts one process works on at once, besides those that it was nudged about."""
+"""How many attempts one process works on at once, besides those that were enqueued for it."""
 PAGE: Final = 100
 
 AttemptKey = tuple[int, UUID]
@@ -35,13 +36,15 @@ AttemptKey = tuple[int, UUID]
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def payment_rounds(payments: Payments) -> list[Round]:
+def payment_tasks(payments: Payments) -> list[PeriodicTask]:
     """All that has to go round in every jobs process."""
     return [
-        Round("attempts", DueAttempts(payments).work, PERIOD_S),
-        Round("reload rule", ReloadRule(payments).turn, PERIOD_S),
-        Round("signals", lambda _: say_left(payments.engine, payments.signals, payments.clock()), PERIOD_S),
-        Round("Stripe's events", lambda _: read_events(payments), PERIOD_S),
+        PeriodicTask("attempts", DueAttempts(payments).work, PERIOD_S),
+        PeriodicTask("reload rule", ReloadRule(payments).run_once, PERIOD_S),
+        PeriodicTask(
+            "signals", lambda _: say_left(payments.engine, payments.signals, payments.clock()), PERIOD_S
+        ),
+        PeriodicTask("Stripe's events", lambda _: read_events(payments), PERIOD_S),
     ]
 
 
@@ -52,7 +55,7 @@ class ReloadRule:
         self._payments = payments
         self._walked_to = 0
 
-    def turn(self, stop: threading.Event) -> None:
+    def run_once(self, stop: threading.Event) -> None:
         """Ask for every org whose time has come; then for a page of all that have reloads enabled.
 
         What it costs follows what is due: an org that is paused is looked at when its pause ends, and as the walk comes by.
@@ -85,7 +88,7 @@ class DueAttempts:
                 except Exception as error:
                     if diagnose(error) is Failure.POISON:
                         raise
-                    # The round goes on: its end would wait for all that hang at Stripe, and nothing else be begun meanwhile.
+                    # The task goes on: its end would wait for all that hang at Stripe, and nothing else be begun meanwhile.
                     log.warning("due attempts can't be read now", error=sentence(error))
                 stop.wait(PERIOD_S)
                 self._take_done(limit_s=0)

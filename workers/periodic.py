@@ -1,4 +1,4 @@
-"""Doing something again and again, whatever fails."""
+"""Periodic tasks: work that is done again and again, whatever fails."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class PeriodicTask:
     """Work that is done again `period_s` after it has ended. `work` is given the event that tells it to stop."""
 
     name: str
@@ -23,14 +23,14 @@ class Round:
     period_s: float
 
     def run(self, stop: threading.Event) -> None:
-        """Do it until told to stop. An error ends one turn, never the rounds; one that nobody foresaw is logged in full."""
+        """Do it until told to stop. An error ends one run, never the task; one that nobody foresaw is logged in full."""
         while not stop.is_set():
             try:
                 self.work(stop)
             except Exception as error:
                 log.warning(
-                    "a round was interrupted",
-                    round=self.name,
+                    "a periodic task was interrupted",
+                    task=self.name,
                     error=sentence(error),
                     exc_info=not _passes_by_itself(error),
                 )

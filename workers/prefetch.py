@@ -1,4 +1,4 @@
-"""Reading the next batch while one is billed: so Redis, the parser and the prices have their turn while Postgres works."""
+"""Prefetch: the next batch is read, parsed and priced while Postgres works on this one."""
 
 import threading
 import time
@@ -13,9 +13,9 @@ from metering.runtime.crashpoints import CrashPoint, reach
 from workers.batch import ParsedEntry, PricedBatch, parse_entries, price_entries
 from workers.stream import MAX_BATCH_BYTES, CallStream, Entry
 
-LOOK_EVERY_S: Final = 0.005
+POLL_EVERY_S: Final = 0.005
 """How often to look for more while a batch waits: what came since is billed with it, and not only with the next."""
-LOOK_AT_LEAST_EVERY_S: Final = 0.1
+POLL_AT_LEAST_EVERY_S: Final = 0.1
 """The same where nothing comes: the batch may wait for as long as Postgres is away."""
 BATCH_EVERY_S: Final = 0.01
 """How soon a batch may follow another one, unless it is full: each costs as much as a hundred events, so that at moderate load
@@ -48,7 +48,7 @@ class ReaderEndedError(Exception):
 NOTHING: Final = ReadBatch([], 0.0, None, 0)
 
 
-class ReadAhead:
+class Prefetch:
     """Reads new entries, parses and prices them, one batch ahead of the one that was taken, in a thread of its own.
 
     It prices with what `book` gives then. Whoever bills the batch must see whether that is still the newest.
@@ -115,7 +115,7 @@ class ReadAhead:
             self._next_batch_s = self._monotonic() + BATCH_EVERY_S
             return self._taken()
 
-    def settle(self) -> ReadBatch:
+    def drain(self) -> ReadBatch:
         """Stop reading ahead; give what was read and not taken. From then on all that is pending to this consumer was taken.
 
         Raises what kept it from being read, unless something was read before; then the next call does.
@@ -237,9 +237,9 @@ class ReadAhead:
             if more:
                 self._look_s = 0.0
             elif came or not self._look_s:
-                self._look_s = LOOK_EVERY_S
+                self._look_s = POLL_EVERY_S
             else:
-                self._look_s = min(2 * self._look_s, LOOK_AT_LEAST_EVERY_S)
+                self._look_s = min(2 * self._look_s, POLL_AT_LEAST_EVERY_S)
             self._changed.notify_all()
 
 

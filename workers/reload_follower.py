@@ -9,26 +9,26 @@ from db.attempts.reload_rule import Reloads
 from metering.payments.metrics import count_reloads
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.reload_signals import ReloadSignals, say_pending
-from workers.enqueue import Nudges
+from workers.enqueue import AttemptQueue
 from workers.failures import sentence
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class ReloadFollower:
-    """Nudges the jobs about attempts, and says signals."""
+    """Enqueues attempts for the jobs, and says signals."""
 
     def __init__(self, engine: Engine, client: redis.Redis) -> None:
         self._engine = engine
         self._signals = ReloadSignals(client)
-        self._nudges = Nudges(client)
+        self._queue = AttemptQueue(client)
 
     def follow(self, reloads: Reloads) -> None:
         """Do what follows. Never fails for want of Redis or Postgres."""
         count_reloads(reloads)
-        self._nudges.nudge_all(reloads.attempts)
+        self._queue.enqueue_all(reloads.attempts)
         if reloads.attempts:
-            reach(CrashPoint.RELOADS_AFTER_NUDGE)
+            reach(CrashPoint.RELOADS_AFTER_ENQUEUE)
         try:
             say_pending(self._engine, self._signals, reloads.signals)
         except (redis.RedisError, SQLAlchemyError) as error:

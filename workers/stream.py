@@ -170,7 +170,7 @@ class CallStream:
         answer = _command(self._client, "XCLAIM", STREAM, GROUP, self.consumer, min_idle_ms, *stream_ids)
         return [_entry(*item) for item in answer if item is not None]
 
-    def forgive(self, stream_ids: Sequence[str]) -> None:
+    def reset_deliveries(self, stream_ids: Sequence[str]) -> None:
         """Count the deliveries of those of `stream_ids` that are still pending from one again."""
         reset = ("RETRYCOUNT", 1, "JUSTID")
         _command(

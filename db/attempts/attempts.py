@@ -13,7 +13,7 @@ from db.postgres.engine import transaction
 from metering.rules.lookup_schedule import WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus
 
-NUDGE_GRACE: Final = timedelta(seconds=5)
+ENQUEUE_GRACE: Final = timedelta(seconds=5)
 """How long a new attempt is left to the message that was sent for it, before the reconciler looks at it."""
 
 
@@ -110,7 +110,7 @@ def make_attempt(
             first_sent_at=at if top_up else None,
             last_sent_at=at if top_up else None,
             in_hand_until=at + WORK_LEASE if top_up else None,
-            look_at=at + (WORK_LEASE if top_up else NUDGE_GRACE),
+            look_at=at + (WORK_LEASE if top_up else ENQUEUE_GRACE),
             # The meter, which makes reloads, has no right to this column, and needs none: nobody is there to be sent back.
             **({"return_url": return_url} if top_up else {}),
         )

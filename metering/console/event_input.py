@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, cast
 from metering.console.errors import CommandError, quoted
 from metering.console.event_shapes import is_object, other_shape, without_mark
 
-LOOK_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.1
 """How often whoever waits for more is asked whether to go on."""
 MAX_LINE_BYTES: Final = 1024 * 1024
 """Far above what is billed or kept, and little enough for a meter's memory, which holds a batch of them."""
@@ -35,7 +35,7 @@ class Input(io.RawIOBase):
     """A file or a pipe, read as its bytes come.
 
     Whoever reads it through other readers can't see when they wait for more. So it calls `before_read` each time before it
-    reads, and again every `LOOK_EVERY_S` while nothing is there; what that raises ends the reading.
+    reads, and again every `POLL_EVERY_S` while nothing is there; what that raises ends the reading.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Input(io.RawIOBase):
             buffer[:number], self._put_back = self._put_back[:number], self._put_back[number:]
             return number
         self.before_read()
-        while not select.select([self._descriptor], [], [], LOOK_EVERY_S)[0]:
+        while not select.select([self._descriptor], [], [], POLL_EVERY_S)[0]:
             self.before_read()
         number = os.readv(self._descriptor, [buffer])
         self.read_bytes += number

@@ -40,7 +40,7 @@ def open_payments(role: RunningRole, *, return_url: str | None = None) -> RolePa
     from metering.runtime.clock import system_clock
     from metering.signals.gates import Gates
     from metering.signals.reload_signals import ReloadSignals
-    from workers.enqueue import Nudges
+    from workers.enqueue import AttemptQueue
 
     settings = read_settings()
     access = find_stripe(settings, settings.data_dir, role.stop)
@@ -59,7 +59,7 @@ def open_payments(role: RunningRole, *, return_url: str | None = None) -> RolePa
         signals=ReloadSignals(role.client),
         stripe=connect_stripe(access.api_key, base_url=access.base_url),
         clock=system_clock,
-        nudge=Nudges(role.client).nudge,
+        enqueue=AttemptQueue(role.client).enqueue,
         top_up_limits=TopUpLimits(settings.top_up_min_cents, settings.top_up_max_cents),
         return_url=return_url,
     )

@@ -21,7 +21,7 @@ STOP_LIMIT_S: Final = 30.0
 """How long a role may take to finish what it has in hand."""
 HEALTHY_AFTER_S: Final = 10.0
 """A role that lived so long starts with a short wait again when it dies."""
-LOOK_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.1
 MAX_PORT: Final = 65_535
 
 
@@ -138,7 +138,7 @@ class Supervisor:
         child.started_s = time.monotonic()
 
     def _watch(self) -> None:
-        while not self._leaving.wait(LOOK_EVERY_S):
+        while not self._leaving.wait(POLL_EVERY_S):
             for child in self._children:
                 self._look_after(child)
 

@@ -11,7 +11,7 @@ from metering.runtime.settings import Settings, SettingsError
 
 JOIN_LIMIT_S: Final = 10.0
 """How long a role waits for the stand-in, which may just be starting."""
-LOOK_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,13 @@ def find_stripe(settings: Settings, data_dir: Path, stop: threading.Event) -> St
         return named
     from metering.sandbox.stripe.keeper import answering_stand_in
 
-    for _ in range(int(JOIN_LIMIT_S / LOOK_EVERY_S)):
+    for _ in range(int(JOIN_LIMIT_S / POLL_EVERY_S)):
         if stop.is_set():
             return None
         found = answering_stand_in(data_dir)
         if found is not None:
             return StripeAccess(found.api_key, (found.webhook_secret,), found.url, stand_in=True)
-        stop.wait(LOOK_EVERY_S)
+        stop.wait(POLL_EVERY_S)
     raise CommandError(
         f"No stand-in for Stripe runs under {data_dir}: start it with `metering up`, or set STRIPE_API_KEY."
     )

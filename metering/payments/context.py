@@ -30,7 +30,7 @@ class Payments:
     signals: ReloadSignals
     stripe: StripeApi
     clock: Clock
-    nudge: Callable[[int, UUID], None]
+    enqueue: Callable[[int, UUID], None]
     """Tells the jobs of an attempt, by org and id, that is to be charged. Must not fail; the reconciler finds what it loses."""
     top_up_limits: TopUpLimits = TopUpLimits()
     return_url: str | None = None

@@ -107,6 +107,6 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
             "signals are left to the reconciler", error=str(error), exc_info=diagnose(error) is Failure.POISON
         )
     if reloads.attempts:
-        reach(CrashPoint.FOLLOW_BEFORE_NUDGE)
+        reach(CrashPoint.FOLLOW_BEFORE_ENQUEUE)
     for org_id, attempt_id in reloads.attempts:
-        payments.nudge(org_id, attempt_id)
+        payments.enqueue(org_id, attempt_id)

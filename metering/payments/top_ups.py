@@ -40,7 +40,7 @@ from metering.runtime.crashpoints import CrashPoint, reach
 
 WAIT_LIMIT_S: Final = WORK_LEASE.total_seconds() + 5
 """How long a request waits for another one with the same attempt in hand: until that one's lease has run out."""
-LOOK_EVERY_S: Final = 0.05
+POLL_EVERY_S: Final = 0.05
 _MISSING_CODES: Final = frozenset(each.code for each in Missing)
 
 _decode: Final[Callable[[str], TopUpOutcome]] = msgspec.json.Decoder(TopUpOutcome).decode
@@ -292,7 +292,7 @@ def _waiting() -> Iterator[None]:
     deadline_s = time.monotonic() + WAIT_LIMIT_S
     while time.monotonic() < deadline_s:
         yield
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
 
 
 def _outcome(payments: Payments, worked: Worked) -> TopUpOutcome:

@@ -118,7 +118,7 @@ class Site:
             connection.execute(EMPTY)
         self.world.sandbox.set_webhook(None)
         self.world.sandbox.reset()
-        self.world.nudged.clear()
+        self.world.enqueued.clear()
         self.world.clock.at = START
         self.world.make_org(1)
         self.context.prices.__init__()  # type: ignore[misc]

@@ -124,7 +124,7 @@ def test_a_minute_after_roles_were_killed_all_is_as_before(stack: Stack) -> None
         operator = Operator(stack, api)
         operator.reload()
         dead = listed()
-        assert len(dead) >= 2  # the jobs, and the meter that nudged them
+        assert len(dead) >= 2  # the jobs, and the meter that enqueued for them
         for role in (meter, jobs):
             role.process.kill()
             role.process.wait()

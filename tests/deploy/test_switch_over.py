@@ -266,7 +266,7 @@ def test_every_role_leaves_a_server_that_was_demoted(tmp_path: Path) -> None:
         wait_until(lambda: backlog(found.client).length == 0, limit_s=START_LIMIT_S)
         found.postgres.switch_over()
         said = len(found.log)
-        wait_until(lambda: "a round was interrupted" in found.log[said:], limit_s=START_LIMIT_S)
+        wait_until(lambda: "a periodic task was interrupted" in found.log[said:], limit_s=START_LIMIT_S)
         push(found.client, calls_of(range(5, CALLS)))
         for _ in range(20):  # each of the API's pools comes upon it, by what only reads, too
             assert not found.patched()

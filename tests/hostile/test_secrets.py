@@ -282,7 +282,7 @@ def test_roles_that_wait_for_their_servers_do_not_say_the_passwords(installation
         without_redis = stack.enter_context(installation.started("meter", "meter", **UNREACHABLE[4]))
         for log in waiting:
             said_at(log, "waiting for Postgres")
-        said_at(without_redis, "waiting out an outage")
+        said_at(without_redis, "outage: trying again after a back-off")
     assert installation.found() == []
 
 

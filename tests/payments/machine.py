@@ -372,7 +372,7 @@ class PaymentsMachine(RuleBasedStateMachine):
         return self.world.clock().timestamp() / 3600
 
     def _reading(self, intent: dict[str, Any]) -> IntentSeen:
-        """What a nudge about the intent would settle."""
+        """What a look-up of the intent would settle."""
         stripe = self.world.payments.stripe
         seen = stripe.retrieve_intent(intent["id"])
         if seen.status != IntentStatus.SUCCEEDED:

@@ -54,7 +54,7 @@ MOVES: Final = (
     *(timedelta(hours=26), timedelta(days=3), timedelta(days=9)),
 )
 CRASH: Final = st.one_of(st.none(), st.none(), st.integers(1, 12))
-MOST_NUDGES: Final = 4
+MOST_ENQUEUED: Final = 4
 MOST_TOP_UPS: Final = 6
 """They are walked over elsewhere; here they only move the balance, and each that is left open costs time at every
 reconciliation."""
@@ -144,7 +144,7 @@ class ReloadMachine(RuleBasedStateMachine):
             self.world.sandbox.set_fault(RequestFault.ERROR_BEFORE, operation="payment_intents.list", count=2)
         cents = max(account.balance_cents - max(account.auto_reload_minimum_cents, 1) + 1, 1)
         self.call(cents, 1, None)
-        if worked_on and self.world.nudged:
+        if worked_on and self.world.enqueued:
             self.work(crash)
 
     @rule(cents=st.sampled_from([-5_000, -1, 1, 700, 5_000]), crash=CRASH)
@@ -253,13 +253,13 @@ class ReloadMachine(RuleBasedStateMachine):
                 customer_acts=event["type"] == "payment_method.detached",
             )
 
-    @precondition(lambda self: self.world.nudged)
+    @precondition(lambda self: self.world.enqueued)
     @rule(crash=CRASH)
     def work(self, crash: int | None) -> None:
         def work() -> None:
-            for _ in range(MOST_NUDGES):
-                if self.world.nudged:
-                    work_on(self.world.payments, *self.world.nudged.pop(0))
+            for _ in range(MOST_ENQUEUED):
+                if self.world.enqueued:
+                    work_on(self.world.payments, *self.world.enqueued.pop(0))
 
         self._do(work, crash)
 
@@ -398,13 +398,13 @@ class ReloadMachine(RuleBasedStateMachine):
     def _do(
         self, action: Callable[[], object], crash: int | None = None, *, customer_acts: bool = False
     ) -> None:
-        """Do it as a process does; one that is torn off takes its nudges with it."""
+        """Do it as a process does; one that is torn off takes what it would have enqueued with it."""
         self.tally["steps"] += not self.ending
         self.stage.crash_in(crash)
         try:
             action()
         except Crash:
-            self.world.nudged.clear()
+            self.world.enqueued.clear()
             self.tally["crashes"] += 1
         except (StripeFailure, PaymentError) as error:
             self.tally[type(error).__name__] += 1
@@ -493,7 +493,7 @@ class ReloadMachine(RuleBasedStateMachine):
             if not any(each.open for each in world.attempts()):
                 break
             world.clock.at += wait
-            world.nudged.clear()
+            world.enqueued.clear()
         assert [each for each in world.attempts() if each.open] == []
         world.clock.move(seconds=31)
         self._do(world.read_events)

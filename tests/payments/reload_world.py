@@ -246,7 +246,7 @@ class Site:
             self.admin.execute(f"DELETE FROM {table}".encode())  # noqa: S608 - the names above
         self.client.flushdb()
         self.sandbox.reset()
-        nudged: list[Any] = []
+        enqueued: list[Any] = []
         stripe = WatchedStripe(connect_stripe(self.sandbox.api_key, base_url=self.sandbox.url))
         payments = Payments(
             engine=self.database.engine,
@@ -254,7 +254,7 @@ class Site:
             signals=ReloadSignals(self.client),
             stripe=cast("StripeApi", stripe),
             clock=self.clock,
-            nudge=lambda org_id, attempt_id: nudged.append((org_id, attempt_id)),
+            enqueue=lambda org_id, attempt_id: enqueued.append((org_id, attempt_id)),
             return_url=RETURN_URL,
         )
         world = ReloadWorld(
@@ -264,7 +264,7 @@ class Site:
             clock=self.clock,
             payments=payments,
             stripe=raw_stripe(self.sandbox),
-            nudged=nudged,
+            enqueued=enqueued,
             admin=self.admin,
             price_book_version=self.price_book_version,
         )

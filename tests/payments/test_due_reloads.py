@@ -65,7 +65,7 @@ def test_a_turn_does_not_ask_for_those_that_wait(
     pause_many(reloading, until=until)
     rule = ReloadRule(reloading.payments)
     for _ in range(3):
-        rule.turn(threading.Event())
+        rule.run_once(threading.Event())
     assert sum(asked) <= 3 * db.attempts.reload_rule.WALK_PAGE < PAUSED / 10
 
 
@@ -104,7 +104,7 @@ def test_every_org_whose_time_has_come_is_asked_in_one_turn(reloading: ReloadWor
     """More than a page of them, all with the same time."""
     pause_many(reloading, count=1_200, until=MAY)
     reloading.clock.at = MAY
-    ReloadRule(reloading.payments).turn(threading.Event())
+    ReloadRule(reloading.payments).run_once(threading.Event())
     assert len(reloading.rows("SELECT FROM payment_attempts WHERE kind = 'auto_reload'")) == 1_200
 
 
@@ -170,5 +170,5 @@ def test_what_a_program_of_before_has_written_is_asked_for_too(reloading: Reload
     ] == [1]
 
     for _ in range(1 + 1_002 // db.attempts.reload_rule.WALK_PAGE):
-        rule.turn(threading.Event())
+        rule.run_once(threading.Event())
     assert {each.org_id for each in reloading.rows("SELECT org_id FROM payment_attempts")} == {1, 2}

@@ -146,7 +146,7 @@ def test_a_pending_refund_takes_the_money_at_once_and_once(world: World) -> None
 
 
 def test_what_was_read_before_a_refund_failed_and_is_settled_after_changes_nothing(world: World) -> None:
-    """Two nudges at once: one reads the refund as it was, the other as it is, and the older reading is settled last."""
+    """Two look-ups at once: one reads the refund as it was, the other as it is, and the older reading is settled last."""
     intent = paid(world)
     refund = world.sandbox.refund(intent)
     outdated = seen_now(world, intent)
@@ -278,7 +278,7 @@ def test_an_inquiry_pauses_nothing(world: World) -> None:
     assert world.rows("SELECT pause_code FROM reload_states WHERE pause_code IS NOT NULL") == []
 
 
-def test_nudges_of_other_peoples_charges_are_answered_and_not_booked(world: World) -> None:
+def test_lookup_events_of_other_peoples_charges_are_answered_and_not_booked(world: World) -> None:
     """The same account at Stripe may sell other things too."""
     paid(world)
     other = world.stripe.v1.payment_intents.create(

@@ -95,7 +95,7 @@ def exhaust_all(engine: Engine) -> list[Posted]:
 
 
 def follow(batches: Sequence[Posted], engine: Engine, client: redis.Redis) -> None:
-    """What follows in a meter: gates, nudges, signals."""
+    """What follows in a meter: gates, enqueued attempts, signals."""
     follower, gates = ReloadFollower(engine, client), Gates(client)
     for posted in batches:
         changes = posted.changes.values()

@@ -184,7 +184,7 @@ def test_a_worker_that_dies_anywhere_leaves_one_charge(reloading: ReloadWorld, p
     due(reloading)
     with crashing_at(point):
         reloading.work()
-    reloading.nudged.clear()
+    reloading.enqueued.clear()
 
     reloading.clock.move(seconds=61)  # until then whoever had it in hand might live
     reloading.reconcile()
@@ -275,7 +275,7 @@ def test_not_there_counts_25_hours_after_it_was_last_sent_and_not_before(reloadi
 def test_a_worker_that_slept_for_a_day_before_it_sent_sends_nothing(reloading: ReloadWorld) -> None:
     """A machine that was suspended between commit and request: by now its attempt is given up, and another one was charged."""
     due(reloading, limit=None)
-    nudged = reloading.nudged.pop()
+    enqueued = reloading.enqueued.pop()
 
     def sleep(point: CrashPoint) -> None:
         if point is CrashPoint.CHARGE_BEFORE_SEND and not slept:
@@ -287,7 +287,7 @@ def test_a_worker_that_slept_for_a_day_before_it_sent_sends_nothing(reloading: R
     slept: list[CrashPoint] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("metering.payments.charges.reach", sleep)
-        work_on(reloading.payments, *nudged)
+        work_on(reloading.payments, *enqueued)
 
     assert slept
     assert reloading.taken() == 1

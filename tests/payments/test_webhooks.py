@@ -166,7 +166,7 @@ def test_an_event_of_the_other_mode_is_none_of_ours(world: World) -> None:
     assert world.balance() == 0
 
 
-def test_a_nudge_about_something_we_cannot_find_is_answered_and_kept(world: World) -> None:
+def test_a_lookup_event_about_something_we_cannot_find_is_answered_and_kept(world: World) -> None:
     event = met_challenge(world)
     for number, thing in enumerate(
         (
@@ -178,8 +178,8 @@ def test_a_nudge_about_something_we_cannot_find_is_answered_and_kept(world: Worl
             {"object": "dispute", "payment_intent": {"id": "pi_x"}},
         )
     ):
-        nudge = {**event, "id": f"evt_{number}", "type": "charge.refunded", "data": {"object": thing}}
-        assert world.deliver(nudge, nudge) == ["unknown_object", "known"], thing
+        lookup_event = {**event, "id": f"evt_{number}", "type": "charge.refunded", "data": {"object": thing}}
+        assert world.deliver(lookup_event, lookup_event) == ["unknown_object", "known"], thing
 
 
 def test_a_settlement_that_fails_leaves_neither_credit_nor_event_and_the_repeat_is_heard(
@@ -210,34 +210,36 @@ def test_a_crash_after_the_commit_leaves_both_and_the_reconciler_opens_the_gate(
     world.assert_sound()
 
 
-def test_a_nudge_that_cannot_be_followed_now_has_to_come_again(world: World) -> None:
+def test_a_lookup_event_that_cannot_be_followed_now_has_to_come_again(world: World) -> None:
     event = met_challenge(world)
     world.deliver(event)
     world.sandbox.refund(event["data"]["object"]["id"])
-    (nudge,) = world.events("charge.refunded")
+    (lookup_event,) = world.events("charge.refunded")
     for operation in ("payment_intents.retrieve", "refunds.list", "disputes.list"):
         for fault, count in ((RequestFault.ERROR_BEFORE, 2), (RequestFault.UNAUTHORIZED, 1)):
             world.sandbox.set_fault(fault, operation=operation, count=count)
             with pytest.raises(ProviderUnavailableError):
-                world.deliver(nudge)
+                world.deliver(lookup_event)
             assert world.sandbox.faults_left() == 0
-            assert nudge["id"] not in kept(world)
+            assert lookup_event["id"] not in kept(world)
             assert world.balance() == 2_000
 
-    assert world.deliver(nudge) == ["changed"]
+    assert world.deliver(lookup_event) == ["changed"]
     assert world.balance() == world.held_cents() == 0
     world.assert_sound()
 
 
-def test_a_nudge_that_stripe_refuses_to_answer_is_not_taken_for_one_about_nothing(world: World) -> None:
+def test_a_lookup_event_that_stripe_refuses_to_answer_is_not_taken_for_one_about_nothing(
+    world: World,
+) -> None:
     event = met_challenge(world)
     world.deliver(event)
     world.sandbox.refund(event["data"]["object"]["id"])
-    (nudge,) = world.events("charge.refunded")
+    (lookup_event,) = world.events("charge.refunded")
     refusal = StripeRefused("parameter_unknown", "Received unknown parameter: limit")
     with patch.object(StripeApi, "refunds_of", side_effect=refusal), pytest.raises(ProviderRefusedError):
-        world.deliver(nudge)
-    assert nudge["id"] not in kept(world)
+        world.deliver(lookup_event)
+    assert lookup_event["id"] not in kept(world)
 
-    assert world.deliver(nudge) == ["changed"]
+    assert world.deliver(lookup_event) == ["changed"]
     assert world.balance() == world.held_cents() == 0

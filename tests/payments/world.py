@@ -65,7 +65,7 @@ class World:
     payments: Payments
     stripe: stripe.StripeClient
     """Stripe as somebody else with our key sees it: for looking, and for doing what our own code never would."""
-    nudged: list[tuple[int, UUID]] = field(default_factory=list)
+    enqueued: list[tuple[int, UUID]] = field(default_factory=list)
     """Attempts that the jobs were told of, and that `work` has not yet worked on."""
 
     def change_account(self) -> None:
@@ -125,8 +125,8 @@ class World:
 
     def work(self) -> None:
         """Let the jobs do what they were told of, until nothing is left."""
-        while self.nudged:
-            work_on(self.payments, *self.nudged.pop(0))
+        while self.enqueued:
+            work_on(self.payments, *self.enqueued.pop(0))
 
     def work_on_due(self) -> None:
         """Let the reconciler work on the attempts that are due, and on nothing else."""
@@ -222,7 +222,7 @@ def raw_stripe(sandbox: StripeSandbox, api_key: str | None = None) -> stripe.Str
 def make_world(engine: Engine, client: redis.Redis, *, at: datetime = START) -> Iterator[World]:
     """A world with org 1, without money or card."""
     clock = MovableClock(at)
-    nudged: list[tuple[int, UUID]] = []
+    enqueued: list[tuple[int, UUID]] = []
     with StripeSandbox(clock=clock) as sandbox:
         payments = Payments(
             engine=engine,
@@ -230,9 +230,9 @@ def make_world(engine: Engine, client: redis.Redis, *, at: datetime = START) -> 
             signals=ReloadSignals(client),
             stripe=connect_stripe(sandbox.api_key, base_url=sandbox.url),
             clock=clock,
-            nudge=lambda org_id, attempt_id: nudged.append((org_id, attempt_id)),
+            enqueue=lambda org_id, attempt_id: enqueued.append((org_id, attempt_id)),
             return_url=RETURN_URL,
         )
-        world = World(engine, client, sandbox, clock, payments, raw_stripe(sandbox), nudged)
+        world = World(engine, client, sandbox, clock, payments, raw_stripe(sandbox), enqueued)
         world.make_org(1)
         yield world

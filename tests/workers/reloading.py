@@ -1,4 +1,5 @@
-"""What the tests of reloads through meters and jobs share: an installation whose nudges go through Redis, and its jobs."""
+"""What the tests of reloads through meters and jobs share: an installation whose attempts are enqueued through Redis, and its
+jobs."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from metering.payments.context import Payments
 from tests.payments.world import World
 from tests.waiting import wait_until
-from workers.enqueue import Nudges
+from workers.enqueue import AttemptQueue
 from workers.jobs import run_jobs
 
 LIMIT_S = 30.0
@@ -17,7 +18,7 @@ LIMIT_S = 30.0
 
 def nudging(world: World) -> Payments:
     """The world's payments, as a role has them: attempts are told of through Redis."""
-    return replace(world.payments, nudge=Nudges(world.client).nudge)
+    return replace(world.payments, enqueue=AttemptQueue(world.client).enqueue)
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def ready_to_reload(
         world.adjust(balance_cents, org_id=org_id)
         world.save_card(org_id=org_id)
         world.settings(org_id=org_id, enabled=True, minimum_cents=1_000, amount_cents=amount_cents)
-    assert world.nudged == []
+    assert world.enqueued == []
 
 
 def wait_for_balance(world: World, balance_cents: int, *, org_id: int = 1) -> None:

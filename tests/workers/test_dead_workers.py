@@ -166,7 +166,7 @@ if sys.argv[1] == "dies":
     charge.send(1)
 worker = make_worker(broker)
 worker.start()
-DeadWorkers(broker).round().run(threading.Event())
+DeadWorkers(broker).task().run(threading.Event())
 """
 
 

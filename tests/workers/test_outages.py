@@ -18,13 +18,13 @@ from tests.workers.calls import ORG_IDS, assert_billed, encode, expected_of, mak
 from tests.workers.own_servers import OwnServers
 from tests.workers.processes import LIMIT_S, MeterProcess, Site, wait_until
 
-WAITS = "waiting out an outage"
+WAITS = "outage: trying again after a back-off"
 
 
 def kill_at_work(meter: MeterProcess, kill: Callable[[], None]) -> None:
     """Kill a server once the meter has billed some batches more, and return when it has noticed.
 
-    Without Valkey it may be the finisher alone that says so: with one batch in its hands and one waiting, the third waits for it.
+    Without Valkey it may be AfterCommit alone that says so: with one batch in its hands and one waiting, the third waits for it.
     """
 
     def noticed() -> int:

@@ -24,7 +24,7 @@ from workers.meter import GIVE_UP_AFTER_DELIVERIES, ISOLATE_AFTER_DELIVERIES
 from workers.stream import GROUP, CallStream, Entry, backlog
 
 LONG_AGO_MS = 60_000
-TRIES_AGAIN = {"waiting out an outage", "another transaction holds what this batch needs"}
+TRIES_AGAIN = {"outage: trying again after a back-off", "another transaction holds what this batch needs"}
 
 
 class KilledError(BaseException):

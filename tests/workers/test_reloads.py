@@ -1,4 +1,4 @@
-"""From calls that cross the minimum to one charge: through the meter, the nudge and the jobs, and without any of them."""
+"""From calls that cross the minimum to one charge: through the meter, the queue and the jobs, and without any of them."""
 
 import signal
 import threading
@@ -28,9 +28,9 @@ from tests.spine.billing import event, price, push, run_meters
 from tests.waiting import wait_until
 from tests.workers.reloading import LIMIT_S, ready_to_reload, running_jobs, wait_for_balance
 from workers import jobs, payment_reconciler
-from workers.enqueue import Nudges
-from workers.payment_reconciler import ATTEMPT_THREADS, payment_rounds
-from workers.periodic import Round
+from workers.enqueue import AttemptQueue
+from workers.payment_reconciler import ATTEMPT_THREADS, payment_tasks
+from workers.periodic import PeriodicTask
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def bill(world: World, *, meters: int = 1, batch_limit: int = 500) -> None:
 @contextmanager
 def running_round(world: World, name: str) -> Iterator[None]:
     """One part of the reconciler, and no other, in a thread while the block runs."""
-    (chosen,) = (each for each in payment_rounds(world.payments) if each.name == name)
+    (chosen,) = (each for each in payment_tasks(world.payments) if each.name == name)
     stop = threading.Event()
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(chosen.run, stop)
@@ -105,21 +105,21 @@ def test_an_amount_too_small_is_charged_again_after_each_settlement(world: World
     world.assert_sound()
 
 
-def test_the_same_nudge_many_times_at_once_is_one_charge(world: World) -> None:
+def test_the_same_message_many_times_at_once_is_one_charge(world: World) -> None:
     ready_to_reload(world)
     call(world, 1)
     bill(world)
     (attempt,) = world.attempts()
     world.sandbox.set_latency(0.2)
     with running_jobs(world, processes=2):
-        Nudges(world.client).nudge_all([(1, attempt.id)] * 20)
+        AttemptQueue(world.client).enqueue_all([(1, attempt.id)] * 20)
         wait_for_balance(world, 984 + 5_000)
     assert world.sandbox.totals().charges == 1
     assert world.sandbox.totals().asked["payment_intents.create"] == 1
     world.assert_sound()
 
 
-def test_a_lost_nudge_is_made_up_for_without_redis(world: World) -> None:
+def test_a_lost_message_is_made_up_for_without_redis(world: World) -> None:
     ready_to_reload(world)
     call(world, 1)
     bill(world)
@@ -131,7 +131,7 @@ def test_a_lost_nudge_is_made_up_for_without_redis(world: World) -> None:
     assert world.sandbox.totals().charges == 1
 
 
-def test_a_batch_is_finished_although_nobody_can_be_nudged(
+def test_a_batch_is_finished_although_nothing_can_be_enqueued(
     world: World, logged: list[MutableMapping[str, Any]]
 ) -> None:
     ready_to_reload(world)
@@ -195,7 +195,7 @@ def test_those_that_hang_at_stripe_hold_up_no_others(world: World) -> None:
     ready_to_reload(world, org_ids)
     for org_id in org_ids:
         world.adjust(-1, org_id=org_id)
-    world.nudged.clear()
+    world.enqueued.clear()
     held = ATTEMPT_THREADS // 2
     world.sandbox.set_fault(
         RequestFault.HANG_BEFORE, operation="payment_intents.create", count=held, seconds=10
@@ -219,7 +219,7 @@ def test_more_attempts_than_a_page_are_all_worked_on(world: World, monkeypatch: 
     ready_to_reload(world, org_ids)
     for org_id in org_ids:
         world.adjust(-1, org_id=org_id)
-    world.nudged.clear()
+    world.enqueued.clear()
 
     def fails_for_some(payments: Payments, org_id: int, attempt_id: UUID) -> object:
         if org_id <= 7:
@@ -257,7 +257,7 @@ def test_a_part_that_fails_goes_on_and_stops_no_other(
             assert failed.acquire(timeout=LIMIT_S)
         wait_until(lambda: said(world) == ["auto_reload.succeeded"], limit_s=LIMIT_S)
         wait_until(lambda: world.sandbox.totals().faults_met, limit_s=LIMIT_S)
-    interrupted = {line["round"] for line in logged if line["event"] == "a round was interrupted"}
+    interrupted = {line["round"] for line in logged if line["event"] == "a periodic task was interrupted"}
     assert interrupted == {"reload rule", "Stripe's events"}
 
 
@@ -269,7 +269,7 @@ def test_a_part_that_ends_ends_the_role(world: World, monkeypatch: pytest.Monkey
     def ends(_: threading.Event) -> None:
         raise DoesNotEndAtAnyError
 
-    monkeypatch.setattr(jobs, "payment_rounds", lambda _: [Round("ends", ends, 1)])
+    monkeypatch.setattr(jobs, "payment_tasks", lambda _: [PeriodicTask("ends", ends, 1)])
     with pytest.raises(DoesNotEndAtAnyError):
         jobs.run_jobs(world.payments, world.client, stop=threading.Event())
 
@@ -277,8 +277,8 @@ def test_a_part_that_ends_ends_the_role(world: World, monkeypatch: pytest.Monkey
 def test_a_message_of_an_attempt_that_is_not_there_does_nothing(world: World) -> None:
     ready_to_reload(world)
     with running_jobs(world):
-        nudges = Nudges(world.client)
-        nudges.nudge(1, uuid4())
-        nudges.nudge(777, uuid4())
+        queue = AttemptQueue(world.client)
+        queue.enqueue(1, uuid4())
+        queue.enqueue(777, uuid4())
         wait_until(lambda: world.client.llen("metering:jobs:money") == 0, limit_s=LIMIT_S)
     assert world.attempts() == []

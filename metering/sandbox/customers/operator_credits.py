@@ -17,7 +17,7 @@ from metering.sandbox.telephony.signal_listener import Listener
 from metering.sandbox.telephony.simulation import Refill
 from metering.signals.gates import Gates
 
-LOOK_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.1
 
 
 class Refills(threading.Thread):
@@ -59,7 +59,7 @@ class Refills(threading.Thread):
         seen = 0
         due: list[tuple[float, int, int]] = []
         try:
-            while not self._stopped.wait(LOOK_EVERY_S):
+            while not self._stopped.wait(POLL_EVERY_S):
                 before, seen = seen, self._listener.count
                 for heard in self._listener.heard(self._left, before):
                     refills = self._left[heard.message.org_id]

@@ -19,7 +19,7 @@ from metering.sandbox.customers.personas import FAILING, Part, Role
 from metering.sandbox.telephony.signal_listener import Listener
 
 BILLING: Final = "/v1/billing"
-LOOK_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.1
 SET_UP_THREADS: Final = 4
 PATIENCE_S: Final = 30.0
 """How long an answer that can be had may take."""
@@ -81,7 +81,7 @@ class Customers(threading.Thread):
     def run(self) -> None:
         signals = reloads = 0
         try:
-            while not self._stopped.wait(LOOK_EVERY_S):
+            while not self._stopped.wait(POLL_EVERY_S):
                 before, signals = signals, self._listener.count
                 for heard in self._listener.heard(self.roles, before):
                     if heard.message.type is SignalType.EXHAUSTED:

@@ -21,7 +21,7 @@ DIRECTORY: Final = "stripe"
 ADDRESS: Final = "address.json"
 OBJECTS: Final = "objects.sqlite"
 LOCK: Final = "lock"
-LOOK_EVERY_S: Final = 0.2
+POLL_EVERY_S: Final = 0.2
 ANSWER_LIMIT_S: Final = 2.0
 HOST: Final = "127.0.0.1"
 
@@ -68,7 +68,7 @@ def keep_stand_in(data_dir: Path, *, webhook_url: str | None, stop: threading.Ev
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with opened(directory / LOCK) as lock:
         while not try_exclusive(lock):
-            if stop.wait(LOOK_EVERY_S):
+            if stop.wait(POLL_EVERY_S):
                 return
         found = _kept(directory / ADDRESS)
         sandbox = StripeSandbox(

@@ -13,7 +13,7 @@ from metering.trials.bench.roles import Role, jobs_commands, meter_command, runn
 from metering.trials.event_generator import fill
 from workers.meter import BATCH_LIMIT
 
-LOOK_EVERY_S: Final = 0.005
+POLL_EVERY_S: Final = 0.005
 STALLED_AFTER_S: Final = 120.0
 
 
@@ -65,7 +65,7 @@ def drain(
         first_left, marks = left, [Mark(0, 0.0)]
         progress_s = started_s
         while left:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
             now_left, now_s = int(bed.client.xlen(STREAM)), time.monotonic()
             if now_left < left:
                 report(left - now_left)
@@ -91,7 +91,7 @@ def _wait_for_the_first(bed: Bed, roles: Sequence[Role], filled: int, report: Ca
     """Wait until something is done; give how many events are left then."""
     since_s = time.monotonic()
     while (left := int(bed.client.xlen(STREAM))) == filled:
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
         _require_progress(roles, left, since_s)
     if not left:
         raise MeasuringError(f"All {filled:,} events were billed in one go: ask for more, with --events.")

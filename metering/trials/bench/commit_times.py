@@ -10,7 +10,7 @@ from typing import Any, Final
 from metering.trials.bench.rate import MeasuringError
 from metering.trials.bench.roles import logged
 
-LOOK_EVERY_S: Final = 0.05
+POLL_EVERY_S: Final = 0.05
 LIMIT_S: Final = 30.0
 
 
@@ -30,7 +30,7 @@ def commit_times(log_paths: Sequence[Path], stream_ids: Sequence[str]) -> list[f
             return [batches[at][2] for at in found]
         if time.monotonic() > give_up_s:
             raise MeasuringError("The meters' logs don't tell of every event that was pushed.")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
 
 
 def _batch(told: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int], float]:

@@ -34,7 +34,7 @@ QUEUE: Final = "calls"
 ACTOR: Final = "bill_call"
 THREADS: Final = 8
 """dramatiq's own default; more wait for each other's turn in Python."""
-LOOK_EVERY_S: Final = 0.01
+POLL_EVERY_S: Final = 0.01
 
 
 def measure_one_message_per_call(bed: Bed, load: Iterator[str], report: Callable[[int], None]) -> Rate:
@@ -51,7 +51,7 @@ def measure_one_message_per_call(bed: Bed, load: Iterator[str], report: Callable
     with running_roles(bed.servers.data_dir, [["metering.trials.bench.dramatiq_baseline"]]) as (worker,):
         left, started_s, counted = filled, 0.0, 0
         while left:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
             worker.require_running()
             now_left = int(bed.client.hlen(messages))
             report(left - now_left)

@@ -32,7 +32,7 @@ GATE: Final = f"/v1/gate/{ORG_ID}?direction=outbound&tier={TIER}"
 ACCOUNT: Final = "/v1/billing"
 TELEPHONY_SETTING: Final = "METERING_TELEPHONY_TOKEN"
 API_LIMIT_S: Final = 60.0
-LOOK_EVERY_S: Final = 0.05
+POLL_EVERY_S: Final = 0.05
 OK: Final = 200
 
 
@@ -114,5 +114,5 @@ def api_address(roles: Sequence[Role]) -> tuple[str, int]:
             for line in role.said("the API is served"):
                 url = urlsplit(line["url"])
                 return url.hostname or "", url.port or 0
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
     raise MeasuringError("The API did not begin to serve.")

@@ -26,7 +26,7 @@ PROBES_PER_SECOND: Final = 100
 SUSTAINED_BACKLOG_S: Final = 0.25
 """A load is sustained if at its end no more waits than came in so long, and the generator kept its times as well."""
 DRAIN_LIMIT_S: Final = 120.0
-LOOK_EVERY_S: Final = 0.01
+POLL_EVERY_S: Final = 0.01
 
 _first_probes: Iterator[int] = count(1_000_000_000, 1_000_000)
 _first_call_ids: Iterator[int] = count(10_000_000_000, 100_000_000)
@@ -114,7 +114,7 @@ def _wait_until_done(bed: Bed, meters: Sequence[Role]) -> None:
             meter.require_running()
         if time.monotonic() > give_up_s:
             raise MeasuringError("The meters did not come to the end of the load.")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
 
 
 def _closed_at(listener: Listener, org_ids: Collection[int], since: int) -> dict[int, float]:
@@ -133,4 +133,4 @@ def _closed_at(listener: Listener, org_ids: Collection[int], since: int) -> dict
             raise listener.error
         if time.monotonic() > give_up_s:
             raise MeasuringError("Not every gate that was to close has closed.")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-LOOK_EVERY_S: Final = 1.0
+POLL_EVERY_S: Final = 1.0
 _PEAK: Final = re.compile(r"^VmHWM:\s+([0-9]+) kB", re.MULTILINE)
 
 
@@ -37,7 +37,7 @@ class Memory(threading.Thread):
         self._look()
 
     def run(self) -> None:
-        while not self._stopped.wait(LOOK_EVERY_S):
+        while not self._stopped.wait(POLL_EVERY_S):
             self._look()
 
     def _look(self) -> None:

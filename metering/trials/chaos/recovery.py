@@ -20,7 +20,7 @@ from metering.signals.gates import Gate, Gates
 from metering.trials.chaos.injector import Roles, Struck
 from metering.trials.chaos.producer import Producer
 
-LOOK_EVERY_S: Final = 0.25
+POLL_EVERY_S: Final = 0.25
 ANSWER_LIMIT_S: Final = 5.0
 
 _CREDITED: Final = text("""
@@ -100,7 +100,7 @@ class Recovery(threading.Thread):
             self.join()
 
     def run(self) -> None:
-        while not self._stopped.wait(LOOK_EVERY_S):
+        while not self._stopped.wait(POLL_EVERY_S):
             with self._lock:
                 marks = list(self._marks)
             if not marks:

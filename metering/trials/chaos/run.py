@@ -39,7 +39,7 @@ SAY_EVERY_S: Final = 10.0
 DRAIN_LIMIT_S: Final = 240.0
 CUSTOMERS_LIMIT_S: Final = 180.0
 QUIET_FOR_S: Final = 4.0
-LOOK_EVERY_S: Final = 0.5
+POLL_EVERY_S: Final = 0.5
 ALL_DECIDED_AFTER: Final = timedelta(hours=26)
 """By then 3DS that nobody passed is cancelled, and "not there" counts."""
 ALL_SETTLED_AFTER: Final = timedelta(minutes=20)
@@ -228,7 +228,7 @@ def _watch(
     """Say how it goes until the faults are over, and telephony's calls too."""
     began_s = time.monotonic()
     while injector.is_alive() or any(producer.is_alive() for producer in producers):
-        if stop.wait(SAY_EVERY_S if injector.is_alive() else LOOK_EVERY_S):
+        if stop.wait(SAY_EVERY_S if injector.is_alive() else POLL_EVERY_S):
             return
         if injector.is_alive():
             struck = list(injector.struck)
@@ -308,7 +308,7 @@ def _wait(condition: Callable[[], bool]) -> bool:
                 return True
         except (SQLAlchemyError, redis.RedisError, OSError, HTTPException, ControlError):
             pass
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
     return False
 
 

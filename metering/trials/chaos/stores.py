@@ -16,7 +16,7 @@ from metering.sandbox.servers.postgres import PORT, SUPERUSER, Postgres
 from metering.sandbox.servers.sockets import sockets_dir_of
 
 GONE_LIMIT_S: Final = 60.0
-LOOK_EVERY_S: Final = 0.02
+POLL_EVERY_S: Final = 0.02
 
 
 class StoreError(Exception):
@@ -109,7 +109,7 @@ def _kill(pid: int | None, lock_path: Path) -> None:
         while not try_exclusive(lock):
             if time.monotonic() > deadline_s:
                 raise StoreError(f"a killed server's processes still hold {lock_path.name}")
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
 
 
 def _children(pid: int) -> list[int]:

@@ -49,7 +49,7 @@ from metering.trials.demo.verdict import INTERRUPTED, Run, conclude
 from metering.trials.outcome import Outcome, last_rejection_id
 
 DRAIN_LIMIT_S: Final = 30.0
-LOOK_EVERY_S: Final = 0.25
+POLL_EVERY_S: Final = 0.25
 LINE_EVERY_S: Final = 5.0
 CHARGES_LIMIT_S: Final = 10.0
 """How long charges that are under way at the end may take."""
@@ -153,7 +153,7 @@ def _simulate(
         try:
             while switch.is_alive() and not stop.is_set():
                 show(watch.look(draining=False))
-                stop.wait(LOOK_EVERY_S)
+                stop.wait(POLL_EVERY_S)
         finally:
             switch.stop()
             refills.stop()
@@ -242,7 +242,7 @@ def _drain(out: Console, stop: Event, watch: Watch, show: Callable[[Figures], No
             say_line(out, "Stopping; what was pushed is billed first, unless you press Ctrl-C again.")
         while not (drained := watch.drained()):
             show(watch.look(draining=True))
-            if enough.wait(LOOK_EVERY_S):
+            if enough.wait(POLL_EVERY_S):
                 stop.set()
                 break
             if time.monotonic() > deadline_s:

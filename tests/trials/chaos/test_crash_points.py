@@ -39,7 +39,7 @@ from tests.spine.billing import event, price, push
 from tests.waiting import wait_until
 from tests.workers.reloading import ready_to_reload
 from workers.audit_job import CHANGES_EVERY, CHANGES_LEASE, WHOLE_LEASE
-from workers.enqueue import Nudges
+from workers.enqueue import AttemptQueue
 from workers.stream import Backlog, backlog
 
 LIMIT_S: Final = 60.0
@@ -157,24 +157,24 @@ def _charged_twice(stage: Stage) -> None:
     assert [each.status for each in stage.world.attempts()] == [AttemptStatus.SUCCEEDED] * 2
 
 
-def _attempt_not_nudged(stage: Stage) -> bool:
-    return any(each.open for each in stage.world.attempts()) and not _nudges(stage)
+def _attempt_not_enqueued(stage: Stage) -> bool:
+    return any(each.open for each in stage.world.attempts()) and not _enqueued(stage)
 
 
-def _nudges(stage: Stage) -> object:
+def _enqueued(stage: Stage) -> object:
     return stage.world.client.llen("metering:jobs:money")
 
 
-def _crossed_and_nudged(stage: Stage) -> None:
+def _crossed_and_enqueued(stage: Stage) -> None:
     _crossed(stage)
-    Nudges(stage.world.client).nudge_all(stage.world.nudged)
+    AttemptQueue(stage.world.client).enqueue_all(stage.world.enqueued)
 
 
-def _nudge_in_hand(stage: Stage) -> bool:
-    return not _nudges(stage) and stage.world.client.hlen("metering:jobs:money.msgs") == 1
+def _message_in_hand(stage: Stage) -> bool:
+    return not _enqueued(stage) and stage.world.client.hlen("metering:jobs:money.msgs") == 1
 
 
-def _reloaded_and_nudge_done(stage: Stage) -> bool:
+def _reloaded_and_message_done(stage: Stage) -> bool:
     """Whoever takes the dead worker's message finds nothing to do."""
     return _reloaded(stage) and stage.world.client.hlen("metering:jobs:money.msgs") == 0
 
@@ -373,11 +373,11 @@ def _calls_that_cross(stage: Stage) -> None:
 
 
 def _acked_and_nothing_else(stage: Stage) -> bool:
-    return _acked(stage) and _attempt_not_nudged(stage) and _signals_wait(stage)
+    return _acked(stage) and _attempt_not_enqueued(stage) and _signals_wait(stage)
 
 
-def _acked_and_nudged(stage: Stage) -> bool:
-    return _acked(stage) and _nudges(stage) == 1 and _signals_wait(stage)
+def _acked_and_enqueued(stage: Stage) -> bool:
+    return _acked(stage) and _enqueued(stage) == 1 and _signals_wait(stage)
 
 
 def _acked(stage: Stage) -> bool:
@@ -411,7 +411,7 @@ ENABLING: Final = Scene(
     _enable,
     _reloaded_once_enabled,
     _charged_once,
-    _attempt_not_nudged,
+    _attempt_not_enqueued,
     then=("api", "jobs"),
 )
 CALLS: Final = Scene(
@@ -430,7 +430,9 @@ SCENES: Final = [
     (CrashPoint.SETTLE_AFTER_COMMIT, replace(WEBHOOK, left=_topped_up)),
     (
         CrashPoint.FOLLOW_AFTER_COMMIT,
-        Scene("jobs", _month_over_after_its_limit, _nothing, _reloaded, _charged_twice, _attempt_not_nudged),
+        Scene(
+            "jobs", _month_over_after_its_limit, _nothing, _reloaded, _charged_twice, _attempt_not_enqueued
+        ),
     ),
     (CrashPoint.FOLLOW_AFTER_COMMIT, ENABLING),
     (
@@ -441,7 +443,7 @@ SCENES: Final = [
             _choose_card,
             _reloaded,
             _charged_with_the_new_card,
-            _attempt_not_nudged,
+            _attempt_not_enqueued,
             then=("api", "jobs"),
         ),
     ),
@@ -459,16 +461,23 @@ SCENES: Final = [
     ),
     (CrashPoint.FOLLOW_AFTER_GATE, replace(RELOAD, left=_gate_told_and_signal_not)),
     (CrashPoint.FOLLOW_AFTER_GATE, TOP_UP),
-    (CrashPoint.FOLLOW_BEFORE_NUDGE, replace(SMALL_RELOADS, left=_attempt_not_nudged)),
-    (CrashPoint.FOLLOW_BEFORE_NUDGE, ENABLING),
+    (CrashPoint.FOLLOW_BEFORE_ENQUEUE, replace(SMALL_RELOADS, left=_attempt_not_enqueued)),
+    (CrashPoint.FOLLOW_BEFORE_ENQUEUE, ENABLING),
     (CrashPoint.SIGNALS_AFTER_SAY, Scene("jobs", _crossed, _nothing, _all_said, _said_with_one_id)),
     (CrashPoint.SIGNALS_AFTER_SAY, CALLS),
     (
-        CrashPoint.NUDGE_BEFORE_ACK,
-        Scene("jobs", _crossed_and_nudged, _nothing, _reloaded_and_nudge_done, _charged_once, _nudge_in_hand),
+        CrashPoint.CHARGE_BEFORE_ACK,
+        Scene(
+            "jobs",
+            _crossed_and_enqueued,
+            _nothing,
+            _reloaded_and_message_done,
+            _charged_once,
+            _message_in_hand,
+        ),
     ),
     (CrashPoint.METER_AFTER_ACK, replace(CALLS, left=_acked_and_nothing_else)),
-    (CrashPoint.RELOADS_AFTER_NUDGE, replace(CALLS, left=_acked_and_nudged)),
+    (CrashPoint.RELOADS_AFTER_ENQUEUE, replace(CALLS, left=_acked_and_enqueued)),
     (CrashPoint.CHARGE_BEFORE_CANCEL, DECLINE),
     (CrashPoint.CHARGE_AFTER_CANCEL, DECLINE),
     (CrashPoint.TOP_UP_AFTER_ATTEMPT, TOP_UP),

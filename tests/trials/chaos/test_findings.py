@@ -68,7 +68,7 @@ def test_a_limit_that_a_lost_reload_had_used_up_is_kept_again_as_soon_as_it_is_f
     world.assert_sound()
     world.settings(monthly_limit_cents=14_999)
     world.adjust(-10_000)
-    assert world.nudged == []
+    assert world.enqueued == []
     world.settings(monthly_limit_cents=15_000)
     world.work()
     assert world.charged() == 3
