@@ -16,11 +16,13 @@ from workers.stream import backlog
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
-EVENTS: Final = Counter("metering_events", "Stream entries finished, by what became of them.", ["outcome"])
+EVENTS: Final = Counter(
+    "metering_events", "Stream entries acknowledged, by outcome; rejected ones are dead letters.", ["outcome"]
+)
 DEBITED_CENTS: Final = Counter("metering_debited_cents", "Cents debited for calls.", ["tier", "direction"])
 BILLED_SECONDS: Final = Counter("metering_billed_seconds", "Billable seconds of calls debited.", ["tier"])
 BATCH_SECONDS: Final = Histogram(
-    "metering_batch_seconds", "From a batch's arrival in the meter to its ack.", buckets=_SECONDS
+    "metering_batch_seconds", "How long a meter has a batch: from its arrival to its ack.", buckets=_SECONDS
 )
 BATCH_EVENTS: Final = Histogram(
     "metering_batch_events",
@@ -38,11 +40,11 @@ COMMIT_TO_SIGNAL_SECONDS: Final = Histogram(
     buckets=_SECONDS,
 )
 GATES_EXHAUSTED: Final = Gauge(
-    "metering_gates_exhausted", "Orgs whose gate is closed, as the last reconciliation saw them."
+    "metering_gates_exhausted", "Orgs whose gate is exhausted (closed), as of the last reconciliation."
 )
 GATES_EXHAUSTED.set(UNKNOWN)
 GATES_MENDED: Final = Counter(
-    "metering_gates_mended", "Gates that a reconciliation found wrong and mended or closed."
+    "metering_gates_mended", "Gates that the reconciler found wrong and repaired or closed."
 )
 RECONCILIATION_SECONDS: Final = Histogram(
     "metering_sweep_seconds", "How long a reconciliation of all gates took.", buckets=_SECONDS
@@ -83,13 +85,17 @@ class BacklogCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The metrics' names, without asking Redis."""
-        yield GaugeMetricFamily("metering_stream_lag_events", "Events in the stream that no meter has read.")
         yield GaugeMetricFamily(
-            "metering_stream_pending_events", "Events that a meter has read and not finished."
+            "metering_stream_lag_events",
+            "Lag of the consumer group: events in the stream that no meter has read.",
+        )
+        yield GaugeMetricFamily(
+            "metering_stream_pending_events",
+            "Pending events of the consumer group: delivered to a meter and not acknowledged.",
         )
         yield GaugeMetricFamily(
             "metering_stream_oldest_event_seconds",
-            "How long the oldest event in the stream has waited to be finished.",
+            "Age of the oldest event in the stream that is not acknowledged.",
         )
 
     def collect(self) -> Iterator[Metric]:

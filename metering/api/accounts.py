@@ -83,7 +83,9 @@ EXAMPLE: Final[dict[str, Any]] = {
 async def get_billing_account(request: Request, org_id: OrgId) -> BillingAccountAnswer:
     """Balance, settings, and whether there is a card."""
     context = context_of(request)
-    account = await context.lanes.account.run_for(org_id, partial(read_account, context.engine, org_id))
+    account = await context.thread_pools.account.run_for(
+        org_id, partial(read_account, context.engine, org_id)
+    )
     if account is None:
         raise UnauthenticatedError
     return account_answer(account, context.payments.clock())
@@ -108,7 +110,7 @@ async def patch_billing_account(
 ) -> BillingAccountAnswer:
     """All that is sent is changed, or nothing."""
     context = context_of(request)
-    account = await context.lanes.account.run_for(
+    account = await context.thread_pools.account.run_for(
         org_id, partial(change_settings, context.prompt_payments, org_id, asked.patch())
     )
     return account_answer(account, context.payments.clock())

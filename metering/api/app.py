@@ -12,8 +12,8 @@ from metering import __version__
 from metering.api import accounts, cards, gates, health, top_ups, transactions, webhooks
 from metering.api.context import ApiContext
 from metering.api.docs_page import serve_docs
-from metering.api.errors import tell_problems
-from metering.api.http_metrics import Watch
+from metering.api.errors import add_error_handlers
+from metering.api.http_metrics import HttpMetrics
 from metering.api.openapi import describe
 from metering.api.prices import keep_reading
 from metering.api.quick_answers import QuickAnswers
@@ -28,7 +28,7 @@ def make_app(context: ApiContext) -> FastAPI:
 
     async def read_prices() -> None:
         now = context.payments.clock()
-        await context.lanes.gate.run(partial(context.prices.read, context.engine, now))
+        await context.thread_pools.gate.run(partial(context.prices.read, context.engine, now))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,8 +58,8 @@ def make_app(context: ApiContext) -> FastAPI:
         app.include_router(router)
     app.openapi = describe(app, routers)  # type: ignore[method-assign]  # the framework's own way to do it
     app.add_middleware(QuickAnswers, context=context)
-    app.add_middleware(Watch)  # the outermost: it counts those too
-    tell_problems(app)
+    app.add_middleware(HttpMetrics)  # the outermost: it counts those too
+    add_error_handlers(app)
     serve_docs(app)
     serve_return_page(app)
     return app

@@ -66,19 +66,19 @@ async def _org_of(context: ApiContext, api_key: str, address: str) -> int:
     """Asked afresh each time: a key that is revoked stops at once."""
     org_id = await _look_up(context, api_key)
     if org_id is None:
-        wait_s = context.strangers.note_wrong(address, api_key)
+        wait_s = context.auth_rate_limit.record_failure(address, api_key)
         raise UnauthenticatedError if wait_s is None else TooManyFailuresError(wait_s)
-    context.strangers.note_good(api_key, org_id)
+    context.auth_rate_limit.record_success(api_key, org_id)
     return org_id
 
 
 async def _look_up(context: ApiContext, api_key: str) -> int | None:
     if not api_key.startswith(PREFIX):
         return None  # what is no key at all costs no look into the database
-    lately = context.strangers.org_of(api_key)
+    lately = context.auth_rate_limit.org_of(api_key)
     if lately is None:
         return await context.key_lookups.org_of(api_key)
-    return await context.lanes.gate.run_for(lately, partial(_find, context, api_key))
+    return await context.thread_pools.gate.run_for(lately, partial(_find, context, api_key))
 
 
 def _find(context: ApiContext, api_key: str) -> int | None:

@@ -11,9 +11,9 @@ from metering.api.auth import OrgId
 from metering.api.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
-    FieldProblem,
+    InvalidField,
     InvalidRequestError,
-    problems_of,
+    field_errors,
 )
 
 MAX_BODY_BYTES: Final = 65_536
@@ -54,7 +54,7 @@ def json_body(model: type[B]) -> Callable[[Request, OrgId], Awaitable[B]]:
 
     async def read(request: Request, _: OrgId) -> B:
         if _media_type(request) != JSON:
-            raise InvalidRequestError(FieldProblem("Content-Type", f"must be {JSON}"))
+            raise InvalidRequestError(InvalidField("Content-Type", f"must be {JSON}"))
         return _parse(model, await read_body(request))
 
     return read
@@ -77,7 +77,7 @@ def _parse(model: type[B], body: bytes) -> B:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         raise InvalidRequestError(
-            *problems_of([{**each, "loc": ("body", *each["loc"])} for each in problems])
+            *field_errors([{**each, "loc": ("body", *each["loc"])} for each in problems])
         ) from None
 
 

@@ -74,7 +74,7 @@ class DefaultPaymentMethod(Body):
 async def post_setup_intent(request: Request, org_id: OrgId) -> SetupIntentAnswer:
     """Makes a SetupIntent; takes no body."""
     context = context_of(request)
-    made = await context.lanes.provider.run_for(
+    made = await context.thread_pools.provider.run_for(
         org_id, partial(create_setup_intent, context.payments, org_id)
     )
     return SetupIntentAnswer(setup_intent_id=made.setup_intent_id, client_secret=made.client_secret)
@@ -102,7 +102,7 @@ async def post_default_payment_method(
 ) -> BillingAccountAnswer:
     """It must have been saved with a SetupIntent of this organization."""
     context = context_of(request)
-    account = await context.lanes.provider.run_for(
+    account = await context.thread_pools.provider.run_for(
         org_id, partial(set_default_payment_method, context.payments, org_id, asked.payment_method_id)
     )
     return account_answer(account, context.payments.clock())

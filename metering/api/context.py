@@ -13,8 +13,8 @@ from db.accounts.api_keys import find_orgs
 from db.accounts.quick_reads import QuickReads
 from metering.api.key_lookups import KeyLookups
 from metering.api.prices import Prices
-from metering.api.rate_limit import Strangers
-from metering.api.thread_pools import Lanes
+from metering.api.rate_limit import AuthRateLimit
+from metering.api.thread_pools import ThreadPools
 from metering.payments.context import Payments
 from metering.signals.gate_reader import GateReader
 
@@ -33,9 +33,9 @@ class ApiContext:
     """What Stripe's webhooks may be signed with. Empty: none is believed."""
     telephony_token: SecretStr | None = None
     """What opens every org's gate. None: nothing but an org's own key opens its gate."""
-    lanes: Lanes = field(default_factory=Lanes)
+    thread_pools: ThreadPools = field(default_factory=ThreadPools)
     prices: Prices = field(default_factory=Prices)
-    strangers: Strangers = field(default_factory=Strangers)
+    auth_rate_limit: AuthRateLimit = field(default_factory=AuthRateLimit)
     key_lookups: KeyLookups = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class ApiContext:
         return replace(self.payments, engine=self.engine)
 
     async def _find_orgs(self, hashes: Sequence[bytes]) -> Mapping[bytes, int]:
-        return await self.lanes.strangers.run(partial(find_orgs, self.engine, hashes))
+        return await self.thread_pools.key_lookup.run(partial(find_orgs, self.engine, hashes))
 
 
 def context_of(request: Request) -> ApiContext:

@@ -31,7 +31,7 @@ from metering.payments.errors import (
 
 
 @dataclass(frozen=True, slots=True)
-class FieldProblem:
+class InvalidField:
     """What is wrong with one field: of the body, the path, the query or the headers."""
 
     field: str
@@ -41,7 +41,7 @@ class FieldProblem:
 class InvalidRequestError(Exception):
     """Bad input."""
 
-    def __init__(self, *problems: FieldProblem) -> None:
+    def __init__(self, *problems: InvalidField) -> None:
         super().__init__("; ".join(f"{each.field}: {each.message}" for each in problems))
         self.problems = problems
 
@@ -117,25 +117,25 @@ INTERNAL_ERROR: Final = ("something went wrong here; it has been noted", "intern
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def problem(
+def error_response(
     status: int, detail: str, code: str, *, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
     """An answer in the contract's shape for errors."""
     return JSONResponse({"detail": detail, "code": code, **more}, status, headers)
 
 
-def bad_input(*problems: FieldProblem) -> JSONResponse:
+def invalid_request_response(*problems: InvalidField) -> JSONResponse:
     """The answer to bad input."""
     error = InvalidRequestError(*problems)
     status, code = TABLE[InvalidRequestError]
     errors = [{"field": each.field, "message": each.message} for each in problems]
-    return problem(status, str(error), code, errors=errors)
+    return error_response(status, str(error), code, errors=errors)
 
 
-def tell_problems(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Let `app` answer in the contract's shape, whoever raises: the routes, the framework, the database."""
     for kind in TABLE:
-        app.add_exception_handler(kind, _told)
+        app.add_exception_handler(kind, _respond)
     app.add_exception_handler(OrgError, _org_is_gone)
     app.add_exception_handler(RequestValidationError, _refused_by_the_framework)
     app.add_exception_handler(HTTPException, _raised_by_the_framework)
@@ -143,12 +143,12 @@ def tell_problems(app: FastAPI) -> None:
         app.add_exception_handler(outage, _outage)
 
 
-async def _told(_request: Request, error: Exception) -> JSONResponse:
+async def _respond(_request: Request, error: Exception) -> JSONResponse:
     status, code = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
     if isinstance(error, InvalidRequestError):
-        return bad_input(*error.problems)
+        return invalid_request_response(*error.problems)
     if isinstance(error, InvalidSettingError):
-        return bad_input(FieldProblem(error.field, error.message))
+        return invalid_request_response(InvalidField(error.field, error.message))
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="metering"'
@@ -157,23 +157,23 @@ async def _told(_request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(wait_s)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         await asyncio.sleep(REFUSAL_DELAY_S)
-    return problem(status, str(error), code, headers=headers)
+    return error_response(status, str(error), code, headers=headers)
 
 
 async def _org_is_gone(request: Request, _error: Exception) -> JSONResponse:
     """A key that outlived its org."""
-    return await _told(request, UnauthenticatedError())
+    return await _respond(request, UnauthenticatedError())
 
 
 async def _refused_by_the_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for these alone
-    return await _told(request, InvalidRequestError(*problems_of(error.errors())))
+    return await _respond(request, InvalidRequestError(*field_errors(error.errors())))
 
 
-def problems_of(errors: Sequence[Any]) -> list[FieldProblem]:
+def field_errors(errors: Sequence[Any]) -> list[InvalidField]:
     """pydantic's errors in the contract's words. A location begins with where the field is, as FastAPI has it."""
     return [
-        FieldProblem(".".join(map(str, each["loc"][1:])) or str(each["loc"][0]), _message(each))
+        InvalidField(".".join(map(str, each["loc"][1:])) or str(each["loc"][0]), _message(each))
         for each in errors
     ]
 
@@ -199,12 +199,14 @@ async def _raised_by_the_framework(request: Request, error: Exception) -> JSONRe
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return await _told(request, NotFoundError("there is nothing here"))
+        return await _respond(request, NotFoundError("there is nothing here"))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = _allowed(request) or headers.get("Allow", "")
-        return problem(405, f"{request.method} is not allowed here", "method_not_allowed", headers=headers)
+        return error_response(
+            405, f"{request.method} is not allowed here", "method_not_allowed", headers=headers
+        )
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_").replace("-", "_")
-    return problem(error.status_code, str(error.detail), code, headers=headers)
+    return error_response(error.status_code, str(error.detail), code, headers=headers)
 
 
 def _allowed(request: Request) -> str:
@@ -219,4 +221,4 @@ async def _outage(request: Request, error: Exception) -> JSONResponse:
         raise error
     said = str(driver_error(error) or error)  # the driver's own words: not the values that were sent
     log.warning("a request can't be answered now", path=request.url.path, error=" ".join(said.split())[:400])
-    return await _told(request, UnavailableError())
+    return await _respond(request, UnavailableError())

@@ -14,8 +14,7 @@ from pydantic import Field
 from db.ledger.balances import read_balances
 from metering.api.auth import OrgIdOrTelephony, known_org_or_telephony
 from metering.api.context import ApiContext, context_of
-from metering.api.errors import FieldProblem, InvalidRequestError, NotFoundError
-from metering.api.errors import problem as told
+from metering.api.errors import InvalidField, InvalidRequestError, NotFoundError, error_response
 from metering.api.parameters import plain_query, whole_number
 from metering.api.responses import (
     FAILED,
@@ -25,8 +24,8 @@ from metering.api.responses import (
     Problem,
     answer,
     answers,
+    documented_error,
     invalid_request,
-    problem,
 )
 from metering.rules.durations import longest_duration_s
 from metering.rules.gates import GateState, gate_state
@@ -75,7 +74,7 @@ class ClosedGateAnswer(Problem):
         ),
         invalid_request("tier", "is not a known tier"),
         UNAUTHENTICATED,
-        problem(HTTPStatus.NOT_FOUND, "not_found", "there is no such org", "Not an org of yours."),
+        documented_error(HTTPStatus.NOT_FOUND, "not_found", "there is no such org", "Not an org of yours."),
         FAILED,
     ),
 )
@@ -98,7 +97,7 @@ async def get_gate(
 def gate_answer(is_open: bool, balance_cents: int, price: Price | None) -> JSONResponse:
     """What is said of a gate to whoever may know; `price` is that of the tier that was asked for."""
     if not is_open:
-        return told(HTTPStatus.PAYMENT_REQUIRED, EXHAUSTED, "balance_exhausted", allowed=False)
+        return error_response(HTTPStatus.PAYMENT_REQUIRED, EXHAUSTED, "balance_exhausted", allowed=False)
     return JSONResponse(
         {
             "allowed": True,
@@ -112,9 +111,9 @@ async def _price(context: ApiContext, tier: str) -> Price:
     now = context.payments.clock()
     price = context.prices.held(tier, now)
     if price is None:
-        price = await context.lanes.gate.run(partial(context.prices.find, context.engine, tier, now))
+        price = await context.thread_pools.gate.run(partial(context.prices.find, context.engine, tier, now))
     if price is None:
-        raise InvalidRequestError(FieldProblem("tier", "is not a known tier"))
+        raise InvalidRequestError(InvalidField("tier", "is not a known tier"))
     return price
 
 
@@ -123,7 +122,7 @@ async def _gate(context: ApiContext, org_id: int) -> tuple[bool, int]:
     held = await gate_in_redis(context, org_id)
     if held is not None:
         return held
-    found = await context.lanes.gate.run(partial(read_balances, context.engine, [org_id]))
+    found = await context.thread_pools.gate.run(partial(read_balances, context.engine, [org_id]))
     if not found:
         raise NotFoundError("there is no such org")
     return gate_state(found[0].balance_cents) is GateState.OPEN, found[0].balance_cents

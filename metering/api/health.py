@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from db.postgres.engine import transaction
 from db.postgres.writable import QUESTION, refuse_read_only
 from metering.api.context import ApiContext, context_of
-from metering.api.errors import problem
+from metering.api.errors import error_response
 from metering.api.responses import Answer, Problem, answer, answers
 
 router = APIRouter(tags=["Health"])
@@ -67,15 +67,15 @@ async def readyz(request: Request) -> JSONResponse:
     away = [name for name, answers in asked.items() if not answers]
     if not away:
         return JSONResponse({"ok": True})
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"away: {', '.join(away)}", "not_ready", away=away)
+    return error_response(HTTPStatus.SERVICE_UNAVAILABLE, f"away: {', '.join(away)}", "not_ready", away=away)
 
 
 async def _postgres_writes(context: ApiContext) -> bool:
     try:
         with fail_after(LIMIT_S):
-            # Left behind where it hangs: so the lane bounds how many do.
+            # Left behind where it hangs: so the pool bounds how many do.
             await run_sync(
-                partial(_ask, context.engine), abandon_on_cancel=True, limiter=context.lanes.health
+                partial(_ask, context.engine), abandon_on_cancel=True, limiter=context.thread_pools.health
             )
     except Exception:  # noqa: BLE001 - whatever it is, it is no answer
         return False

@@ -1,4 +1,4 @@
-"""Around every request: it is counted, timed, and answered whatever happens."""
+"""HTTP metrics, around every request: it is counted, timed, and answered whatever happens."""
 
 import time
 from typing import Final
@@ -9,15 +9,15 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from metering.api.errors import INTERNAL_ERROR, problem
+from metering.api.errors import INTERNAL_ERROR, error_response
 
 # Base units, and no org ever as a label: routes are labelled by their pattern (docs/reference/metrics.md).
 REQUESTS: Final = Counter(
-    "metering_http_requests", "Requests answered, by route and status.", ["method", "route", "status"]
+    "metering_http_requests", "HTTP requests answered, by route and status.", ["method", "route", "status"]
 )
 REQUEST_SECONDS: Final = Histogram(
     "metering_http_request_seconds",
-    "From a request's headers to the end of its answer.",
+    "HTTP latency: from a request's headers to the end of its response.",
     ["method", "route", "status"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
@@ -32,7 +32,7 @@ CLIENT_GONE: Final = 499
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class Watch:
+class HttpMetrics:
     """The outermost layer."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -63,7 +63,7 @@ class Watch:
             log.exception("a request failed", method=scope["method"], route=_route(scope))
             if answered:
                 raise  # half an answer is cut off: the client must not take it for a whole one
-            await problem(500, *INTERNAL_ERROR)(scope, receive, noting)
+            await error_response(500, *INTERNAL_ERROR)(scope, receive, noting)
         finally:
             route = _route(scope)
             method = scope["method"] if scope["method"] in METHODS else OTHER

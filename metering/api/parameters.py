@@ -10,7 +10,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 
-from metering.api.errors import FieldProblem, InvalidRequestError
+from metering.api.errors import InvalidField, InvalidRequestError
 
 MAX_NAMED: Final = 10
 """How many wrong parameters are named in one answer."""
@@ -42,9 +42,9 @@ def plain_query(who: Callable[..., Any]) -> Any:
         if not names:
             return
         known = _parameters(request.scope["route"])
-        problems = [FieldProblem(_shown(name), _unknown(name, known)) for name in names if name not in known]
+        problems = [InvalidField(_shown(name), _unknown(name, known)) for name in names if name not in known]
         problems += [
-            FieldProblem(name, "must be given once")
+            InvalidField(name, "must be given once")
             for name in known
             if len(request.query_params.getlist(name)) > 1
         ]

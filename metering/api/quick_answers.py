@@ -68,10 +68,10 @@ class QuickAnswers:
             return None
 
     async def _billing(self, api_key: str) -> Response | None:
-        org_id = self._context.strangers.org_of(api_key)
+        org_id = self._context.auth_rate_limit.org_of(api_key)
         if org_id is None:
             return None
-        async with self._context.lanes.quick.turn(org_id):
+        async with self._context.thread_pools.quick.slot(org_id):
             account = await self._context.reads.billing_of_key(api_key)
         if account is None:
             return None
@@ -96,9 +96,9 @@ class QuickAnswers:
         token = self._context.telephony_token
         if token is not None and compare_digest(credentials.encode(), token.get_secret_value().encode()):
             return True
-        if self._context.strangers.org_of(credentials) != org_id:
+        if self._context.auth_rate_limit.org_of(credentials) != org_id:
             return False
-        async with self._context.lanes.quick.turn(org_id):
+        async with self._context.thread_pools.quick.slot(org_id):
             return await self._context.reads.org_of_key(credentials) == org_id
 
 

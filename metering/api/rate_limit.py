@@ -1,4 +1,4 @@
-"""Who sends keys or tokens that are none, and who sends good ones.
+"""Rate limit of failed authentication: who sends keys or tokens that are none, and who sends good ones.
 
 Everybody behind one proxy or network has one address: so nothing good may be refused for what else came from there. Whatever is
 sent is looked up, or compared, whoever sends it; only what proves to be wrong counts against its address, and after
@@ -8,7 +8,7 @@ connection that he holds open. API keys, of 256 random bits, nobody can guess.
 
 What that costs at worst: for wrong keys one statement in Postgres at a time, a hundred a second at most, whatever their number
 (metering/api/key_lookups.py); in this process what any small request costs. A good key that was not used lately waits for those
-statements, some 10 ms; one that was used lately is looked up afresh too, but in no line with strangers.
+statements, some 10 ms; one that was used lately is looked up afresh too, but in no line with unknown keys.
 
 It is counted in this process: several allow several times as many.
 """
@@ -41,7 +41,7 @@ class _Failures:
     count: int = 0
 
 
-class Strangers:
+class AuthRateLimit:
     """Of one server; in its event loop only."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -54,11 +54,11 @@ class Strangers:
         org_id: int | None = self._good.get(_digest(key))
         return org_id
 
-    def note_good(self, key: str, org_id: int) -> None:
+    def record_success(self, key: str, org_id: int) -> None:
         """Note that a key is one, and whose."""
         self._good[_digest(key)] = org_id
 
-    def note_wrong(self, address: str, key: str) -> int | None:
+    def record_failure(self, address: str, key: str) -> int | None:
         """Note that a key or token is none, or none any more; give how long such are too many from there, if they are."""
         self._good.pop(_digest(key), None)
         site = _site(address)

@@ -1,4 +1,4 @@
-"""What the API answers with, as its documentation describes it: each answer with its schema and an example."""
+"""Responses: what the API answers with, as its documentation describes it: each answer with its schema and an example."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -111,7 +111,7 @@ def answer(
     return {int(status): {"model": model, "description": description, "content": content, **more}}
 
 
-def problem(status: HTTPStatus, code: str, detail: str, description: str, **more: Any) -> Documented:
+def documented_error(status: HTTPStatus, code: str, detail: str, description: str, **more: Any) -> Documented:
     """An answer that is an error."""
     return answer(status, Problem, {"detail": detail, "code": code}, description, **more)
 
@@ -145,7 +145,7 @@ _RETRY_AFTER: Final = {
     "Retry-After": {"schema": {"type": "string"}, "description": "In seconds.", "required": True}
 }
 UNAUTHENTICATED: Final = answers(
-    problem(
+    documented_error(
         HTTPStatus.UNAUTHORIZED,
         "unauthenticated",
         "this API key is not known, or was revoked",
@@ -154,7 +154,7 @@ UNAUTHENTICATED: Final = answers(
             "WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`", "required": True}
         },
     ),
-    problem(
+    documented_error(
         HTTPStatus.TOO_MANY_REQUESTS,
         "rate_limited",
         "too many requests with wrong API keys or tokens came from your address: wait 42 s",
@@ -164,13 +164,13 @@ UNAUTHENTICATED: Final = answers(
     ),
 )
 BODY_REFUSED: Final = answers(
-    problem(
+    documented_error(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "body_too_large",
         "the body is longer than 65536 bytes",
         "The body is too long.",
     ),
-    problem(
+    documented_error(
         HTTPStatus.REQUEST_TIMEOUT,
         "request_timeout",
         "the body did not come within 20 seconds",
@@ -178,13 +178,13 @@ BODY_REFUSED: Final = answers(
     ),
 )
 FAILED: Final = answers(
-    problem(
+    documented_error(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal_error",
         "something went wrong here; it has been noted",
         "A mistake of ours.",
     ),
-    problem(
+    documented_error(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "unavailable",
         "this can't be answered now: try again in a moment",
@@ -193,26 +193,26 @@ FAILED: Final = answers(
     ),
 )
 PROVIDER_UNAVAILABLE: Final = answers(
-    problem(
+    documented_error(
         HTTPStatus.BAD_GATEWAY,
         "provider_unavailable",
         "the payment provider can't be reached, or has not decided yet; the same request is safe to repeat",
         "Stripe can't be asked, or what it did isn't known; the same request is safe to repeat.",
     ),
-    problem(
+    documented_error(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "provider_refused",
         "the payment provider refuses this request, and charges nothing for it; to repeat it is no use: tell us",
         "Stripe refuses the request as we make it, and charges nothing; to repeat it is no use.",
     ),
 )
-INVALID_PAYMENT_METHOD: Final = problem(
+INVALID_PAYMENT_METHOD: Final = documented_error(
     HTTPStatus.BAD_REQUEST,
     "invalid_payment_method",
     "payment_method_id is not a saved card of this organization: save it first with a SetupIntent",
     "Not a payment method of this organization.",
 )
-PAYMENT_METHOD_REQUIRED: Final = problem(
+PAYMENT_METHOD_REQUIRED: Final = documented_error(
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "payment_method_required",
     "there is no card on file: save one first",

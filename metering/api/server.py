@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from metering.api.errors import FieldProblem, bad_input
+from metering.api.errors import InvalidField, invalid_request_response
 from metering.runtime.settings import SettingsError
 
 STOP_LIMIT_S: Final = 25
@@ -70,8 +70,8 @@ class _Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what can't be read as a request, and hang up. `msg` is the server's own, of no use to anybody."""
         del msg
-        refused = FieldProblem("request", "must be HTTP/1.1, with at most 64 KiB of headers")
-        answer = bad_input(refused)
+        refused = InvalidField("request", "must be HTTP/1.1, with at most 64 KiB of headers")
+        answer = invalid_request_response(refused)
         headers = [(name, value) for name, value in answer.raw_headers] + [(b"connection", b"close")]
         with contextlib.suppress(h11.LocalProtocolError):  # an answer is under way already
             for event in (

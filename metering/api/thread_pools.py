@@ -1,12 +1,12 @@
-"""Threads for what blocks, in lanes of their own, with a share for each org: nobody waits for another org's requests.
+"""Bulkheads: a thread pool for each kind of blocking work, with a share for each org, so that nobody waits for another's.
 
-| lane | threads | of one org at most | who |
+| pool | threads | of one org at most | who |
 | --- | --- | --- | --- |
 | gate | 4 | 2 | whose key it is; the gate's prices and balances |
-| strangers | 1 | | keys that were not good lately, all that wait in one statement (metering/api/key_lookups.py) |
+| key_lookup | 1 | | keys that were not good lately, all that wait in one statement (metering/api/key_lookups.py) |
 | account | 8 | 2 | billing accounts, settings |
 | list | 4 | 2 | transactions |
-| told | 4 | 2 | noting that a top-up's client was told |
+| delivery | 4 | 2 | noting that a top-up's client was told |
 | provider | 48 | 8 | top-ups and cards: as long as Stripe takes |
 | webhook | 8 | | Stripe's webhooks, which may ask Stripe |
 | health | 2 | | whether Postgres answers |
@@ -34,24 +34,24 @@ from anyio.to_thread import run_sync
 T = TypeVar("T")
 
 GATE_THREADS: Final = 4
-STRANGERS_THREADS: Final = 1
+KEY_LOOKUP_THREADS: Final = 1
 ACCOUNT_THREADS: Final = 8
 LIST_THREADS: Final = 4
-TOLD_THREADS: Final = 4
+DELIVERY_THREADS: Final = 4
 THREADS_PER_ORG: Final = 2
 PROVIDER_THREADS: Final = 48
 PROVIDER_THREADS_PER_ORG: Final = 8
 WEBHOOK_THREADS: Final = 8
 HEALTH_THREADS: Final = 2
 QUICK_CONNECTIONS: Final = (
-    GATE_THREADS + STRANGERS_THREADS + ACCOUNT_THREADS + LIST_THREADS + TOLD_THREADS + HEALTH_THREADS
+    GATE_THREADS + KEY_LOOKUP_THREADS + ACCOUNT_THREADS + LIST_THREADS + DELIVERY_THREADS + HEALTH_THREADS
 )
 QUICK_ANSWERS_PER_ORG: Final = 4
 PAYMENTS_CONNECTIONS: Final = 16
 MAX_WAITING: Final = 1_000
-"""How many may wait for a lane; whoever comes then is told to come again."""
+"""How many may wait for a pool; whoever comes then is told to come again."""
 MAX_WAITING_PER_ORG: Final = 200
-"""How many of one org's may wait for its turn in a lane."""
+"""How many of one org's may wait for its turn in a pool."""
 
 
 class OverloadedError(Exception):
@@ -76,33 +76,33 @@ class Shares:
     def __init__(self, per_org: int, *, refuses: bool = True) -> None:
         self._per_org = per_org
         self._refuses = refuses
-        self._turns: WeakValueDictionary[int, Turns] = WeakValueDictionary()
+        self._slots: WeakValueDictionary[int, OrgSlots] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def turn(self, org_id: int) -> AsyncIterator[None]:
-        """One of the org's turns, when there is one. Raises OverShareError."""
-        turns = self.turns_of(org_id)
-        if self._refuses and turns.waiting >= MAX_WAITING_PER_ORG:
+    async def slot(self, org_id: int) -> AsyncIterator[None]:
+        """One of the org's slots, when there is one. Raises OverShareError."""
+        slots = self.slots_of(org_id)
+        if self._refuses and slots.waiting >= MAX_WAITING_PER_ORG:
             raise OverShareError
-        turns.waiting += 1
+        slots.waiting += 1
         try:
-            await turns.free.acquire()
+            await slots.free.acquire()
         finally:
-            turns.waiting -= 1
+            slots.waiting -= 1
         try:
             yield
         finally:
-            turns.free.release()
+            slots.free.release()
 
-    def turns_of(self, org_id: int) -> "Turns":
-        """An org's turns, by those who hold them: they are gone with the last one."""
-        turns = self._turns.get(org_id)
-        if turns is None:
-            turns = self._turns[org_id] = Turns(self._per_org)
-        return turns
+    def slots_of(self, org_id: int) -> "OrgSlots":
+        """An org's slots, by those who hold them: they are gone with the last one."""
+        slots = self._slots.get(org_id)
+        if slots is None:
+            slots = self._slots[org_id] = OrgSlots(self._per_org)
+        return slots
 
 
-class Turns:
+class OrgSlots:
     """One org's share."""
 
     def __init__(self, at_once: int) -> None:
@@ -110,7 +110,7 @@ class Turns:
         self.free = asyncio.Semaphore(at_once)
 
 
-class Lane:
+class ThreadPool:
     """So many threads at most, so many of them for one org; unless it `refuses` nobody, only so many may wait for one."""
 
     def __init__(self, threads: int, *, per_org: int = THREADS_PER_ORG, refuses: bool = True) -> None:
@@ -119,27 +119,27 @@ class Lane:
         self.shares: Final = Shares(per_org, refuses=refuses)
 
     async def run(self, do: Callable[[], T]) -> T:
-        """Let a thread of this lane do what is asked for by no org. Raises OverloadedError."""
+        """Let a thread of this pool do what is asked for by no org. Raises OverloadedError."""
         if self._refuses and self._limiter.statistics().tasks_waiting >= MAX_WAITING:
             raise OverloadedError
         return await run_sync(do, limiter=self._limiter)
 
     async def run_for(self, org_id: int, do: Callable[[], T]) -> T:
-        """Let a thread of this lane do it, when it is the org's turn. Raises OverShareError, OverloadedError."""
-        async with self.shares.turn(org_id):
+        """Let a thread of this pool do it, when it is the org's turn. Raises OverShareError, OverloadedError."""
+        async with self.shares.slot(org_id):
             return await self.run(do)
 
 
-class Lanes:
-    """All lanes of one server."""
+class ThreadPools:
+    """All thread pools of one server."""
 
     def __init__(self) -> None:
-        self.gate = Lane(GATE_THREADS)
-        self.strangers = Lane(STRANGERS_THREADS)
-        self.account = Lane(ACCOUNT_THREADS)
-        self.list = Lane(LIST_THREADS)
-        self.told = Lane(TOLD_THREADS, refuses=False)
-        self.provider = Lane(PROVIDER_THREADS, per_org=PROVIDER_THREADS_PER_ORG)
-        self.webhook = Lane(WEBHOOK_THREADS)
+        self.gate = ThreadPool(GATE_THREADS)
+        self.key_lookup = ThreadPool(KEY_LOOKUP_THREADS)
+        self.account = ThreadPool(ACCOUNT_THREADS)
+        self.list = ThreadPool(LIST_THREADS)
+        self.delivery = ThreadPool(DELIVERY_THREADS, refuses=False)
+        self.provider = ThreadPool(PROVIDER_THREADS, per_org=PROVIDER_THREADS_PER_ORG)
+        self.webhook = ThreadPool(WEBHOOK_THREADS)
         self.health = CapacityLimiter(HEALTH_THREADS)
         self.quick = Shares(QUICK_ANSWERS_PER_ORG)  # no threads: quick answers' connections

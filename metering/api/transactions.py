@@ -143,7 +143,7 @@ async def get_transactions(
     context = context_of(request)
     wanted = TransactionFilter(kind, start_date, end_date, call_id)
     asked = PageOfList(limit, offset, before_id)
-    page = await context.lanes.list.run_for(
+    page = await context.thread_pools.list.run_for(
         org_id, partial(list_transactions, context.engine, org_id, wanted, asked)
     )
     return Response(_encode(page, limit, offset), media_type="application/json")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request
 from metering.api.bodies import read_body
 from metering.api.context import context_of
 from metering.api.errors import UnavailableError
-from metering.api.responses import BODY_REFUSED, FAILED, Answer, answer, answers, problem
+from metering.api.responses import BODY_REFUSED, FAILED, Answer, answer, answers, documented_error
 from metering.payments.errors import ProviderUnavailableError
 from metering.payments.webhooks import receive
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -36,7 +36,7 @@ class ReceivedAnswer(Answer):
     },
     responses=answers(
         answer(HTTPStatus.OK, ReceivedAnswer, {"received": True}, "Seen to, also where nothing came of it."),
-        problem(
+        documented_error(
             HTTPStatus.BAD_REQUEST,
             "invalid_signature",
             "the signature is not made with our webhook secret",
@@ -56,7 +56,7 @@ async def post_webhook(
     context = context_of(request)
     body = await read_body(request, limit_bytes=MAX_EVENT_BYTES)
     try:
-        await context.lanes.webhook.run(
+        await context.thread_pools.webhook.run(
             partial(receive, context.payments, body, signature, context.webhook_secrets)
         )
     except ProviderUnavailableError as error:

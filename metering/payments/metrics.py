@@ -12,24 +12,26 @@ from metering.rules.reloads import HINDRANCES
 
 STRIPE_REQUEST_SECONDS: Final = Histogram(
     "metering_stripe_request_seconds",
-    "How long Stripe took to answer, by what was asked and what came of it.",
+    "Latency of requests to Stripe, by operation and outcome.",
     ["operation", "outcome"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 RELOAD_ATTEMPTS: Final = Counter(
-    "metering_auto_reload_attempts", "Auto-reloads that ended, by how.", ["outcome"]
+    "metering_auto_reload_attempts", "Auto-reload charges that ended, by outcome.", ["outcome"]
 )
 RELOADS_SKIPPED: Final = Counter(
     "metering_auto_reload_skipped",
-    "Orgs that began to wait for a reload, by what keeps them waiting.",
+    "Orgs whose due auto-reload began to be skipped, by reason.",
     ["reason"],
 )
-TOP_UPS: Final = Counter("metering_top_up_attempts", "Top-ups that ended, by how.", ["outcome"])
+TOP_UPS: Final = Counter("metering_top_up_attempts", "Top-up charges that ended, by outcome.", ["outcome"])
 STRIPE_EVENTS: Final = Counter(
-    "metering_stripe_events", "Events of Stripe's that were seen to, by what became of them.", ["outcome"]
+    "metering_stripe_events", "Stripe events handled (webhooks and the event list), by outcome.", ["outcome"]
 )
 NOT_BOOKED_TOTAL: Final = Counter(
-    "metering_stripe_not_booked", "What Stripe told of and the ledger did not take, by why.", ["reason"]
+    "metering_stripe_not_booked",
+    "Payments, refunds and disputes at Stripe that were not booked in the ledger, by reason.",
+    ["reason"],
 )
 METADATA_DIFFERS: Final = Counter(
     "metering_stripe_metadata_differs",

@@ -122,7 +122,7 @@ class Site:
         self.world.clock.at = START
         self.world.make_org(1)
         self.context.prices.__init__()  # type: ignore[misc]
-        self.context.strangers.__init__()  # type: ignore[misc]
+        self.context.auth_rate_limit.__init__()  # type: ignore[misc]
         self.keys.clear()
 
     def take_webhooks(self) -> None:

@@ -121,9 +121,9 @@ def test_an_org_that_has_more_waiting_than_its_share_is_told_so(
 ) -> None:
     monkeypatch.setattr(thread_pools, "MAX_WAITING_PER_ORG", MANY - thread_pools.THREADS_PER_ORG)
     monkeypatch.setattr(errors, "REFUSAL_DELAY_S", 0.01)
-    list_lane = site.context.lanes.list
+    list_pool = site.context.thread_pools.list
     wait_until(
-        lambda: list_lane.shares.turns_of(GREEDY).waiting == MANY - thread_pools.THREADS_PER_ORG, limit_s=20
+        lambda: list_pool.shares.slots_of(GREEDY).waiting == MANY - thread_pools.THREADS_PER_ORG, limit_s=20
     )
     refused = site.get(LIST)
     assert_problem(refused, 429, "rate_limited")

@@ -218,8 +218,8 @@ def test_more_than_may_wait_are_told_to_come_again(
         first = [threads.submit(site.top_up, 500 + cents) for cents in range(PROVIDER_THREADS_PER_ORG)]
         wait_until(lambda: slow_stripe.waiting == PROVIDER_THREADS_PER_ORG, limit_s=20)
         more = [threads.submit(site.top_up, 600 + cents) for cents in range(2)]
-        turns = site.context.lanes.provider.shares.turns_of(1)
-        wait_until(lambda: turns.waiting == 2, limit_s=20)
+        slots = site.context.thread_pools.provider.shares.slots_of(1)
+        wait_until(lambda: slots.waiting == 2, limit_s=20)
         refused = site.top_up(700)
         assert_problem(refused, 429, "rate_limited")
         assert refused.headers["retry-after"] == "1"

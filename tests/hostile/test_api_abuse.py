@@ -20,7 +20,7 @@ from db.postgres.engine import transaction
 from metering.api import bodies, errors, server
 from metering.api.app import make_app
 from metering.api.key_lookups import EVERY_S, KeyLookups
-from metering.api.rate_limit import MAX_ADDRESSES, MAX_FAILURES, MAX_KEYS, WINDOW_S, Strangers
+from metering.api.rate_limit import MAX_ADDRESSES, MAX_FAILURES, MAX_KEYS, WINDOW_S, AuthRateLimit
 from metering.runtime.clock import system_clock
 from tests.api.site import LIMIT_S, TELEPHONY_TOKEN, Site, assert_problem, make_site, served
 from tests.conftest import Database
@@ -32,7 +32,7 @@ GUESSES = 1_500
 
 @pytest.fixture
 def site(database: Database, redis_client: redis.Redis, redis_url: str) -> Iterator[Site]:
-    """An API of this test's own: what it has seen of strangers is its own too."""
+    """An API of this test's own: what it has seen of wrong keys is its own too."""
     with make_world(database.engine, redis_client) as world, make_site(database, redis_url, world) as made:
         yield made
 
@@ -160,21 +160,21 @@ def test_keys_that_wait_are_looked_up_together_and_a_failure_is_each_one_s(site:
 
 def test_addresses_are_counted_apart_and_forgotten_in_time() -> None:
     now_s = 0.0
-    strangers = Strangers(monotonic=lambda: now_s)
+    limit = AuthRateLimit(monotonic=lambda: now_s)
 
     def fail(address: str, times: int = MAX_FAILURES) -> None:
         for number in range(times):
-            assert strangers.note_wrong(address, f"k{number}") is None
+            assert limit.record_failure(address, f"k{number}") is None
 
     def wait_s(address: str) -> int | None:
-        return strangers.note_wrong(address, "x")
+        return limit.record_failure(address, "x")
 
-    strangers.note_good("good", 42)
+    limit.record_success("good", 42)
     fail("192.0.2.1")
     assert wait_s("192.0.2.1") == WINDOW_S
     assert wait_s("::ffff:192.0.2.1") == WINDOW_S
     assert wait_s("192.0.2.2") is None
-    assert strangers.org_of("good") == 42
+    assert limit.org_of("good") == 42
     fail("2001:db8::1")
     assert wait_s("2001:db8::ffff:2") == WINDOW_S
     assert wait_s("2001:db8:0:1::1") is None
@@ -184,16 +184,16 @@ def test_addresses_are_counted_apart_and_forgotten_in_time() -> None:
     now_s = WINDOW_S
     fail("192.0.2.1")
     assert wait_s("192.0.2.1") == WINDOW_S
-    strangers.note_wrong("192.0.2.1", "good")
-    assert strangers.org_of("good") is None
+    limit.record_failure("192.0.2.1", "good")
+    assert limit.org_of("good") is None
 
 
-def test_what_is_kept_in_mind_of_strangers_is_bounded() -> None:
-    strangers = Strangers(monotonic=lambda: 0.0)
+def test_what_the_rate_limit_keeps_in_mind_is_bounded() -> None:
+    limit = AuthRateLimit(monotonic=lambda: 0.0)
     for number in range(MAX_ADDRESSES + 5_000):
-        strangers.note_wrong(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "x")
-        strangers.note_good(str(number), 1)
-    assert (len(strangers._failures), len(strangers._good)) == (MAX_ADDRESSES, MAX_KEYS)
+        limit.record_failure(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "x")
+        limit.record_success(str(number), 1)
+    assert (len(limit._failures), len(limit._good)) == (MAX_ADDRESSES, MAX_KEYS)
 
 
 @pytest.mark.parametrize(("trusted", "apart"), [(("127.0.0.0/8",), True), ((), False)])
