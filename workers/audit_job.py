@@ -30,7 +30,7 @@ WHOLE_REST: Final = 50
 WHOLE_LEASE: Final = timedelta(hours=1)
 MARGIN: Final = timedelta(minutes=15)
 """Attempts are known to have changed by times from other machines' clocks, and by transactions that may have taken a while."""
-TOLD_AT_ONCE: Final = 20
+LOGGED_AT_ONCE: Final = 20
 """How many violations a pass logs one by one."""
 LIMIT_PER_INVARIANT: Final = 1_000
 
@@ -134,18 +134,18 @@ class AuditJob:
             )
             return
         AUDIT_SECONDS.labels(claim.name).observe((now - claim.started_at).total_seconds())
-        for violation in violations[:TOLD_AT_ONCE]:
+        for violation in violations[:LOGGED_AT_ONCE]:
             log.error(
                 "an invariant is broken",
                 invariant=violation.invariant,
                 org_id=violation.org_id,
                 detail=violation.detail,
             )
-        if len(violations) > TOLD_AT_ONCE:
+        if len(violations) > LOGGED_AT_ONCE:
             log.error("more invariants are broken than are told of here", violations=len(violations))
         if cleared:
             log.warning(
-                "orgs in which something was wrong are right again", org_ids=sorted(cleared)[:TOLD_AT_ONCE]
+                "orgs in which something was wrong are right again", org_ids=sorted(cleared)[:LOGGED_AT_ONCE]
             )
 
     def _tell(self) -> None:

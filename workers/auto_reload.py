@@ -6,7 +6,7 @@ from uuid import UUID
 import dramatiq
 from dramatiq import Broker
 
-from metering.payments.charges import work_on
+from metering.payments.charges import process_attempt
 from metering.payments.context import Payments
 from metering.runtime.crashpoints import CrashPoint, reach
 from workers.broker import MONEY_QUEUE, TIME_LIMIT_MS
@@ -32,5 +32,5 @@ def declare_auto_reload(broker: Broker, payments: Payments) -> None:
         time_limit=TIME_LIMIT_MS,
     )
     def charge(org_id: int, attempt_id: str) -> None:
-        work_on(payments, org_id, UUID(attempt_id))
+        process_attempt(payments, org_id, UUID(attempt_id))
         reach(CrashPoint.CHARGE_BEFORE_ACK)

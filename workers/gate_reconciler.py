@@ -38,7 +38,7 @@ class GateReconciliation:
     exhausted: int = 0
     mended: int = 0
     """Gates of orgs that were wrong, and were written."""
-    strays: int = 0
+    orphans: int = 0
     """Gates without an org that were closed."""
     signals: int = 0
     failed: int = 0
@@ -104,7 +104,7 @@ class GateReconciler:
                 reconciled.mended += self._follow(late, reconciled)
         for org_ids in self._gates.org_ids():
             with _page(org_ids, reconciled):
-                self._close_strays(org_ids, reconciled)
+                self._close_orphans(org_ids, reconciled)
             if stop is not None and stop.is_set():
                 return reconciled
         reconciled.took_s = time.monotonic() - started_s
@@ -115,11 +115,11 @@ class GateReconciler:
         if not reconciled.pages_failed:
             GATES_EXHAUSTED.set(reconciled.exhausted)
         RECONCILIATION_SECONDS.observe(reconciled.took_s)
-        if reconciled.mended or reconciled.strays:
+        if reconciled.mended or reconciled.orphans:
             log.warning(
                 "reconciled gates that were wrong",
                 mended=reconciled.mended,
-                strays=reconciled.strays,
+                orphans=reconciled.orphans,
                 orgs=reconciled.orgs,
                 signals=reconciled.signals,
                 took_ms=round(reconciled.took_s * 1_000, 1),
@@ -163,14 +163,14 @@ class GateReconciler:
             reach(CrashPoint.RECONCILER_BEFORE_WRITE)
         return reconciled.add(self._gates.try_to_follow(balances, self._clock()))
 
-    def _close_strays(self, org_ids: Sequence[int], reconciled: GateReconciliation) -> None:
+    def _close_orphans(self, org_ids: Sequence[int], reconciled: GateReconciliation) -> None:
         """Close gates of orgs that Postgres doesn't know: it was restored to a time before they were made."""
-        strays = self._unknown(org_ids)
-        gates = self._gates.read(strays) if strays else []
+        orphans = self._unknown(org_ids)
+        gates = self._gates.read(orphans) if orphans else []
         still_open = {gate.org_id: gate for gate in gates if gate.state != GateState.EXHAUSTED}
         # Asked once more: an org that was made between the two may have opened the gate before it was read.
         for org_id in self._unknown(still_open):
-            reconciled.strays += reconciled.add(self._gates.close_stray(still_open[org_id], self._clock()))
+            reconciled.orphans += reconciled.add(self._gates.close_orphan(still_open[org_id], self._clock()))
 
     def _unknown(self, org_ids: Iterable[int]) -> list[int]:
         """Those of `org_ids` that Postgres doesn't know."""

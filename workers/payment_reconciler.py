@@ -16,11 +16,11 @@ import structlog
 from db.attempts.attempts import due_attempts
 from db.attempts.reload_rule import ask_due, ask_page
 from db.postgres.failures import Failure, diagnose
-from metering.payments.charges import work_on
+from metering.payments.charges import process_attempt
 from metering.payments.context import Payments
 from metering.payments.event_list import read_events
 from metering.payments.settling import follow
-from metering.signals.reload_signals import say_left
+from metering.signals.reload_signals import publish_overdue
 from workers.failures import sentence
 from workers.periodic import PeriodicTask
 
@@ -42,7 +42,9 @@ def payment_tasks(payments: Payments) -> list[PeriodicTask]:
         PeriodicTask("attempts", DueAttempts(payments).work, PERIOD_S),
         PeriodicTask("reload rule", ReloadRule(payments).run_once, PERIOD_S),
         PeriodicTask(
-            "signals", lambda _: say_left(payments.engine, payments.signals, payments.clock()), PERIOD_S
+            "signals",
+            lambda _: publish_overdue(payments.engine, payments.signals, payments.clock()),
+            PERIOD_S,
         ),
         PeriodicTask("Stripe's events", lambda _: read_events(payments), PERIOD_S),
     ]
@@ -100,7 +102,7 @@ class DueAttempts:
             if stop.is_set():
                 return
             if key not in self._in_hand.values():
-                self._in_hand[threads.submit(work_on, self._payments, *key)] = key
+                self._in_hand[threads.submit(process_attempt, self._payments, *key)] = key
 
     def _due(self) -> Iterator[AttemptKey]:
         """Every attempt that is due, each once, and none that gets due meanwhile for ever."""
@@ -124,7 +126,7 @@ class DueAttempts:
             error = future.exception()
             if isinstance(error, Exception):
                 log.warning(
-                    "an attempt could not be worked on",
+                    "an attempt could not be processed",
                     org_id=org_id,
                     attempt=str(attempt_id),
                     error=sentence(error),

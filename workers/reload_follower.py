@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.attempts.reload_rule import Reloads
 from metering.payments.metrics import count_reloads
 from metering.runtime.crashpoints import CrashPoint, reach
-from metering.signals.reload_signals import ReloadSignals, say_pending
+from metering.signals.reload_signals import ReloadSignals, publish_pending
 from workers.enqueue import AttemptQueue
 from workers.failures import sentence
 
@@ -30,7 +30,7 @@ class ReloadFollower:
         if reloads.attempts:
             reach(CrashPoint.RELOADS_AFTER_ENQUEUE)
         try:
-            say_pending(self._engine, self._signals, reloads.signals)
+            publish_pending(self._engine, self._signals, reloads.signals)
         except (redis.RedisError, SQLAlchemyError) as error:
             log.warning(
                 "signals are left to the reconciler", signals=len(reloads.signals), error=sentence(error)

@@ -1,4 +1,4 @@
-"""The stream of completed calls, as one consumer of its group sees it (docs/reference/call-events.md#the-stream)."""
+"""The stream of completed calls, as one consumer of its consumer group sees it (docs/reference/call-events.md#the-stream)."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field

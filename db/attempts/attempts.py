@@ -186,7 +186,7 @@ def open_reload(connection: Connection, org_id: int) -> Attempt | None:
     return None if row is None else _attempt(row)
 
 
-def untold_top_up(
+def unanswered_top_up(
     connection: Connection, org_id: int, *, amount_cents: int, payment_method_id: str, since: datetime
 ) -> Attempt | None:
     """The oldest identical top-up, made at `since` or later, whose outcome no client was told.

@@ -1,4 +1,4 @@
-"""Signals about auto-reloads on their way: written with their cause, read to be said, deleted once they are."""
+"""The outbox of signals about auto-reloads: written with their cause, read to be published, deleted once they are."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,7 +62,9 @@ def read_signals(engine: Engine, keys: Iterable[SignalKey]) -> list[StoredSignal
     return _read(engine, SIGNALS_BY_KEY, {"org_ids": array(org_ids), "ids": array(ids)})
 
 
-def signals_left(engine: Engine, *, older_than: datetime, after: int = 0, limit: int) -> list[StoredSignal]:
+def overdue_signals(
+    engine: Engine, *, older_than: datetime, after: int = 0, limit: int
+) -> list[StoredSignal]:
     """Signals of before `older_than` that nobody has said, or deleted after saying them: those with the next ids past `after`."""
     return _read(engine, SIGNALS_LEFT, {"older_than": older_than, "after": after, "limit": limit})
 

@@ -20,7 +20,7 @@ from db.postgres.arrays import array
 from db.postgres.engine import transaction
 from metering.rules.payments import AttemptKind
 from metering.rules.reloads import (
-    HINDRANCES,
+    SIGNALLED_SKIP_REASONS,
     Due,
     LiftsWith,
     Pause,
@@ -185,9 +185,13 @@ def _decide(facts: Row[Any]) -> Due | Skipped:
     return reload_due(account, facts.committed_cents, facts.now)
 
 
-def _hindrance(decision: Due | Skipped) -> SkipReason | None:
+def _skip_reason(decision: Due | Skipped) -> SkipReason | None:
     """What keeps an org waiting that wants to be reloaded; None where nothing does."""
-    return decision.reason if isinstance(decision, Skipped) and decision.reason in HINDRANCES else None
+    return (
+        decision.reason
+        if isinstance(decision, Skipped) and decision.reason in SIGNALLED_SKIP_REASONS
+        else None
+    )
 
 
 def _ask_at(decision: Due | Skipped) -> datetime | None:
@@ -196,7 +200,7 @@ def _ask_at(decision: Due | Skipped) -> datetime | None:
 
 def _changes_something(facts: Row[Any], decision: Due | Skipped) -> bool:
     stored = (facts.skip_reason, facts.ask_at)
-    return isinstance(decision, Due) or stored != (_hindrance(decision), _ask_at(decision))
+    return isinstance(decision, Due) or stored != (_skip_reason(decision), _ask_at(decision))
 
 
 def _act(connection: Connection, facts: Row[Any], decision: Due | Skipped, reloads: Reloads) -> None:
@@ -213,18 +217,18 @@ def _act(connection: Connection, facts: Row[Any], decision: Due | Skipped, reloa
             month_committed_cents=facts.committed_cents,
         )
         reloads.attempts.append((facts.org_id, attempt_id))
-    hindrance, ask_at = _hindrance(decision), _ask_at(decision)
-    if facts.skip_reason == hindrance:
+    skip_reason, ask_at = _skip_reason(decision), _ask_at(decision)
+    if facts.skip_reason == skip_reason:
         if facts.ask_at != ask_at:
             write_state(connection, facts.org_id, ask_at=ask_at)
         return
-    since = facts.now if hindrance else None
-    write_state(connection, facts.org_id, skip_reason=hindrance, skip_since=since, ask_at=ask_at)
-    if hindrance is not None:
-        fields = {"reason": hindrance.value}
+    since = facts.now if skip_reason else None
+    write_state(connection, facts.org_id, skip_reason=skip_reason, skip_since=since, ask_at=ask_at)
+    if skip_reason is not None:
+        fields = {"reason": skip_reason.value}
         signal_id = add_signal(connection, facts.org_id, SKIPPED_SIGNAL, fields, facts.now)
         reloads.signals.append((facts.org_id, signal_id))
-        reloads.skipped.append(hindrance)
+        reloads.skipped.append(skip_reason)
 
 
 def write_state(connection: Connection, org_id: int, **values: object) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, select, text
 
 from db.audit import windows
-from db.audit.full import Violation, find_violations, prepare_to_look
+from db.audit.full import Violation, find_violations, prepare_session
 from db.audit.invariants import INVARIANTS
 from db.models import AuditSuspect
 from db.postgres.arrays import array
@@ -57,7 +57,7 @@ def audit_changes(
     """
     changes = Changes()
     snapshots = engine.execution_options(isolation_level="REPEATABLE READ")
-    look = _Look(clock, limit_per_invariant)
+    look = _ChangeAudit(clock, limit_per_invariant)
     with transaction(engine) as connection:
         suspects = set(connection.scalars(select(AuditSuspect.org_id)))
     for page in _pages(snapshots):
@@ -76,7 +76,7 @@ def audit_changes(
         with transaction(snapshots) as connection:
             look.at_payments(connection, orgs[first : first + ORGS_AT_ONCE], changes)
     with transaction(snapshots) as connection:
-        prepare_to_look(connection, clock())
+        prepare_session(connection, clock())
         changes.add(look.find(connection, windows.ORPHANS, windows.SHADOWS_OF_ORPHANS))
         changes.add(look.find(connection, windows.OPEN_ATTEMPTS, ""))
     # Only those that this pass has looked at from its start: others may be found by another pass meanwhile.
@@ -110,7 +110,7 @@ def _pages(snapshots: Engine) -> Iterator[list[int]]:
 
 
 @dataclass(slots=True)
-class _Look:
+class _ChangeAudit:
     clock: Clock
     limit: int
     cut_off: bool = False
@@ -118,7 +118,7 @@ class _Look:
 
     def at_window(self, connection: Connection, org_ids: Sequence[int], changes: Changes) -> int:
         """Look at what is new in some orgs, vouch for those in which all is right; give how many transactions are new."""
-        prepare_to_look(connection, self.clock())
+        prepare_session(connection, self.clock())
         for statement in windows.MAKE_WINDOW:
             connection.execute(
                 text(statement), {"org_ids": array(org_ids)} if ":org_ids" in statement else {}
@@ -139,7 +139,7 @@ class _Look:
 
     def at_payments(self, connection: Connection, org_ids: Sequence[int], changes: Changes) -> None:
         """Look at all payments of some orgs."""
-        prepare_to_look(connection, self.clock())
+        prepare_session(connection, self.clock())
         changes.add(self._payments(connection, org_ids))
 
     def _payments(self, connection: Connection, org_ids: Sequence[int]) -> list[Violation]:

@@ -67,7 +67,7 @@ def run_audit(engine: Engine, *, clock: Clock = system_clock, limit_per_invarian
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
         taken_at = clock()
-        prepare_to_look(connection, taken_at)
+        prepare_session(connection, taken_at)
         counts = _count(connection)
         violations: list[Violation] = []
         truncated = False
@@ -83,7 +83,7 @@ def _count(connection: Connection) -> dict[str, int]:
     return {name: int(value) for name, value in zip(names, connection.execute(_COUNTS).one(), strict=True)}
 
 
-def prepare_to_look(connection: Connection, now: datetime) -> None:
+def prepare_session(connection: Connection, now: datetime) -> None:
     """Set what invariants need, for the rest of the transaction: room to sort, and the time."""
     connection.execute(_WORK_MEM)
     connection.execute(_NOW, {"now": now.isoformat()})
@@ -113,6 +113,6 @@ def find_violations_apart(
         if stop():
             return None
         with transaction(engine) as connection:
-            prepare_to_look(connection, clock())
+            prepare_session(connection, clock())
             violations += find_violations(connection, invariant, limit=limit_per_invariant)
     return violations

@@ -1,4 +1,4 @@
-"""Events that could not be billed: keeping, listing and replaying them."""
+"""Dead letters, events that could not be billed: keeping, listing and replaying them."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Events that could not be billed: kept until somebody mends the cause and replays them."""
+"""Dead letters, events that could not be billed: kept until somebody mends the cause and replays them."""
 
 from datetime import datetime
 

@@ -1,4 +1,5 @@
-"""Taking an attempt in hand: what is to be done about it is decided, and written down, before Stripe is asked."""
+"""An attempt's next step, taken under a lease: what is to be done about it is decided, and written down, before Stripe is
+asked."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +15,7 @@ from db.attempts.attempts import Attempt, change_attempt, find_attempt, finish_a
 from db.attempts.months import reloads_so_far
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing
 from db.ledger.post_calls import BalanceChange
-from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE, may_send, next_look
+from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE, lookup_delay, may_send
 from metering.rules.payments import AttemptKind, AttemptStatus
 from metering.rules.reloads import Due, ReloadAccount, Skipped, reload_due, same_month
 from metering.runtime.clock import Clock, to_milliseconds
@@ -39,7 +40,7 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class NextStep:
     """A step, the attempt as it is now, and what else came of taking it in hand."""
 
     step: Step
@@ -49,9 +50,9 @@ class Work:
     """Whether taking it in hand has ended it: it was no longer wanted, and had not been sent."""
 
 
-def begin_work(
+def take_next_step(
     connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock, for_client: bool = False
-) -> Work:
+) -> NextStep:
     """Take an attempt in hand, in the caller's transaction: for WORK_LEASE nobody else does.
 
     `for_client`: a customer's request waits for a top-up, so it may be sent again. The reconciler never sends one: nobody might
@@ -60,18 +61,18 @@ def begin_work(
     locked = lock_billing(connection, org_id, clock)
     attempt = find_attempt(connection, org_id, attempt_id)
     if locked is None or attempt is None or not attempt.open:
-        return Work(Step.NOTHING, attempt)
+        return NextStep(Step.NOTHING, attempt)
     account, billing = locked
     now = max(to_milliseconds(clock()), attempt.created_at)
     too_early = attempt.look_at > now and attempt.first_sent_at is not None and not for_client
     if too_early or attempt.in_hand(now):
-        return Work(Step.NOTHING, attempt)
+        return NextStep(Step.NOTHING, attempt)
     if attempt.kind is AttemptKind.TOP_UP:
         step = _top_up_step(attempt, now, for_client=for_client)
     elif (reason := _why_unwanted(connection, attempt, account, billing, now)) is not None:
         finish_attempt(connection, attempt, AttemptStatus.CANCELLED, now, code=reason)
         reloads = ask_reload_rule(connection, {org_id: max(account.posted_at, now)})
-        return Work(Step.NOTHING, find_attempt(connection, org_id, attempt_id), reloads, ended=True)
+        return NextStep(Step.NOTHING, find_attempt(connection, org_id, attempt_id), reloads, ended=True)
     else:
         step = _reload_step(connection, attempt, account, billing, now)
     sending = (
@@ -88,7 +89,7 @@ def begin_work(
         looked_at=now,
         **sending,
     )
-    return Work(step, find_attempt(connection, org_id, attempt_id))
+    return NextStep(step, find_attempt(connection, org_id, attempt_id))
 
 
 def put_off(connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock) -> Attempt | None:
@@ -108,7 +109,7 @@ def put_off(connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clo
         tries=tries,
         in_hand_until=None,
         looked_at=now,
-        look_at=now + next_look(tries),
+        look_at=now + lookup_delay(tries),
     )
     return find_attempt(connection, org_id, attempt_id)
 

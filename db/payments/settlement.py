@@ -24,7 +24,7 @@ from db.payments.reversals import book_reversals
 from db.payments.settlement_outcome import Outcome, Settled
 from db.payments.stripe_events import EventRef, keep_event
 from db.postgres.engine import driver_connection
-from metering.rules.lookup_schedule import LONGEST_LOOK, TOP_UP_WINDOW, next_look
+from metering.rules.lookup_schedule import LONGEST_LOOKUP_DELAY, TOP_UP_WINDOW, lookup_delay
 from metering.rules.payments import (
     AttemptKind,
     AttemptStatus,
@@ -241,12 +241,12 @@ class _Settling:
         """Note how far an open attempt has come."""
         news = (attempt.payment_intent_id, attempt.intent_status) != (intent.id, intent.status)
         tries = 0 if news else attempt.tries + 1
-        look_at = self._org.now + next_look(tries)
+        look_at = self._org.now + lookup_delay(tries)
         over_at = attempt.created_at + TOP_UP_WINDOW
         if (
             attempt.kind is AttemptKind.TOP_UP and self._org.now < over_at
         ):  # then it is cancelled, if that can be
-            look_at = min(self._org.now + LONGEST_LOOK, over_at)
+            look_at = min(self._org.now + LONGEST_LOOKUP_DELAY, over_at)
         change_attempt(
             self._org.connection,
             attempt,

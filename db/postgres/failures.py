@@ -1,4 +1,4 @@
-"""What an error of the database means for the work at hand: wait and try again, or look for the guilty event."""
+"""What a database error means: lock conflict or outage (retry, with back-off), or a poison message (look for the event)."""
 
 from enum import Enum, auto
 

@@ -36,7 +36,7 @@ def meter(
     SIGTERM and Ctrl-C end it with its batch finished. Any number may run side by side.
     """
     from metering.runtime.clock import system_clock
-    from metering.runtime.garbage import spare_collector
+    from metering.runtime.garbage import tune_garbage_collector
     from metering.signals.gates import Gates
     from workers.meter import LOCK_TIMEOUT_MS, POOL_SIZE, Meter
     from workers.reload_follower import ReloadFollower
@@ -52,7 +52,7 @@ def meter(
     ) as role:
         stream, gates = CallStream(role.client, consumer), Gates(role.client)
         reloads = ReloadFollower(role.engine, role.client)
-        spare_collector()
+        tune_garbage_collector()
         Meter(
             role.engine,
             stream,

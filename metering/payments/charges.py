@@ -1,4 +1,4 @@
-"""Working on an attempt: asking Stripe for it, finding out what became of it, settling."""
+"""Processing an attempt: asking Stripe for it, finding out what became of it, settling."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,7 +7,7 @@ from uuid import UUID
 import structlog
 
 from db.attempts.attempts import Attempt
-from db.payments.next_step import Step, begin_work, put_off
+from db.payments.next_step import Step, put_off, take_next_step
 from db.payments.settlement_outcome import NOT_BOOKED
 from db.postgres.engine import transaction
 from metering.payments.cards import replace_customer
@@ -42,7 +42,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Worked:
+class AttemptProgress:
     """What working on an attempt came to."""
 
     attempt: Attempt | None
@@ -53,32 +53,34 @@ class Worked:
     """Why it isn't decided."""
 
 
-def work_on(payments: Payments, org_id: int, attempt_id: UUID, *, for_client: bool = False) -> Worked:
+def process_attempt(
+    payments: Payments, org_id: int, attempt_id: UUID, *, for_client: bool = False
+) -> AttemptProgress:
     """Do what is to be done about an attempt now, if anything is and nobody else does it.
 
     Raises what Postgres raises; a failure of Stripe's is told, and the attempt looked at again later. May be repeated at any
     time. `for_client`: a customer's request waits for it.
     """
     with transaction(payments.engine) as connection:
-        work = begin_work(connection, org_id, attempt_id, clock=payments.clock, for_client=for_client)
-    follow(payments, work.reloads)
-    if work.attempt is None or work.step is Step.NOTHING:
-        if work.ended and work.attempt is not None:
-            count_ended(work.attempt)
-        return Worked(work.attempt)
-    return carry_out(payments, work.step, work.attempt)
+        taken = take_next_step(connection, org_id, attempt_id, clock=payments.clock, for_client=for_client)
+    follow(payments, taken.reloads)
+    if taken.attempt is None or taken.step is Step.NOTHING:
+        if taken.ended and taken.attempt is not None:
+            count_ended(taken.attempt)
+        return AttemptProgress(taken.attempt)
+    return execute_step(payments, taken.step, taken.attempt)
 
 
-def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
+def execute_step(payments: Payments, step: Step, attempt: Attempt) -> AttemptProgress:
     """Ask Stripe what `step` says, of an attempt that was taken in hand, and settle what it answers."""
     of = (attempt.org_id, attempt.id)
     try:
         finding = _find_out(payments, step, attempt)
         if finding is None:
-            return Worked(_put_off(payments, attempt))
+            return AttemptProgress(_put_off(payments, attempt))
         settled = settle_and_follow(payments, finding, of=of)
         if isinstance(finding, ChargeRefused) and finding.missing is not None:
-            _see_to_missing(payments, attempt, finding.missing)
+            _handle_missing(payments, attempt, finding.missing)
         now_known = settled.attempt or attempt
         if settled.outcome in NOT_BOOKED:  # looking again soon would only tell it again
             now_known = _put_off(payments, attempt) or attempt
@@ -94,11 +96,11 @@ def carry_out(payments: Payments, step: Step, attempt: Attempt) -> Worked:
             failure=type(failure).__name__,
             code=failure.code,
         )
-        return Worked(_put_off(payments, attempt), failure=failure)
-    return Worked(now_known, intent)
+        return AttemptProgress(_put_off(payments, attempt), failure=failure)
+    return AttemptProgress(now_known, intent)
 
 
-def _see_to_missing(payments: Payments, attempt: Attempt, missing: Missing) -> None:
+def _handle_missing(payments: Payments, attempt: Attempt, missing: Missing) -> None:
     """What was dropped with the attempt is said; a customer is replaced, or will be by whoever saves a card next."""
     if missing is Missing.PAYMENT_METHOD:
         MISSING_AT_STRIPE.labels(missing.value).inc()
@@ -120,7 +122,7 @@ def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | Non
     if step is Step.SEND:
         return _send(payments, attempt)
     if step is Step.FIND or attempt.payment_intent_id is None:
-        found = _look_for(payments, attempt)
+        found = _find_intent(payments, attempt)
         if found is not None:
             return IntentSeen(found)
         last_sent_at = attempt.last_sent_at or attempt.created_at
@@ -143,14 +145,14 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
         intent = payments.stripe.charge(attempt, timely=timely)
     except StripeRefused as refused:
         # Of a repeat: this time nothing was made, but the first time it may have been.
-        found = _look_for(payments, attempt) if attempt.first_sent_at != attempt.last_sent_at else None
+        found = _find_intent(payments, attempt) if attempt.first_sent_at != attempt.last_sent_at else None
         if found is not None:
             return IntentSeen(found)
         code = refused.code if refused.missing is None else refused.missing.code
         return ChargeRefused(code, refused.message, refused.missing)
     except StripeUnknown:
         # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever.
-        found = _look_for(payments, attempt)
+        found = _find_intent(payments, attempt)
         if found is None:
             raise
         return IntentSeen(found)
@@ -158,7 +160,7 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     return IntentSeen(intent)
 
 
-def _look_for(payments: Payments, attempt: Attempt) -> Intent | None:
+def _find_intent(payments: Payments, attempt: Attempt) -> Intent | None:
     since = attempt.first_sent_at or attempt.created_at
     return payments.stripe.find_intent(attempt, since=since)
 

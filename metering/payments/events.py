@@ -17,7 +17,7 @@ from db.payments.stripe_customers import find_org_of_customer
 from db.payments.stripe_events import EventRef, is_event_known, keep_event
 from db.postgres.engine import transaction
 from metering.payments.context import Payments
-from metering.payments.lookup import look_at_intent
+from metering.payments.lookup import look_up_intent
 from metering.payments.metrics import STRIPE_EVENTS
 from metering.payments.parsing import read_intent
 from metering.payments.settling import follow, settle_and_follow
@@ -111,7 +111,7 @@ def _look(payments: Payments, event: Event) -> str:
     if not isinstance(intent_id, str):
         return _note(payments, event, UNKNOWN_OBJECT)
     try:
-        return look_at_intent(payments, intent_id, event=event.ref).outcome.value
+        return look_up_intent(payments, intent_id, event=event.ref).outcome.value
     except StripeRefused as refused:
         if refused.code != RESOURCE_MISSING:  # then nothing is known of it, and it has to come again
             raise

@@ -8,7 +8,7 @@ from metering.payments.settling import settle_and_follow
 from metering.rules.payments import IntentSeen, IntentStatus
 
 
-def look_at_intent(payments: Payments, intent_id: str, *, event: EventRef | None = None) -> Settled:
+def look_up_intent(payments: Payments, intent_id: str, *, event: EventRef | None = None) -> Settled:
     """Retrieve a PaymentIntent, with its refunds and disputes if it has succeeded, and settle. Raises StripeFailure.
 
     Outside of any transaction: what is read may be outdated when it is settled, and settling bears that.

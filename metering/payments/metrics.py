@@ -8,7 +8,7 @@ from db.attempts.attempts import Attempt
 from db.attempts.reload_rule import Reloads
 from db.payments.settlement_outcome import NOT_BOOKED, Settled
 from metering.rules.payments import AttemptKind, AttemptStatus, Missing
-from metering.rules.reloads import HINDRANCES
+from metering.rules.reloads import SIGNALLED_SKIP_REASONS
 
 STRIPE_REQUEST_SECONDS: Final = Histogram(
     "metering_stripe_request_seconds",
@@ -49,7 +49,7 @@ for _missing in Missing:
 for _status in (AttemptStatus.SUCCEEDED, AttemptStatus.FAILED, AttemptStatus.CANCELLED):
     RELOAD_ATTEMPTS.labels(_status.value)
     TOP_UPS.labels(_status.value)
-for _reason in HINDRANCES:
+for _reason in SIGNALLED_SKIP_REASONS:
     RELOADS_SKIPPED.labels(_reason.value)
 for _outcome in NOT_BOOKED:
     NOT_BOOKED_TOTAL.labels(_outcome.value)

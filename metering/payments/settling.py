@@ -19,7 +19,7 @@ from metering.payments.metrics import count_reloads, count_settled
 from metering.rules.gates import Balance
 from metering.rules.payments import Finding, IntentSeen
 from metering.runtime.crashpoints import CrashPoint, reach
-from metering.signals.reload_signals import say_pending
+from metering.signals.reload_signals import publish_pending
 
 TRIES: Final = 3
 """How often a settlement that finds its org locked is tried; what is given up then is found by the reconciler."""
@@ -97,7 +97,7 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
             payments.gates.follow([balance], payments.clock())
             reach(CrashPoint.FOLLOW_AFTER_GATE)
         if reloads.signals:
-            say_pending(payments.engine, payments.signals, reloads.signals)
+            publish_pending(payments.engine, payments.signals, reloads.signals)
     except redis.RedisError as error:
         log.warning("gates and signals are left to the reconciler", error=str(error))
     except (

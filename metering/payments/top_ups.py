@@ -13,13 +13,13 @@ import msgspec
 from sqlalchemy import Connection
 
 from db.accounts.billing import BillingAccount, lock_billing
-from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_attempt, untold_top_up
+from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_attempt, unanswered_top_up
 from db.models.errors import OrgError
 from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
 from db.postgres.engine import transaction
 from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account
-from metering.payments.charges import Worked, carry_out, work_on
+from metering.payments.charges import AttemptProgress, execute_step, process_attempt
 from metering.payments.context import Payments
 from metering.payments.errors import (
     IdempotencyConflictError,
@@ -104,7 +104,7 @@ def top_up(
             return _repeat(payments, org_id, idempotency_key or "", begun)
         if begun.made:
             reach(CrashPoint.TOP_UP_AFTER_ATTEMPT)
-            outcome = _outcome(payments, carry_out(payments, Step.SEND, begun.attempt))
+            outcome = _outcome(payments, execute_step(payments, Step.SEND, begun.attempt))
             return _answer(payments, begun.attempt, idempotency_key, outcome)
         if begun.joined:
             return _join(payments, begun.attempt, idempotency_key)
@@ -187,7 +187,7 @@ def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
             if kept is not None:
                 return kept
         now = to_milliseconds(payments.clock())
-        found = untold_top_up(
+        found = unanswered_top_up(
             connection,
             asked.org_id,
             amount_cents=asked.amount_cents,
@@ -265,18 +265,18 @@ def _join(payments: Payments, attempt: Attempt, key: str | None) -> ToppedUp:
                 return ToppedUp(_decode(kept.answer), attempt.id)
         now_known = _read(payments, attempt.org_id, attempt.id) or attempt
         if now_known.outcome_known:
-            return _answer(payments, attempt, key, _outcome(payments, Worked(now_known)))
+            return _answer(payments, attempt, key, _outcome(payments, AttemptProgress(now_known)))
         if not now_known.in_hand(payments.clock()):
-            worked = work_on(payments, attempt.org_id, attempt.id, for_client=True)
-            if worked.failure is not None or worked.intent is not None or _ended(worked):
-                return _answer(payments, attempt, key, _outcome(payments, worked))
-            if worked.attempt is not None and not worked.attempt.in_hand(payments.clock()):
+            progress = process_attempt(payments, attempt.org_id, attempt.id, for_client=True)
+            if progress.failure is not None or progress.intent is not None or _ended(progress):
+                return _answer(payments, attempt, key, _outcome(payments, progress))
+            if progress.attempt is not None and not progress.attempt.in_hand(payments.clock()):
                 break  # it was looked for, and isn't there (yet)
     raise not_done(None)
 
 
-def _ended(worked: Worked) -> bool:
-    return worked.attempt is not None and not worked.attempt.open
+def _ended(progress: AttemptProgress) -> bool:
+    return progress.attempt is not None and not progress.attempt.open
 
 
 def _wait_until_told(payments: Payments, attempt: Attempt) -> None:
@@ -295,15 +295,15 @@ def _waiting() -> Iterator[None]:
         time.sleep(POLL_EVERY_S)
 
 
-def _outcome(payments: Payments, worked: Worked) -> TopUpOutcome:
+def _outcome(payments: Payments, progress: AttemptProgress) -> TopUpOutcome:
     """What a customer is told.
 
     Raises ProviderUnavailableError where it isn't known, and of a charge that Stripe refused PaymentMethodRequiredError,
     InvalidPaymentMethodError, ProviderRefusedError.
     """
-    attempt, intent = worked.attempt, worked.intent
-    if worked.failure is not None or attempt is None:
-        raise not_done(worked.failure)
+    attempt, intent = progress.attempt, progress.intent
+    if progress.failure is not None or attempt is None:
+        raise not_done(progress.failure)
     if intent is None and attempt.payment_intent_id is not None:
         try:
             intent = payments.stripe.retrieve_intent(attempt.payment_intent_id)

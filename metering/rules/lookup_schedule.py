@@ -18,16 +18,16 @@ WORK_LEASE: Final = timedelta(seconds=60)
 One that then looks for a lost charge at a silent Stripe may take longer; two work on it then, with the same key.
 """
 
-FIRST_LOOK: Final = timedelta(seconds=10)
-LONGEST_LOOK: Final = timedelta(hours=1)
+FIRST_LOOKUP_DELAY: Final = timedelta(seconds=10)
+LONGEST_LOOKUP_DELAY: Final = timedelta(hours=1)
 _DOUBLINGS: Final = 9
 """After so many the wait has reached the longest."""
 
 
-def next_look(tries: int) -> timedelta:
+def lookup_delay(tries: int) -> timedelta:
     """How long to wait after having looked in vain `tries` times: doubling from ten seconds to an hour."""
     doublings = min(max(tries - 1, 0), _DOUBLINGS)
-    return min(FIRST_LOOK * (1 << doublings), LONGEST_LOOK)
+    return min(FIRST_LOOKUP_DELAY * (1 << doublings), LONGEST_LOOKUP_DELAY)
 
 
 def may_send(first_sent_at: datetime | None, now: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Why an event cannot be billed (docs/reference/call-events.md#rejected-events)."""
+"""Why an event cannot be billed and becomes a dead letter (docs/reference/call-events.md#rejected-events)."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -44,7 +44,7 @@ class CrashPoint(StrEnum):
     CARD_AFTER_DEFAULT = "card.after_default"
     WEBHOOK_BEFORE_ANSWER = "webhook.before_answer"
     EVENTS_BEFORE_ADVANCE = "events.before_advance"
-    SIGNALS_AFTER_SAY = "signals.after_say"
+    SIGNALS_AFTER_PUBLISH = "signals.after_publish"
     RECONCILER_BEFORE_WRITE = "gate_reconciler.before_write"
     RECONCILER_AFTER_RAISE = "gate_reconciler.after_raise"
     AUDIT_AFTER_PAGE = "audit.after_page"

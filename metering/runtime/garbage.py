@@ -8,7 +8,7 @@ YOUNG_OBJECTS: Final = 50_000
 counting references alone: with Python's 700 it looked several times a batch, a fifth of a meter's time, and found nothing."""
 
 
-def spare_collector() -> None:
+def tune_garbage_collector() -> None:
     """Have the collector look less often, and never again at what is there now: a process calls this once it has started."""
     gc.collect()
     gc.freeze()

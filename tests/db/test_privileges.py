@@ -25,7 +25,7 @@ from metering.payments.outcomes import CardDeclined
 from metering.rules.payments import AttemptKind
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.faults import RequestFault
-from metering.signals.reload_signals import say_left
+from metering.signals.reload_signals import publish_overdue
 from tests.conftest import Database
 from tests.db import execute_as
 from tests.db.ledger.test_append_only import BEYOND_THE_RIGHTS_OF_THE_APPLICATION, NOW
@@ -119,11 +119,11 @@ def test_each_role_does_all_of_its_work_with_its_own_rights(
 
     # The jobs charge, settle what was lost, read Stripe's events, mend gates, say signals, audit.
     api.sandbox.set_fault(RequestFault.DROP_AFTER, operation="payment_intents.create")
-    jobs.work_on_due()
+    jobs.process_due_attempts()
     jobs.clock.move(minutes=10)
     jobs.reconcile()
     assert jobs.balance() == 10_000 - 80_640
-    say_left(jobs.engine, jobs.payments.signals, jobs.clock())
+    publish_overdue(jobs.engine, jobs.payments.signals, jobs.clock())
     bill(meter, redis_client, event(call_id=2))
     assert raise_versions(jobs.engine, {1: 1_000})[0].version == 1_001
     jobs.mend_gates()

@@ -284,7 +284,7 @@ class PaymentsMachine(RuleBasedStateMachine):
     def reconcile(self, crash: Any, fault: Any) -> None:
         self._set(fault)
         with self._crashing(crash):
-            self.world.work_on_due()
+            self.world.process_due_attempts()
         self.world.sandbox.clear_faults()
 
     @rule(by=st.sampled_from([{"seconds": 70}, {"minutes": 20}, {"hours": 1}, {"hours": 9}, {"hours": 26}]))
@@ -295,7 +295,7 @@ class PaymentsMachine(RuleBasedStateMachine):
     def drain(self) -> None:
         """Nothing goes wrong for half a minute: then the ledger is what Stripe holds."""
         self.world.clock.move(seconds=31)
-        self.world.work_on_due()
+        self.world.process_due_attempts()
         self.world.read_events()
         held_cents = self.world.held_cents(self.org_id)
         assert self.world.balance(self.org_id) == held_cents + self.adjusted_cents
@@ -317,7 +317,7 @@ class PaymentsMachine(RuleBasedStateMachine):
             self.world.sandbox.finish_processing(intent["id"])
         for hours in (1, 25, 26):
             self.world.clock.move(hours=hours)
-            self.world.work_on_due()
+            self.world.process_due_attempts()
         self.drain()
         self.world.mend_gates()
         assert [each.status for each in self.world.attempts(self.org_id) if each.open] == []

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from db.accounts.resumptions import NotPausedError, resume_reloads
 from db.postgres.engine import transaction
 from metering.payments.cards import set_default_payment_method
-from metering.payments.charges import work_on
+from metering.payments.charges import process_attempt
 from metering.payments.errors import PaymentError
 from metering.payments.events import HANDLED, handle, read_event
 from metering.payments.settling import follow
@@ -259,7 +259,7 @@ class ReloadMachine(RuleBasedStateMachine):
         def work() -> None:
             for _ in range(MOST_ENQUEUED):
                 if self.world.enqueued:
-                    work_on(self.world.payments, *self.world.enqueued.pop(0))
+                    process_attempt(self.world.payments, *self.world.enqueued.pop(0))
 
         self._do(work, crash)
 
@@ -279,7 +279,7 @@ class ReloadMachine(RuleBasedStateMachine):
         events = self._events()
         if what == "attempt" and open_ones:
             attempt = open_ones[0]
-            work: Callable[[], object] = lambda: work_on(self.world.payments, 1, attempt.id)  # noqa: E731
+            work: Callable[[], object] = lambda: process_attempt(self.world.payments, 1, attempt.id)  # noqa: E731
         elif what == "event" and events:
             event = events[-1 - which % len(events)]
             work = lambda: self._handle(event)  # noqa: E731
@@ -422,7 +422,7 @@ class ReloadMachine(RuleBasedStateMachine):
         self.model.look(hand_acts=True)
 
     def _reconcile(self) -> None:
-        self.world.work_on_due()
+        self.world.process_due_attempts()
         try:
             self.world.read_events()
         except StripeFailure:
@@ -476,7 +476,7 @@ class ReloadMachine(RuleBasedStateMachine):
         account = world.account()
         assert account.balance_cents >= account.auto_reload_minimum_cents
         assert (world.pause(), world.skip_reason()) == (None, None)
-        world.say_left()
+        world.publish_overdue()
         world.mend_gates()
         world.assert_sound()
         self._assert_said_once()

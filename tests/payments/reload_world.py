@@ -24,7 +24,7 @@ from metering.rules.payments import AttemptKind
 from metering.rules.reloads import Pause
 from metering.sandbox.stripe.sandbox import StripeSandbox
 from metering.signals.gates import Gates
-from metering.signals.reload_signals import ReloadSignals, say_left
+from metering.signals.reload_signals import ReloadSignals, publish_overdue
 from tests.conftest import Database
 from tests.payments.world import RETURN_URL, START, MovableClock, World, raw_stripe
 from tests.signals.listening import signals_log
@@ -130,7 +130,7 @@ class ReloadWorld(World):
 
     def reconcile(self) -> None:
         """Let the reconciler go over everything once; what one part of it fails with keeps no other from its work."""
-        self.work_on_due()
+        self.process_due_attempts()
         with suppress(StripeFailure):
             self.read_events()
         self.ask_rule()
@@ -204,10 +204,10 @@ class ReloadWorld(World):
             self.clock.move(minutes=step_minutes)
             self.reconcile()
 
-    def say_left(self) -> None:
+    def publish_overdue(self) -> None:
         """What the reconciler does for signals, once they are old enough."""
         self.clock.move(seconds=11)
-        say_left(self.engine, self.payments.signals, self.clock())
+        publish_overdue(self.engine, self.payments.signals, self.clock())
 
     def signals(self, org_id: int = 1) -> list[dict[str, Any]]:
         """What was said about the org's reloads, oldest first."""

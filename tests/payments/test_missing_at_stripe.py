@@ -175,7 +175,7 @@ def test_a_charge_whose_answer_was_lost_is_found_though_its_customer_is_deleted(
         world.top_up()
     world.stripe.v1.customers.delete(world.account().stripe_customer_id or "")
     world.clock.move(minutes=5)
-    world.work_on_due()
+    world.process_due_attempts()
     assert [each.status for each in world.attempts()] == [AttemptStatus.SUCCEEDED]
     assert world.balance() == 2_000
 
@@ -189,7 +189,7 @@ def test_another_accounts_key_decides_nothing_of_what_may_have_been_charged(worl
         world.top_up()
     world.change_account()
     world.clock.move(hours=30)
-    world.work_on_due()
+    world.process_due_attempts()
     assert [each.status for each in world.attempts()] == [AttemptStatus.OPEN]
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from db.attempts.reload_rule import ask_due
-from metering.payments.charges import work_on
+from metering.payments.charges import process_attempt
 from metering.payments.settling import follow
 from tests.payments.reload_world import AMOUNT, MINIMUM, TIER, ReloadWorld
 from tests.payments.together import together
@@ -71,7 +71,7 @@ def test_meters_that_bill_while_charges_are_made_and_the_reconciler_goes_round_n
     def charge() -> None:
         for _ in range(60):
             for attempt in [each for each in reloading.reloads() if each.open]:
-                work_on(reloading.payments, attempt.org_id, attempt.id)
+                process_attempt(reloading.payments, attempt.org_id, attempt.id)
             for reloads in ask_due(reloading.engine, reloading.clock()):
                 follow(reloading.payments, reloads)
 
@@ -96,7 +96,9 @@ def test_a_hundred_workers_on_one_attempt_make_one_charge(reloading: ReloadWorld
     reloading.enable(limit=AMOUNT)
     ((org_id, attempt_id),) = reloading.call(1).reloads.attempts
     with ThreadPoolExecutor(8) as threads:
-        for done in [threads.submit(work_on, reloading.payments, org_id, attempt_id) for _ in range(100)]:
+        for done in [
+            threads.submit(process_attempt, reloading.payments, org_id, attempt_id) for _ in range(100)
+        ]:
             done.result()
     assert reloading.asked() == 1
     assert (reloading.statuses(), reloading.taken()) == (["succeeded"], 1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import stripe
 
-from metering.payments.charges import work_on
+from metering.payments.charges import process_attempt
 from metering.payments.stripe_api import StripeRefused
 from metering.rules.lookup_schedule import ABSENT_AFTER, SEND_WINDOW
 from metering.runtime.crashpoints import CrashPoint
@@ -59,7 +59,7 @@ def test_what_is_not_decided_holds_its_part_of_the_month_and_is_settled_later(
     due(reloading)
     reloading.sandbox.set_fault(fault, operation="payment_intents.*", count=None)
     reloading.work()
-    reloading.work_on_due()
+    reloading.process_due_attempts()
     (attempt,) = reloading.reloads()
     assert attempt.open
     assert attempt.first_sent_at is not None
@@ -164,7 +164,7 @@ def test_a_repeat_that_is_refused_is_believed_only_if_the_first_sending_made_not
 
         patched.setattr(reloading.watched, "charge", refuse, raising=False)
         reloading.clock.move(seconds=61)
-        reloading.work_on_due()
+        reloading.process_due_attempts()
 
     assert reloading.taken() == charged
     assert reloading.statuses() == (["succeeded"] if charged else ["failed"])
@@ -188,7 +188,7 @@ def test_a_worker_that_dies_anywhere_leaves_one_charge(reloading: ReloadWorld, p
 
     reloading.clock.move(seconds=61)  # until then whoever had it in hand might live
     reloading.reconcile()
-    reloading.say_left()
+    reloading.publish_overdue()
     reloading.mend_gates()
 
     settled(reloading)
@@ -233,17 +233,17 @@ def test_a_key_is_repeated_for_less_than_23_hours_then_looked_up(reloading: Relo
 
     reloading.clock.at = first_sent_at + SEND_WINDOW - timedelta(seconds=1)
     asked = reloading.asked()
-    reloading.work_on_due()
+    reloading.process_due_attempts()
     assert reloading.asked() > asked  # sent once more, with the same key
     reloading.clock.at = first_sent_at + SEND_WINDOW + timedelta(hours=2)
     asked = reloading.asked()
-    reloading.work_on_due()
+    reloading.process_due_attempts()
     assert reloading.asked() == asked
     assert reloading.statuses() == ["open"]
 
     reloading.sandbox.clear_faults()
     reloading.clock.move(hours=1)
-    reloading.work_on_due()
+    reloading.process_due_attempts()
 
     assert reloading.asked() == asked
     settled(reloading)
@@ -255,15 +255,15 @@ def test_not_there_counts_25_hours_after_it_was_last_sent_and_not_before(reloadi
     reloading.work()
     last_sent_at = reloading.clock() + SEND_WINDOW - timedelta(minutes=1)
     reloading.clock.at = last_sent_at
-    reloading.work_on_due()
+    reloading.process_due_attempts()
     reloading.sandbox.clear_faults()
 
     reloading.clock.at = last_sent_at + ABSENT_AFTER - timedelta(milliseconds=1)
-    reloading.work_on_due()
+    reloading.process_due_attempts()
     assert reloading.statuses() == ["open"]
     assert reloading.skip_reason() is None
     reloading.clock.at = last_sent_at + ABSENT_AFTER + timedelta(hours=1)
-    reloading.work_on_due()
+    reloading.process_due_attempts()
     assert reloading.statuses() == ["cancelled", "open"]
     reloading.work()
 
@@ -287,7 +287,7 @@ def test_a_worker_that_slept_for_a_day_before_it_sent_sends_nothing(reloading: R
     slept: list[CrashPoint] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("metering.payments.charges.reach", sleep)
-        work_on(reloading.payments, *enqueued)
+        process_attempt(reloading.payments, *enqueued)
 
     assert slept
     assert reloading.taken() == 1

@@ -88,8 +88,8 @@ def test_what_a_crash_left_unsaid_is_said_by_the_reconciler(reloading: ReloadWor
     assert reloading.post([(1, AMOUNT)]).reloads.signals
     assert reloading.said() == []
 
-    reloading.say_left()
-    reloading.say_left()
+    reloading.publish_overdue()
+    reloading.publish_overdue()
 
     assert reloading.said() == ["succeeded", "skipped monthly_limit"]
 
@@ -104,6 +104,6 @@ def test_what_redis_could_not_take_is_said_by_the_reconciler(reloading: ReloadWo
     assert reloading.statuses() == ["succeeded"]
     reloading.client.delete(SIGNALS_LOG)
 
-    reloading.say_left()
+    reloading.publish_overdue()
 
     assert reloading.said() == ["succeeded"]

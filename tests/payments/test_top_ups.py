@@ -148,7 +148,7 @@ def test_a_challenge_that_is_met_credits_however_we_hear_of_it(world: World, tol
         world.deliver(*world.events("payment_intent.succeeded"))
     elif told_by == "reconciler":
         world.clock.move(hours=1, seconds=1)
-        world.work_on_due()
+        world.process_due_attempts()
     else:
         world.clock.move(seconds=31)
         world.read_events()
@@ -230,16 +230,16 @@ def test_a_bank_slower_than_a_day_is_waited_for_without_asking_all_the_time(worl
     begun = made(world)
 
     world.clock.move(hours=24)
-    world.work_on_due()  # Stripe refuses to cancel what is processing
+    world.process_due_attempts()  # Stripe refuses to cancel what is processing
     asked = len(world.sandbox.requests("payment_intents.*"))
     for _ in range(4):
         world.clock.move(seconds=2)
-        world.work_on_due()
+        world.process_due_attempts()
     assert len(world.sandbox.requests("payment_intents.*")) == asked
 
     world.sandbox.finish_processing(begun.payment_intent_id)
     world.clock.move(hours=1)
-    world.work_on_due()
+    world.process_due_attempts()
     assert world.balance() == world.held_cents() == 2_000
     world.assert_sound()
 
@@ -265,7 +265,7 @@ def test_a_top_up_finished_just_before_it_would_be_cancelled_is_credited(world: 
     world.clock.move(hours=24)
     world.sandbox.authenticate(begun.payment_intent_id)
 
-    world.work_on_due()
+    world.process_due_attempts()
 
     assert [each.status for each in world.attempts()] == [AttemptStatus.SUCCEEDED]
     assert world.balance() == world.held_cents() == 2_000

@@ -111,7 +111,7 @@ def test_the_reconciler_beside_a_top_up_neither_sends_it_again_nor_loses_it(worl
         try:
             wait_until(lambda: world.charged() == 1, limit_s=30)
             world.clock.move(minutes=2)  # so that the request's lease is over while it still waits
-            world.work_on_due()
+            world.process_due_attempts()
         finally:
             reconciled_already.set()
 

@@ -220,7 +220,7 @@ def test_a_hanging_charge_that_is_made_later_is_found_by_the_reconciler(world: W
 
     world.payments.stripe.charge(attempt)  # it was executed at last
     world.clock.move(minutes=2)
-    world.work_on_due()
+    world.process_due_attempts()
 
     assert world.balance() == world.held_cents() == 2_000
     require_one(world, world.top_up())
@@ -279,13 +279,13 @@ def test_a_charge_that_cannot_be_booked_is_not_told_as_a_success_and_looked_at_l
     set_livemode(world, True)
     for _ in range(60):
         world.clock.move(minutes=1)
-        world.work_on_due()
+        world.process_due_attempts()
     assert 3 < len(world.sandbox.requests("payment_intents.list")) < 12
     assert world.balance() == 0
 
     set_livemode(world, False)
     world.clock.move(hours=1)
-    world.work_on_due()
+    world.process_due_attempts()
     require_one(world, world.top_up())
 
 

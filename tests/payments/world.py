@@ -23,7 +23,7 @@ from db.postgres.engine import transaction
 from metering.payments.accounts import SettingsPatch, change_settings
 from metering.payments.audit import audit_against_stripe
 from metering.payments.cards import ensure_customer, set_default_payment_method
-from metering.payments.charges import work_on
+from metering.payments.charges import process_attempt
 from metering.payments.context import Payments
 from metering.payments.event_list import read_events
 from metering.payments.settling import follow
@@ -126,12 +126,12 @@ class World:
     def work(self) -> None:
         """Let the jobs do what they were told of, until nothing is left."""
         while self.enqueued:
-            work_on(self.payments, *self.enqueued.pop(0))
+            process_attempt(self.payments, *self.enqueued.pop(0))
 
-    def work_on_due(self) -> None:
+    def process_due_attempts(self) -> None:
         """Let the reconciler work on the attempts that are due, and on nothing else."""
         for org_id, attempt_id in due_attempts(self.engine, self.clock(), limit=1_000):
-            work_on(self.payments, org_id, attempt_id)
+            process_attempt(self.payments, org_id, attempt_id)
 
     def read_events(self) -> int | None:
         """Let the reconciler read the list of events, if it is time; give how many were new."""
@@ -154,7 +154,7 @@ class World:
 
     def reconcile(self) -> None:
         """Let the reconciler go over everything once: due attempts, the rule, the list of events."""
-        self.work_on_due()
+        self.process_due_attempts()
         self.read_events()
         for reloads in ask_due(self.engine, self.clock()):
             follow(self.payments, reloads)

@@ -4,7 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metering.rules.lookup_schedule import FIRST_LOOK, LONGEST_LOOK, may_send, next_look, surely_absent
+from metering.rules.lookup_schedule import (
+    FIRST_LOOKUP_DELAY,
+    LONGEST_LOOKUP_DELAY,
+    lookup_delay,
+    may_send,
+    surely_absent,
+)
 
 SENT = datetime(2026, 4, 20, 12, tzinfo=UTC)
 BIT = timedelta(microseconds=1)
@@ -27,7 +33,12 @@ def test_a_charge_that_is_not_there_was_not_made_from_25_hours_on(after: timedel
 
 
 def test_looks_come_less_and_less_often() -> None:
-    waits = [next_look(tries) for tries in range(20)]
-    assert waits[:4] == [FIRST_LOOK, FIRST_LOOK, 2 * FIRST_LOOK, 4 * FIRST_LOOK]
+    waits = [lookup_delay(tries) for tries in range(20)]
+    assert waits[:4] == [
+        FIRST_LOOKUP_DELAY,
+        FIRST_LOOKUP_DELAY,
+        2 * FIRST_LOOKUP_DELAY,
+        4 * FIRST_LOOKUP_DELAY,
+    ]
     assert waits == sorted(waits)
-    assert waits[-1] == LONGEST_LOOK
+    assert waits[-1] == LONGEST_LOOKUP_DELAY

@@ -72,7 +72,7 @@ def test_every_org_gets_its_gate_and_nothing_is_mended_twice(
 ) -> None:
     assert_gates_follow(database, redis_client)
     again = reconciler(database, redis_client).reconcile()
-    assert (again.orgs, again.exhausted, again.mended, again.strays, again.signals) == (40, 20, 0, 0, 0)
+    assert (again.orgs, again.exhausted, again.mended, again.orphans, again.signals) == (40, 20, 0, 0, 0)
     assert {signal["type"] for signal in signals_log(redis_client)} == {RESTORED}
 
 
@@ -137,13 +137,13 @@ def test_a_gate_without_an_org_is_closed_and_stays_so(
     redis_client.hset("gate:778", mapping={"state": "open", "balance_cents": 5})  # without a version
     redis_client.set("gate:779", "open")
     reconciled = reconciler(database, redis_client).reconcile()
-    assert (reconciled.mended, reconciled.strays, reconciled.signals) == (0, 3, 2)
+    assert (reconciled.mended, reconciled.orphans, reconciled.signals) == (0, 3, 2)
     assert gate(redis_client, 777) == {"state": "exhausted", "balance_cents": "0", "version": "4"}
     for org_id in (778, 779):
         assert gate(redis_client, org_id) == {"state": "exhausted", "balance_cents": "0", "version": "1"}
     assert said_of(redis_client, 777) == [RESTORED, EXHAUSTED]
     assert said_of(redis_client, 778) == [EXHAUSTED]
-    assert reconciler(database, redis_client).reconcile().strays == 0
+    assert reconciler(database, redis_client).reconcile().orphans == 0
 
 
 def test_versions_do_not_go_back_when_an_org_is_made_again(
@@ -159,7 +159,7 @@ def test_versions_do_not_go_back_when_an_org_is_made_again(
     assert versions == [30, 31, 32]
 
 
-def test_an_org_made_while_strays_are_looked_for_keeps_its_gate(
+def test_an_org_made_while_orphans_are_looked_for_keeps_its_gate(
     database: Database, redis_client: redis.Redis, orgs: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis_client.hset("gate:777", "state", "?")
@@ -172,7 +172,7 @@ def test_an_org_made_while_strays_are_looked_for_keeps_its_gate(
         return found
 
     monkeypatch.setattr("workers.gate_reconciler.read_balances", made_after)
-    assert reconciler(database, redis_client).reconcile().strays == 0
+    assert reconciler(database, redis_client).reconcile().orphans == 0
     assert gate(redis_client, 777)["state"] == "open"
 
 

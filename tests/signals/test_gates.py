@@ -170,11 +170,11 @@ def test_a_stray_whose_signal_the_log_did_not_take_is_closed_later(redis_client:
     gates = Gates(redis_client)
     gates.follow([Balance(9, 5, 3)], AT)
     redis_client.set(SIGNALS_LOG, "somebody else's")
-    done = gates.close_stray(gates.read([9])[0], AT)
+    done = gates.close_orphan(gates.read([9])[0], AT)
     assert (done.written, done.failed, done.signals) == (0, 1, [])
     assert "WRONGTYPE" in done.error
     redis_client.delete(SIGNALS_LOG)
-    assert gates.close_stray(gates.read([9])[0], AT).written == 1
+    assert gates.close_orphan(gates.read([9])[0], AT).written == 1
     assert said_of(redis_client, 9) == [EXHAUSTED]
 
 
@@ -219,9 +219,9 @@ def test_a_stray_is_closed_only_as_it_was_read(redis_client: redis.Redis) -> Non
     gates.follow([Balance(9, 5, 3)], AT)
     [read] = gates.read([9])
     gates.follow([Balance(9, 6, 4)], AT)
-    assert gates.close_stray(read, AT).written == 0
-    assert gates.close_stray(Gate(9, None, None, None), AT).written == 0  # as if it had had no version
-    done = gates.close_stray(gates.read([9])[0], AT)
+    assert gates.close_orphan(read, AT).written == 0
+    assert gates.close_orphan(Gate(9, None, None, None), AT).written == 0  # as if it had had no version
+    done = gates.close_orphan(gates.read([9])[0], AT)
     assert (done.written, done.signals) == (1, [Signal(9, SignalType.EXHAUSTED)])
     assert gate(redis_client, 9) == {"state": "exhausted", "balance_cents": "0", "version": "5"}
     assert signals_log(redis_client)[-1] == {
@@ -231,7 +231,7 @@ def test_a_stray_is_closed_only_as_it_was_read(redis_client: redis.Redis) -> Non
         "version": 5,
         "at": "2026-04-20T18:25:06.201Z",
     }
-    assert gates.close_stray(gates.read([9])[0], AT).written == 0
+    assert gates.close_orphan(gates.read([9])[0], AT).written == 0
 
 
 @pytest.mark.parametrize("version", [None, "nonsense", "1e999", str(2**63 - 1)])
@@ -244,9 +244,9 @@ def test_a_stray_without_a_version_is_closed_unless_it_gets_one(
     gates = Gates(redis_client)
     [read] = gates.read([9])
     redis_client.hset("gate:9", "version", 0)
-    assert gates.close_stray(read, AT).written == 0
+    assert gates.close_orphan(read, AT).written == 0
     redis_client.hset("gate:9", "version", version or "")
-    assert len(gates.close_stray(read, AT).signals) == 1
+    assert len(gates.close_orphan(read, AT).signals) == 1
     assert gate(redis_client, 9) == {"state": "exhausted", "balance_cents": "0", "version": "1"}
 
 
@@ -256,17 +256,17 @@ def test_a_stray_that_is_no_gate_at_all_is_closed_and_one_that_is_gone_stays_gon
     redis_client.set("gate:9", "open")
     gates = Gates(redis_client)
     [read] = gates.read([9])
-    assert gates.close_stray(read, AT).written == 1
+    assert gates.close_orphan(read, AT).written == 1
     assert gate(redis_client, 9) == {"state": "exhausted", "balance_cents": "0", "version": "1"}
     redis_client.delete("gate:9")
-    assert gates.close_stray(read, AT).written == 0
+    assert gates.close_orphan(read, AT).written == 0
     assert gate(redis_client, 9) == {}
 
 
 def test_the_highest_version_is_raised_exactly(redis_client: redis.Redis) -> None:
     gates = Gates(redis_client)
     gates.follow([Balance(9, 5, MAX_VERSION)], AT)
-    assert gates.close_stray(gates.read([9])[0], AT).written == 1
+    assert gates.close_orphan(gates.read([9])[0], AT).written == 1
     assert gate(redis_client, 9)["version"] == str(MAX_VERSION + 1)
 
 

@@ -29,8 +29,8 @@ from workers.stream import backlog
 def test_a_row_that_a_stranger_holds_holds_up_only_its_own_org(
     database: Database, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meter_module, "PATIENCE_ROUNDS", 1)
-    monkeypatch.setattr(meter_module, "PATIENCE_ROUNDS_RECOVERED", 1)
+    monkeypatch.setattr(meter_module, "LOCK_RETRIES", 1)
+    monkeypatch.setattr(meter_module, "LOCK_RETRIES_RECOVERED", 1)
     monkeypatch.setattr(meter_module, "CLAIM_EVERY_S", 0.2)
     prepare(database.engine, org_ids=range(1, 6), prices=[price("bolt", "0.08")])
     impatient = make_engine(database.url, application_name="tests", pool_size=10, lock_timeout_ms=300)

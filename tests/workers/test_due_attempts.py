@@ -35,7 +35,7 @@ def test_one_that_hangs_at_stripe_holds_up_none_after_an_outage(monkeypatch: pyt
     def due_attempts(*_: object, **__: object) -> list[AttemptKey]:
         return next(first, [hanging, next_due])
 
-    def work_on(_: object, org_id: int, attempt_id: UUID) -> None:
+    def process_attempt(_: object, org_id: int, attempt_id: UUID) -> None:
         begun.append((org_id, attempt_id))
         if (org_id, attempt_id) == hanging:
             answered.wait()
@@ -44,7 +44,7 @@ def test_one_that_hangs_at_stripe_holds_up_none_after_an_outage(monkeypatch: pyt
 
     monkeypatch.setattr(payment_reconciler, "PERIOD_S", 0.02)
     monkeypatch.setattr(payment_reconciler, "due_attempts", due_attempts)
-    monkeypatch.setattr(payment_reconciler, "work_on", work_on)
+    monkeypatch.setattr(payment_reconciler, "process_attempt", process_attempt)
     payments: Any = Nobody()
     working = threading.Thread(target=DueAttempts(payments).work, args=(stop,))
     working.start()

@@ -15,11 +15,11 @@ import redis
 
 from db.ledger.prices import set_price
 from db.postgres.engine import transaction
-from metering.payments.charges import work_on
+from metering.payments.charges import process_attempt
 from metering.payments.context import Payments
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.faults import RequestFault
-from metering.signals.reload_signals import LEFT_AFTER
+from metering.signals.reload_signals import OVERDUE_AFTER
 from tests.conftest import Database
 from tests.payments.world import World, make_world
 from tests.signals.listening import gate, signals_log
@@ -155,7 +155,7 @@ def test_signals_that_a_meter_could_not_say_are_said_by_the_reconciler(
     assert "signals are left to the reconciler" in [line["event"] for line in logged]
     world.client.rename("kept", log)
     with running_round(world, "signals"):
-        world.clock.move(seconds=LEFT_AFTER.total_seconds() + 1)
+        world.clock.move(seconds=OVERDUE_AFTER.total_seconds() + 1)
         wait_until(lambda: said(world) == ["auto_reload.skipped"], limit_s=LIMIT_S)
     assert signals_log(world.client)[-1]["reason"] == "monthly_limit"
 
@@ -224,9 +224,9 @@ def test_more_attempts_than_a_page_are_all_worked_on(world: World, monkeypatch: 
     def fails_for_some(payments: Payments, org_id: int, attempt_id: UUID) -> object:
         if org_id <= 7:
             raise ZeroDivisionError
-        return work_on(payments, org_id, attempt_id)
+        return process_attempt(payments, org_id, attempt_id)
 
-    monkeypatch.setattr(payment_reconciler, "work_on", fails_for_some)
+    monkeypatch.setattr(payment_reconciler, "process_attempt", fails_for_some)
     with running_round(world, "attempts"):
         world.clock.move(seconds=10)
         wait_until(lambda: all(world.balance(org_id) == 5_999 for org_id in org_ids[7:]), limit_s=LIMIT_S)

@@ -235,13 +235,13 @@ def test_new_transactions_are_looked_at_in_pages(ledger: Database, monkeypatch: 
     monkeypatch.setattr(audit_changes, "TRANSACTIONS_AT_ONCE", 7)
     monkeypatch.setattr(audit_changes, "ORGS_AT_ONCE", 2)
     sizes: list[int] = []
-    at_window = audit_changes._Look.at_window
+    at_window = audit_changes._ChangeAudit.at_window
 
     def note(*arguments: object) -> int:
         sizes.append(at_window(*arguments))  # type: ignore[arg-type]
         return sizes[-1]
 
-    monkeypatch.setattr(audit_changes._Look, "at_window", note)
+    monkeypatch.setattr(audit_changes._ChangeAudit, "at_window", note)
     assert audit(ledger).transactions == 17
     assert sizes == [6, 6, 1, 4]  # orgs 1, 2, 3 with 4, 5
 

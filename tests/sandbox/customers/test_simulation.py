@@ -240,7 +240,7 @@ def reloaded(client: redis.Redis, org_id: int, type_: str, signal_id: int) -> No
         "amount_cents": 900,
         "at": "2026-04-20T18:25:07.020Z",
     }
-    ReloadSignals(client).say([msgspec.json.encode(message).decode()])
+    ReloadSignals(client).publish([msgspec.json.encode(message).decode()])
 
 
 @pytest.mark.parametrize("can", [True, False], ids=["stand-in", "Stripe itself"])

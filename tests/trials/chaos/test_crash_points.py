@@ -463,8 +463,8 @@ SCENES: Final = [
     (CrashPoint.FOLLOW_AFTER_GATE, TOP_UP),
     (CrashPoint.FOLLOW_BEFORE_ENQUEUE, replace(SMALL_RELOADS, left=_attempt_not_enqueued)),
     (CrashPoint.FOLLOW_BEFORE_ENQUEUE, ENABLING),
-    (CrashPoint.SIGNALS_AFTER_SAY, Scene("jobs", _crossed, _nothing, _all_said, _said_with_one_id)),
-    (CrashPoint.SIGNALS_AFTER_SAY, CALLS),
+    (CrashPoint.SIGNALS_AFTER_PUBLISH, Scene("jobs", _crossed, _nothing, _all_said, _said_with_one_id)),
+    (CrashPoint.SIGNALS_AFTER_PUBLISH, CALLS),
     (
         CrashPoint.CHARGE_BEFORE_ACK,
         Scene(

@@ -84,7 +84,7 @@ def test_a_request_that_comes_to_stripe_after_its_attempt_was_given_up_is_no_cha
         world.top_up(700)
     (attempt,) = world.attempts()
     world.clock.move(days=6)
-    world.work_on_due()
+    world.process_due_attempts()
     assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED]
     intent = world.payments.stripe.charge(attempt)
     world.clock.move(minutes=20)
