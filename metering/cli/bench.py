@@ -64,11 +64,11 @@ def bench(
     from metering.console.output import progress_bar, show_json
     from metering.runtime.logs import configure_logs
     from metering.runtime.settings import read_settings
-    from metering.trials.bench.fixture import making_bed
+    from metering.trials.bench.fixture import making_fixture
     from metering.trials.bench.plan import Part, make_plan
     from metering.trials.bench.rate import MeasuringError
     from metering.trials.bench.report import show_result
-    from metering.trials.bench.run import Result, run_course
+    from metering.trials.bench.run import Result, run_benchmark
 
     configure_logs()
     try:
@@ -82,8 +82,8 @@ def bench(
     result = Result()
     failure: MeasuringError | None = None
     try:
-        with making_bed(data_dir) as bed, progress_bar() as bar:
-            run_course(bed, plan, result, _teller(bar, plan.expected_events()))
+        with making_fixture(data_dir) as fixture, progress_bar() as bar:
+            run_benchmark(fixture, plan, result, _teller(bar, plan.expected_events()))
     except MeasuringError as error:
         failure = error  # told once what was measured before it, perhaps for an hour, is told
     if result.machine:

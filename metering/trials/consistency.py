@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from metering.rules.gates import Balance, GateState, SignalType, gate_state
-from metering.sandbox.telephony.admission_log import Admissions
-from metering.sandbox.telephony.signal_history import Message, Position, Said
+from metering.sandbox.telephony.admission_log import AdmissionLog
+from metering.sandbox.telephony.signal_history import LoggedSignal, Message, Position
 from metering.signals.gates import Gate
-from metering.trials.exhaustions import Closing
+from metering.trials.exhaustions import Exhaustion
 
 
 def by_org(messages: Iterable[Message]) -> dict[int, list[Message]]:
@@ -33,7 +33,7 @@ def wrong_gates(gates: Sequence[Gate], balances: Sequence[Balance]) -> list[str]
 def wrong_signals(
     logged: Mapping[int, Sequence[Message]],
     heard: Mapping[int, Sequence[Message]],
-    closings: Mapping[int, Sequence[Closing]],
+    exhaustions: Mapping[int, Sequence[Exhaustion]],
     balances: Sequence[Balance],
 ) -> list[str]:
     """Signals that don't follow each other as they must, or don't agree in number, by org.
@@ -56,10 +56,10 @@ def wrong_signals(
             last = said[-1].type.value if said else "none"
             found.append(f"{name}: the last is {last}; the balance is {balance.balance_cents} cents.")
         exhausted = sum(message.type is SignalType.EXHAUSTED for message in said)
-        if exhausted > len(closings.get(org_id, [])):
+        if exhausted > len(exhaustions.get(org_id, [])):
             found.append(
                 f"{name} said {exhausted} times that it was exhausted; by the ledger that was"
-                f" {len(closings.get(org_id, []))} times."
+                f" {len(exhaustions.get(org_id, []))} times."
             )
     return found
 
@@ -77,12 +77,12 @@ def _out_of_turn(said: Sequence[Message]) -> list[str]:
     return problems
 
 
-def wrong_admissions(admissions: Admissions, log: Sequence[Said]) -> list[str]:
+def wrong_admissions(admissions: AdmissionLog, log: Sequence[LoggedSignal]) -> list[str]:
     """Calls that were let in while their org's newest signal said `exhausted`, or refused while it said `restored`, by org.
 
     Exact, however slow the machine: each asking of a gate has its place among the signals.
     """
-    changes: dict[int, list[Said]] = {}
+    changes: dict[int, list[LoggedSignal]] = {}
     for said in log:
         changes.setdefault(said.message.org_id, []).append(said)
 

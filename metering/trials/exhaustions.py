@@ -7,7 +7,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 
 from metering.rules.gates import SignalType
-from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.signal_history import Message, Position
 
 # An org's transactions are committed in the order of their ids, so nothing turns up later below the highest that was seen.
@@ -21,7 +21,7 @@ _EXHAUSTED_SINCE = text("""
 
 
 @dataclass(slots=True)
-class Closing:
+class Exhaustion:
     """One time that an org was exhausted."""
 
     org_id: int
@@ -37,11 +37,11 @@ class Closing:
 
 
 @dataclass
-class Closings:
+class Exhaustions:
     """Every time that one of some orgs was exhausted, in the order in which it happened to each; `read` brings it up to date."""
 
     org_ids: Sequence[int]
-    of: dict[int, list[Closing]] = field(default_factory=dict)
+    of: dict[int, list[Exhaustion]] = field(default_factory=dict)
     _last_ids: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -53,16 +53,16 @@ class Closings:
         last_ids = [self._last_ids.get(org_id, 0) for org_id in self.org_ids]
         seen = {"org_ids": list(self.org_ids), "last_ids": last_ids}
         for row in connection.execute(_EXHAUSTED_SINCE, seen):
-            closings = self.of.setdefault(row.org_id, [])
+            exhaustions = self.of.setdefault(row.org_id, [])
             if row.balance_after_cents - row.amount_cents > 0:
-                closings.append(
-                    Closing(row.org_id, row.call_id, row.balance_after_cents, row.balance_after_cents)
+                exhaustions.append(
+                    Exhaustion(row.org_id, row.call_id, row.balance_after_cents, row.balance_after_cents)
                 )
-            elif closings and row.kind == "debit":
-                closings[-1].debits.append((row.call_id, -row.amount_cents))
-            if closings:
-                closings[-1].lowest_cents = min(closings[-1].lowest_cents, row.balance_after_cents)
-                closings[-1].balances_cents.add(row.balance_after_cents)
+            elif exhaustions and row.kind == "debit":
+                exhaustions[-1].debits.append((row.call_id, -row.amount_cents))
+            if exhaustions:
+                exhaustions[-1].lowest_cents = min(exhaustions[-1].lowest_cents, row.balance_after_cents)
+                exhaustions[-1].balances_cents.add(row.balance_after_cents)
             self._last_ids[row.org_id] = row.id
 
 
@@ -70,19 +70,19 @@ _Signal = TypeVar("_Signal")
 
 
 def paired(
-    closings: Iterable[Closing], signals: Iterable[tuple[Message, _Signal]]
-) -> Iterator[tuple[Closing, _Signal]]:
-    """Each of one org's closings that was signalled, with the signal: the balance that it tells is one that the org had then.
+    exhaustions: Iterable[Exhaustion], signals: Iterable[tuple[Message, _Signal]]
+) -> Iterator[tuple[Exhaustion, _Signal]]:
+    """Each of one org's exhaustions that was signalled, with the signal: the balance that it tells is one that the org had then.
 
-    A closing has none if it was over before a meter, which says what has become of a whole batch, came to say so.
+    An exhaustion has none if it was over before a meter, which says what has become of a whole batch, came to say so.
     """
-    left = iter(closings)
+    left = iter(exhaustions)
     for message, signal in signals:
         if message.type is not SignalType.EXHAUSTED:
             continue
-        for closing in left:
-            if message.balance_cents in closing.balances_cents:
-                yield closing, signal
+        for exhaustion in left:
+            if message.balance_cents in exhaustion.balances_cents:
+                yield exhaustion, signal
                 break
 
 
@@ -103,16 +103,16 @@ class Overspending:
 
 
 def explain(
-    closing: Closing, closed_at: Position | None, admissions: Admissions, began_at_s: float
+    exhaustion: Exhaustion, closed_at: Position | None, admissions: AdmissionLog, began_at_s: float
 ) -> Overspending:
     """Why an org went as far below zero as it did. A call that telephony doesn't know counts as ended.
 
     `closed_at` is when its gate closed, None if that was never said; `began_at_s` is when telephony began, by the same clock.
     """
-    found = Overspending(closing.org_id, closing.lowest_cents, -closing.crossed_to_cents)
+    found = Overspending(exhaustion.org_id, exhaustion.lowest_cents, -exhaustion.crossed_to_cents)
     closed_s = 0.0 if closed_at is None else closed_at[0] / 1000 - began_at_s
-    for call_id, cents in closing.debits:
-        call = admissions.calls.get((closing.org_id, call_id))
+    for call_id, cents in exhaustion.debits:
+        call = admissions.calls.get((exhaustion.org_id, call_id))
         if call is not None and call.ended_s > closed_s:
             found.running += 1
             found.running_cents += cents

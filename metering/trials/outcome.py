@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select, text
 
 from db.models import Account, RejectedEvent
 from metering.rules.rejections import Reason
-from metering.sandbox.telephony.call_record import OrgRecord, Record
+from metering.sandbox.telephony.call_record import CallRecord, OrgRecord
 
 # An org's transactions are committed in the order of their ids, so nothing turns up later below the highest that was seen.
 _DEBITS_SINCE = text("""
@@ -68,7 +68,7 @@ class Outcome:
         )
 
 
-def differences(record: Record, outcome: Outcome) -> list[str]:
+def differences(record: CallRecord, outcome: Outcome) -> list[str]:
     """Where the product and telephony's record disagree: a sentence for each org and each reason; none if all is well."""
     nothing = OrgRecord()
     found = [

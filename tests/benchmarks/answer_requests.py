@@ -23,7 +23,7 @@ from metering.payments.context import Payments
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis_async
 from metering.signals.gate_reader import MAX_CONNECTIONS, TIMEOUT_S, GateReader
-from metering.trials.bench.fixture import TIER, Bed, making_bed
+from metering.trials.bench.fixture import TIER, Fixture, making_fixture
 from metering.trials.bench.http_reads import make_asking_org
 
 ORG_ID = 9
@@ -43,13 +43,17 @@ class _Clock:
     clock = staticmethod(system_clock)
 
 
-def context_on(bed: Bed) -> ApiContext:
+def context_on(fixture: Fixture) -> ApiContext:
     """As `metering api` makes it, but for payments."""
     return ApiContext(
-        engine=make_engine(bed.servers.database_url, application_name="bench", pool_size=QUICK_CONNECTIONS),
-        reads=QuickReads(make_url(bed.servers.database_url), application_name="bench"),
+        engine=make_engine(
+            fixture.servers.database_url, application_name="bench", pool_size=QUICK_CONNECTIONS
+        ),
+        reads=QuickReads(make_url(fixture.servers.database_url), application_name="bench"),
         gate_reader=GateReader(
-            connect_redis_async(bed.servers.redis_url, timeout_s=TIMEOUT_S, max_connections=MAX_CONNECTIONS)
+            connect_redis_async(
+                fixture.servers.redis_url, timeout_s=TIMEOUT_S, max_connections=MAX_CONNECTIONS
+            )
         ),
         payments=cast("Payments", _Clock()),
     )
@@ -104,9 +108,9 @@ def main() -> None:
     """Measure on servers of its own."""
     data_dir = Path(tempfile.mkdtemp(prefix="metering-answers-"))
     try:
-        with making_bed(data_dir) as bed:
-            context = context_on(bed)
-            asyncio.run(measure(context, make_asking_org(bed, ORG_ID)))
+        with making_fixture(data_dir) as fixture:
+            context = context_on(fixture)
+            asyncio.run(measure(context, make_asking_org(fixture, ORG_ID)))
             context.engine.dispose()
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 
 from db.attempts.reload_rule import ask_due, ask_every, ask_page
 from metering.runtime.clock import system_clock, to_milliseconds
-from metering.trials.bench.fixture import making_bed
+from metering.trials.bench.fixture import making_fixture
 
 TIMES = 5
 ENDING = 200
@@ -71,13 +71,13 @@ def main() -> None:
     now = to_milliseconds(system_clock())
     data_dir = Path(tempfile.mkdtemp(prefix="metering-reloads-"))
     try:
-        with making_bed(data_dir) as bed:
-            engine = bed.engine
-            fill(bed.owner, orgs, paused, now)
+        with making_fixture(data_dir) as fixture:
+            engine = fixture.engine
+            fill(fixture.owner, orgs, paused, now)
             due_ms = median_ms(lambda: list(ask_due(engine, now)))
             page_ms = median_ms(lambda: ask_page(engine, now, 0))
             every_ms = median_ms(lambda: list(ask_every(engine, now)))
-            with bed.owner.begin() as connection:
+            with fixture.owner.begin() as connection:
                 connection.execute(END_SOME, {"at": now + timedelta(minutes=1), "ending": ENDING})
             began_s = time.perf_counter()
             made = sum(len(found.attempts) for found in ask_due(engine, now + timedelta(minutes=1)))

@@ -23,7 +23,7 @@ from db.postgres.engine import driver_connection, transaction
 from db.postgres.exchange import Statement
 from metering.rules.times import format_time
 from metering.runtime.clock import system_clock
-from metering.trials.bench.fixture import Bed, checkpoint, make_orgs, making_bed
+from metering.trials.bench.fixture import Fixture, checkpoint, make_orgs, making_fixture
 from metering.trials.bench.old_ledger import fill_ledger
 from metering.trials.event_generator import events
 from workers.batch import parse_entries, price_entries
@@ -46,7 +46,7 @@ def explain(connection: psycopg.Connection, name: str, statement: Statement, val
         print(f"  {_LONG_ARRAY.sub('{...}', row[0])}")
 
 
-def explain_batch(bed: Bed, debits: int, *, side_by_side: bool) -> None:
+def explain_batch(fixture: Fixture, debits: int, *, side_by_side: bool) -> None:
     """Each statement with the values of a batch, an org's calls side by side or not, in one transaction that is rolled back."""
     chance = Random(1)
     orgs = chance.choices(range(1, ORGS + 1), k=BATCH)
@@ -57,7 +57,7 @@ def explain_batch(bed: Bed, debits: int, *, side_by_side: bool) -> None:
         for number, org_id in enumerate(orgs)
     ]
     distinct = sorted(set(orgs))
-    url = make_url(bed.servers.database_url).set(drivername="postgresql")
+    url = make_url(fixture.servers.database_url).set(drivername="postgresql")
     with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
         explain(connection, "lock the orgs", LOCK_ACCOUNTS, [array(distinct)])
         explain(connection, "look for calls billed before", FIND_BILLED_CALLS, [array(orgs), array(calls)])
@@ -94,16 +94,16 @@ def main() -> None:
     debits = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     data_dir = Path(tempfile.mkdtemp(prefix="metering-explain-"))
     try:
-        with making_bed(data_dir) as bed:
-            make_orgs(bed.owner, range(1, ORGS + 1))
-            written = fill_ledger(bed.owner, debits, orgs=ORGS, at=system_clock(), report=lambda _: None)
-            checkpoint(bed)
+        with making_fixture(data_dir) as fixture:
+            make_orgs(fixture.owner, range(1, ORGS + 1))
+            written = fill_ledger(fixture.owner, debits, orgs=ORGS, at=system_clock(), report=lambda _: None)
+            checkpoint(fixture)
             print(f"{written:,} debits in the ledger")
             for order, side_by_side in (("an org's calls side by side", True), ("as they came", False)):
                 for turn in ("first", "second"):
                     print(f"\n== {order}, {turn}")
-                    explain_batch(bed, written, side_by_side=side_by_side)
-            wal_of_a_batch(bed.engine)
+                    explain_batch(fixture, written, side_by_side=side_by_side)
+            wal_of_a_batch(fixture.engine)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 

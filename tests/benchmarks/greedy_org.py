@@ -30,7 +30,7 @@ from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.signals.gates import Gates
-from metering.trials.bench.fixture import TIER, Bed, give_a_cent, make_orgs, making_bed
+from metering.trials.bench.fixture import TIER, Fixture, give_a_cent, make_orgs, making_fixture
 from metering.trials.bench.http_reads import TELEPHONY_SETTING, api_address
 from metering.trials.bench.old_ledger import fill_ledger
 from metering.trials.bench.percentiles import percentiles
@@ -149,13 +149,13 @@ def greed(
     said.send(asyncio.run(_greed(address, api_key, connections, transactions, until_s)))
 
 
-def make_peers(bed: Bed, count: int) -> list[str]:
+def make_peers(fixture: Fixture, count: int) -> list[str]:
     """So many other orgs with a cent and an open gate; gives a key of each."""
     org_ids, now = range(FIRST_PEER, FIRST_PEER + count), system_clock()
-    make_orgs(bed.owner, org_ids)
-    give_a_cent(bed.owner, org_ids, now)
-    Gates(bed.client).follow([Balance(org_id, 1, 1) for org_id in org_ids], now)
-    with transaction(bed.engine) as connection:
+    make_orgs(fixture.owner, org_ids)
+    give_a_cent(fixture.owner, org_ids, now)
+    Gates(fixture.client).follow([Balance(org_id, 1, 1) for org_id in org_ids], now)
+    with transaction(fixture.engine) as connection:
         return [create_key(connection, org_id, now).api_key for org_id in org_ids]
 
 
@@ -208,12 +208,12 @@ def main() -> None:
     data_dir = Path(tempfile.mkdtemp(prefix="metering-greedy-"))
     failed = False
     try:
-        with making_bed(data_dir) as bed:
-            make_orgs(bed.owner, [GREEDY])
-            fill_ledger(bed.owner, asked.transactions, orgs=1, at=system_clock(), report=lambda _: None)
-            with transaction(bed.engine) as connection:
+        with making_fixture(data_dir) as fixture:
+            make_orgs(fixture.owner, [GREEDY])
+            fill_ledger(fixture.owner, asked.transactions, orgs=1, at=system_clock(), report=lambda _: None)
+            with transaction(fixture.engine) as connection:
                 greedy_key = create_key(connection, GREEDY, system_clock()).api_key
-            known = make_peers(bed, 20)
+            known = make_peers(fixture, 20)
             token = os.environ[TELEPHONY_SETTING] = token_urlsafe()
             with running_roles(data_dir, api_commands()) as roles:
                 address = api_address(roles)
@@ -223,7 +223,7 @@ def main() -> None:
                 print("| ---: | --- | ---: | ---: | ---: | --- |")
                 for connections in asked.connections:
                     times = int(asked.seconds * PER_SECOND)
-                    with transaction(bed.engine) as connection:
+                    with transaction(fixture.engine) as connection:
                         fresh = [
                             create_key(connection, FIRST_PEER + n % len(known), system_clock()).api_key
                             for n in range(times)

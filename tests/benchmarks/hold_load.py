@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from metering.sandbox.telephony.signal_listener import Listener
-from metering.trials.bench.fixture import Bed, checkpoint, make_orgs, making_bed
+from metering.sandbox.telephony.signal_listener import SignalListener
+from metering.trials.bench.fixture import Fixture, checkpoint, make_orgs, making_fixture
 from metering.trials.bench.open_loop import observe
 from metering.trials.bench.process import usage
 from metering.trials.bench.roles import meter_command, running_roles
@@ -30,20 +30,20 @@ Numbers = tuple[float, ...]
 """p50 and p99 to the commit and to the gate, events in a batch, processor time per event."""
 
 
-def hold(bed: Bed, checkout: Path, rates: Sequence[float], seconds: float) -> list[Numbers]:
+def hold(fixture: Fixture, checkout: Path, rates: Sequence[float], seconds: float) -> list[Numbers]:
     """Measure each load once, on a new meter of that checkout."""
     os.environ["PYTHONPATH"] = str(checkout)
     measured: list[Numbers] = []
     with (
-        running_roles(bed.servers.data_dir, [meter_command(0)]) as roles,
-        Listener(bed.client) as listener,
+        running_roles(fixture.servers.data_dir, [meter_command(0)]) as roles,
+        SignalListener(fixture.client) as listener,
     ):
-        observe(bed, roles, listener, per_second=WARM_UP_PER_SECOND, seconds=WARM_UP_S, orgs=ORGS)
+        observe(fixture, roles, listener, per_second=WARM_UP_PER_SECOND, seconds=WARM_UP_S, orgs=ORGS)
         for rate in rates:
-            checkpoint(bed)
+            checkpoint(fixture)
             before = usage(roles[0].process.pid)
             earlier = len(roles[0].said("batch"))
-            seen = observe(bed, roles, listener, per_second=rate, seconds=seconds, orgs=ORGS)
+            seen = observe(fixture, roles, listener, per_second=rate, seconds=seconds, orgs=ORGS)
             after = usage(roles[0].process.pid)
             used_s = after.cpu_s - before.cpu_s if before is not None and after is not None else 0.0
             batch = statistics.median(each["events"] for each in roles[0].said("batch")[earlier:])
@@ -97,18 +97,18 @@ def main() -> None:
     setting, _, other_value = (asked.valkey or "").partition("=")
     data_dir = Path(tempfile.mkdtemp(prefix="metering-load-"))
     try:
-        with making_bed(data_dir) as bed:
-            make_orgs(bed.owner, range(1, ORGS + 1))
+        with making_fixture(data_dir) as fixture:
+            make_orgs(fixture.owner, range(1, ORGS + 1))
             values = {"other": other_value}
             if setting:
-                values["this"] = str(bed.client.config_get(setting)[setting])
+                values["this"] = str(fixture.client.config_get(setting)[setting])
             runs: dict[tuple[float, str], list[Numbers]] = {}
             for number in range(asked.rounds):
                 for name in list(programs)[:: -1 if number % 2 else 1]:
                     if setting:
-                        bed.client.config_set(setting, values[name])
+                        fixture.client.config_set(setting, values[name])
                     for rate, numbers in zip(
-                        asked.rates, hold(bed, programs[name], asked.rates, asked.seconds), strict=True
+                        asked.rates, hold(fixture, programs[name], asked.rates, asked.seconds), strict=True
                     ):
                         runs.setdefault((rate, name), []).append(numbers)
             print(

@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_urlsafe
 
-from metering.sandbox.telephony.signal_listener import Listener
-from metering.trials.bench.fixture import Bed, make_orgs, making_bed
+from metering.sandbox.telephony.signal_listener import SignalListener
+from metering.trials.bench.fixture import Fixture, make_orgs, making_fixture
 from metering.trials.bench.http_load import GetOrder
 from metering.trials.bench.http_reads import (
     ACCOUNT,
@@ -55,10 +55,10 @@ def stalls(latencies_s: Sequence[float]) -> list[int]:
 
 
 def hold(
-    bed: Bed, checkouts: dict[str, Path], events_per_second: float, rounds: int
+    fixture: Fixture, checkouts: dict[str, Path], events_per_second: float, rounds: int
 ) -> dict[tuple[str, str], Windows]:
     """Ask each API for each path in turns, by request and program."""
-    token, api_key = token_urlsafe(), make_asking_org(bed, ORG_ID)
+    token, api_key = token_urlsafe(), make_asking_org(fixture, ORG_ID)
     os.environ[TELEPHONY_SETTING] = token
     asked = {
         "gate by the token": (GATE, token),
@@ -66,12 +66,12 @@ def hold(
         "account by a key": (ACCOUNT, api_key),
     }
     measured: dict[tuple[str, str], Windows] = {}
-    with ExitStack() as stack, Listener(bed.client) as listener:
-        (meter,) = stack.enter_context(running_roles(bed.servers.data_dir, [meter_command(0)]))
+    with ExitStack() as stack, SignalListener(fixture.client) as listener:
+        (meter,) = stack.enter_context(running_roles(fixture.servers.data_dir, [meter_command(0)]))
         addresses: dict[str, tuple[str, int]] = {}
         for name, checkout in checkouts.items():
             os.environ["PYTHONPATH"] = str(checkout)
-            log_dir = bed.servers.data_dir / name
+            log_dir = fixture.servers.data_dir / name
             log_dir.mkdir()
             addresses[name] = api_address(stack.enter_context(running_roles(log_dir, api_commands())))
         del os.environ["PYTHONPATH"]
@@ -81,7 +81,7 @@ def hold(
                     count = int(REQUESTS_PER_SECOND * SECONDS)
                     order = GetOrder(*addresses[name], path, secret, REQUESTS_PER_SECOND, count)
                     latencies_s, _ = ask_beside(
-                        bed, meter, listener, order, events_per_second=events_per_second, orgs=ORGS
+                        fixture, meter, listener, order, events_per_second=events_per_second, orgs=ORGS
                     )
                     if number >= 0:
                         measured.setdefault((request, name), []).append(latencies_s)
@@ -114,9 +114,9 @@ def main() -> None:
         checkouts["other"] = asked.beside.absolute()
     data_dir = Path(tempfile.mkdtemp(prefix="metering-reads-"))
     try:
-        with making_bed(data_dir) as bed:
-            make_orgs(bed.owner, range(1, ORGS + 1))
-            measured = hold(bed, checkouts, asked.rate, asked.rounds)
+        with making_fixture(data_dir) as fixture:
+            make_orgs(fixture.owner, range(1, ORGS + 1))
+            measured = hold(fixture, checkouts, asked.rate, asked.rounds)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
     print(

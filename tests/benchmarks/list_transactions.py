@@ -19,7 +19,7 @@ from db.ledger.transaction_list import PageOfList, TransactionFilter, list_trans
 from db.models import Kind
 from db.postgres.engine import transaction
 from metering.runtime.clock import system_clock
-from metering.trials.bench.fixture import make_orgs, making_bed
+from metering.trials.bench.fixture import make_orgs, making_fixture
 from metering.trials.bench.old_ledger import fill_ledger
 
 TIMES = 7
@@ -45,13 +45,13 @@ def main() -> None:
     data_dir = Path(tempfile.mkdtemp(prefix="metering-listing-"))
     began_at = system_clock() - timedelta(hours=STEPS)
     try:
-        with making_bed(data_dir) as bed:
-            make_orgs(bed.owner, [1])
+        with making_fixture(data_dir) as fixture:
+            make_orgs(fixture.owner, [1])
             debits = 0
             for step in range(STEPS):
                 at = began_at + timedelta(hours=step)
                 debits += fill_ledger(
-                    bed.owner,
+                    fixture.owner,
                     wanted // STEPS,
                     orgs=1,
                     at=at,
@@ -60,7 +60,7 @@ def main() -> None:
                     chunk=wanted // STEPS,
                 )
                 facts = {"at": at, "step": step, "count": wanted // STEPS // 1_000}
-                with transaction(bed.owner) as connection:
+                with transaction(fixture.owner) as connection:
                     connection.execute(CREDITS, facts)
                     connection.execute(ACCOUNT, facts)
             everything = TransactionFilter()
@@ -80,7 +80,7 @@ def main() -> None:
                 took_ms = []
                 for _ in range(TIMES):
                     started_s = time.perf_counter()
-                    page = list_transactions(bed.engine, 1, chosen, PageOfList(LIMIT, offset))
+                    page = list_transactions(fixture.engine, 1, chosen, PageOfList(LIMIT, offset))
                     took_ms.append((time.perf_counter() - started_s) * 1e3)
                 print(f"| {name} | {offset:,} | {page.total:,} | {statistics.median(took_ms):.1f} |")
     finally:

@@ -5,15 +5,15 @@ from itertools import count
 import pytest
 
 from metering.rules.gates import Balance, SignalType
-from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.calls import Attempt
-from metering.sandbox.telephony.signal_history import Message, Said
+from metering.sandbox.telephony.signal_history import LoggedSignal, Message
 from metering.signals.gates import Gate
 from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, wrong_signals
-from metering.trials.exhaustions import Closing
+from metering.trials.exhaustions import Exhaustion
 
 RESTORED, EXHAUSTED = SignalType.RESTORED, SignalType.EXHAUSTED
-CLOSED_ONCE = {7: [Closing(7, 1, -1, -1)]}
+CLOSED_ONCE = {7: [Exhaustion(7, 1, -1, -1)]}
 EMPTY = [Balance(7, -1, 9)]
 
 
@@ -22,9 +22,9 @@ def said(*types: SignalType) -> list[Message]:
     return [Message(each, 7, 1 if each is RESTORED else -1, version) for version, each in enumerate(types, 1)]
 
 
-def logged(*types: SignalType) -> list[Said]:
+def logged(*types: SignalType) -> list[LoggedSignal]:
     """The same in the log, in the milliseconds 10, 20, ..."""
-    return [Said((ms, 0), message) for ms, message in zip(count(10, 10), said(*types), strict=False)]
+    return [LoggedSignal((ms, 0), message) for ms, message in zip(count(10, 10), said(*types), strict=False)]
 
 
 def test_a_gate_that_differs_in_anything_is_named() -> None:
@@ -86,7 +86,7 @@ def test_each_decision_is_judged_by_the_newest_signal_before_it(
 ) -> None:
     log = logged(RESTORED, EXHAUSTED, RESTORED)
     attempt = Attempt(0, 7, 1, "inbound", 1)
-    let_in, refused = Admissions(), Admissions()
+    let_in, refused = AdmissionLog(), AdmissionLog()
     assert let_in.decide(attempt, b"open", asked_at)
     assert not refused.decide(attempt, b"exhausted", asked_at)
     assert [problem[:16] for problem in wrong_admissions(let_in, log)] == (

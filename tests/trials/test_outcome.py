@@ -10,7 +10,7 @@ from db.ledger.adjustments import adjust
 from db.models import RejectedEvent, Transaction
 from db.postgres.engine import transaction
 from metering.rules.rejections import Reason
-from metering.sandbox.telephony.call_record import OrgRecord, Record
+from metering.sandbox.telephony.call_record import CallRecord, OrgRecord
 from metering.trials.outcome import Outcome, differences, last_rejection_id
 from tests.conftest import Database
 
@@ -82,12 +82,12 @@ def outcome_of(orgs: dict[int, OrgRecord], rejections: dict[str, int]) -> Outcom
 
 
 def test_agreement_has_no_differences() -> None:
-    record = Record(orgs={1: OrgRecord(1, 2, 16)}, rejections=Counter({Reason.TOO_LARGE: 2}))
+    record = CallRecord(orgs={1: OrgRecord(1, 2, 16)}, rejections=Counter({Reason.TOO_LARGE: 2}))
     assert differences(record, outcome_of({1: OrgRecord(1, 2, 16)}, {"too_large": 2})) == []
 
 
 def test_each_org_and_each_reason_that_differs_is_named() -> None:
-    record = Record(orgs={1: OrgRecord(1, 2, 16)}, rejections=Counter({Reason.TOO_LARGE: 2}))
+    record = CallRecord(orgs={1: OrgRecord(1, 2, 16)}, rejections=Counter({Reason.TOO_LARGE: 2}))
     found = differences(record, outcome_of({2: OrgRecord(1, 1, 5)}, {"unknown_tier": 1}))
     assert found == [
         "Org 1 was billed 0 calls, 0 minutes, 0 cents; telephony's record says 1 calls, 2 minutes, 16 cents.",
@@ -98,6 +98,6 @@ def test_each_org_and_each_reason_that_differs_is_named() -> None:
 
 
 def test_a_cent_or_a_minute_is_a_difference() -> None:
-    record = Record(orgs={1: OrgRecord(1, 2, 16)})
+    record = CallRecord(orgs={1: OrgRecord(1, 2, 16)})
     for billed in (OrgRecord(1, 2, 17), OrgRecord(1, 3, 16), OrgRecord(2, 2, 16)):
         assert len(differences(record, outcome_of({1: billed}, {}))) == 1

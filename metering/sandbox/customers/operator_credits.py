@@ -13,22 +13,22 @@ from db.ledger.adjustments import adjust
 from db.postgres.engine import transaction
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import Clock
-from metering.sandbox.telephony.signal_listener import Listener
-from metering.sandbox.telephony.simulation import Refill
+from metering.sandbox.telephony.signal_listener import SignalListener
+from metering.sandbox.telephony.simulation import OperatorCredit
 from metering.signals.gates import Gates
 
 POLL_EVERY_S: Final = 0.1
 
 
-class Refills(threading.Thread):
+class OperatorCredits(threading.Thread):
     """Hears who is exhausted, and makes the next of the org's `plan` so long after that, as `metering adjust` would."""
 
     def __init__(
         self,
         engine: Engine,
         client: redis.Redis,
-        listener: Listener,
-        plan: Mapping[int, Sequence[Refill]],
+        listener: SignalListener,
+        plan: Mapping[int, Sequence[OperatorCredit]],
         *,
         clock: Clock,
         now_s: Callable[[], float] = time.monotonic,
@@ -43,7 +43,7 @@ class Refills(threading.Thread):
         self._engine = engine
         self._gates = Gates(client)
         self._listener = listener
-        self._left = {org_id: list(refills) for org_id, refills in plan.items()}
+        self._left = {org_id: list(operator_credits) for org_id, operator_credits in plan.items()}
         self._numbers = dict.fromkeys(plan, 0)
         self._clock = clock
         self._now_s = now_s
@@ -62,17 +62,17 @@ class Refills(threading.Thread):
             while not self._stopped.wait(POLL_EVERY_S):
                 before, seen = seen, self._listener.count
                 for heard in self._listener.heard(self._left, before):
-                    refills = self._left[heard.message.org_id]
-                    if heard.message.type is SignalType.EXHAUSTED and refills:
-                        refill = refills.pop(0)
+                    operator_credits = self._left[heard.message.org_id]
+                    if heard.message.type is SignalType.EXHAUSTED and operator_credits:
+                        refill = operator_credits.pop(0)
                         due_s = heard.heard_s + refill.after_s
                         heapq.heappush(due, (due_s, heard.message.org_id, refill.amount_cents))
                 while due and due[0][0] <= self._now_s():
-                    self._refill(*heapq.heappop(due)[1:])
+                    self._credit(*heapq.heappop(due)[1:])
         except Exception as error:  # noqa: BLE001 - whatever it is, the verdict names it
             self.error = error
 
-    def _refill(self, org_id: int, amount_cents: int) -> None:
+    def _credit(self, org_id: int, amount_cents: int) -> None:
         self._numbers[org_id] += 1
         with transaction(self._engine) as connection:
             done = adjust(

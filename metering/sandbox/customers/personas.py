@@ -1,4 +1,5 @@
-"""Who pays how in a demo: the part that each of the busiest orgs' customers plays, in amounts that fit what it spends."""
+"""Personas: who pays how in a demo, the part that each of the busiest orgs' customers plays, in amounts that fit what it
+spends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ FAILING: Final = "pm_card_chargeCustomerFail"
 """A card that can be saved, and not charged."""
 
 
-class Part(StrEnum):
+class Persona(StrEnum):
     """How a customer pays, and what comes of it."""
 
     RELOADS = "reload"
@@ -34,27 +35,27 @@ class Part(StrEnum):
     @property
     def reloads(self) -> bool:
         """Whether it has auto-reload enabled."""
-        return self in {Part.RELOADS, Part.CAPPED, Part.CARD_FAILS}
+        return self in {Persona.RELOADS, Persona.CAPPED, Persona.CARD_FAILS}
 
     @property
     def card(self) -> str:
         """The card that is saved, as Stripe names its test cards."""
-        return {Part.MEETS_3DS: CHALLENGED, Part.IS_DECLINED: FAILING}.get(self, VISA)
+        return {Persona.MEETS_3DS: CHALLENGED, Persona.IS_DECLINED: FAILING}.get(self, VISA)
 
 
 BILL: Final = (
-    *(Part.RELOADS, Part.TOPS_UP, Part.CAPPED, Part.MEETS_3DS),
-    *(Part.CARD_FAILS, Part.IS_DECLINED, Part.TOPS_UP, Part.RELOADS),
+    *(Persona.RELOADS, Persona.TOPS_UP, Persona.CAPPED, Persona.MEETS_3DS),
+    *(Persona.CARD_FAILS, Persona.IS_DECLINED, Persona.TOPS_UP, Persona.RELOADS),
 )
 """The parts, for the orgs in their order; those after them have an operator who refills them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class PersonaPlan:
     """An org's part, in cents."""
 
     org_id: int
-    part: Part
+    persona: Persona
     start_cents: int
     top_up_cents: int
     minimum_cents: int
@@ -63,17 +64,17 @@ class Role:
     @property
     def monthly_limit_cents(self) -> int | None:
         """What its reloads may take in a month; None is without limit."""
-        return self.amount_cents if self.part is Part.CAPPED else None
+        return self.amount_cents if self.persona is Persona.CAPPED else None
 
 
-def cast_roles(
+def assign_personas(
     org_ids: Sequence[int], cents_per_s: Mapping[int, float], duration_s: float
-) -> dict[int, Role]:
+) -> dict[int, PersonaPlan]:
     """The first orgs' roles, by org, for calls that start for `duration_s` and cost about so much a second."""
     return {
-        org_id: Role(
+        org_id: PersonaPlan(
             org_id,
-            part,
+            persona,
             start_cents=_whole_dollars(START_SHARE * cents_per_s[org_id] * duration_s),
             top_up_cents=max(
                 _whole_dollars(TOP_UP_SHARE * cents_per_s[org_id] * duration_s), MIN_TOP_UP_CENTS
@@ -81,7 +82,7 @@ def cast_roles(
             minimum_cents=_whole_dollars(MINIMUM_SHARE * cents_per_s[org_id] * duration_s),
             amount_cents=_whole_dollars(RELOAD_SHARE * cents_per_s[org_id] * duration_s),
         )
-        for org_id, part in zip(org_ids, BILL, strict=False)
+        for org_id, persona in zip(org_ids, BILL, strict=False)
     }
 
 

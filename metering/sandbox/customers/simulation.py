@@ -15,8 +15,8 @@ from db.attempts.outbox import SUCCEEDED_SIGNAL
 from metering.rules.gates import SignalType
 from metering.sandbox.customers.billing_api import Answer, CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders
-from metering.sandbox.customers.personas import FAILING, Part, Role
-from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.customers.personas import FAILING, Persona, PersonaPlan
+from metering.sandbox.telephony.signal_listener import SignalListener
 
 BILLING: Final = "/v1/billing"
 POLL_EVERY_S: Final = 0.1
@@ -40,10 +40,10 @@ class Customers(threading.Thread):
 
     def __init__(
         self,
-        roles: Mapping[int, Role],
+        roles: Mapping[int, PersonaPlan],
         apis: Mapping[int, CustomerApi],
         cardholders: Cardholders,
-        listener: Listener,
+        listener: SignalListener,
         *,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -89,7 +89,7 @@ class Customers(threading.Thread):
                 news, reloads = self._listener.reloads[reloads:], len(self._listener.reloads)
                 for message in news:
                     role = self.roles.get(message.org_id)
-                    if message.type == SUCCEEDED_SIGNAL and role and role.part is Part.CARD_FAILS:
+                    if message.type == SUCCEEDED_SIGNAL and role and role.persona is Persona.CARD_FAILS:
                         self._spoil(role)
                 while self._due and self._due[0][0] <= self._now_s():
                     heapq.heappop(self._due)[2]()
@@ -97,17 +97,17 @@ class Customers(threading.Thread):
             self.error = error
 
     @staticmethod
-    def _top_ups(role: Role) -> int:
-        if role.part.reloads:
+    def _top_ups(role: PersonaPlan) -> int:
+        if role.persona.reloads:
             return 0
-        return 1 if role.part is Part.IS_DECLINED else TOP_UPS
+        return 1 if role.persona is Persona.IS_DECLINED else TOP_UPS
 
     def _plan(self, after_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._due, (self._now_s() + after_s, next(self._numbers), action))
 
-    def _set_up(self, role: Role) -> None:
-        self._save_card(role, role.part.card)
-        if role.part.reloads:
+    def _set_up(self, role: PersonaPlan) -> None:
+        self._save_card(role, role.persona.card)
+        if role.persona.reloads:
             settings = {
                 "auto_reload_enabled": True,
                 "auto_reload_minimum_cents": role.minimum_cents,
@@ -116,18 +116,18 @@ class Customers(threading.Thread):
             }
             self._ask(role, "PATCH", BILLING, settings)
 
-    def _save_card(self, role: Role, card: str) -> None:
+    def _save_card(self, role: PersonaPlan, card: str) -> None:
         made = self._ask(role, "POST", f"{BILLING}/setup-intent")
         self._cards[role.org_id] = self._cardholders.save_card(made.body["setup_intent_id"], card)
         body = {"payment_method_id": self._cards[role.org_id]}
         self._ask(role, "POST", f"{BILLING}/default-payment-method", body)
 
-    def _spoil(self, role: Role) -> None:
+    def _spoil(self, role: PersonaPlan) -> None:
         """Let the card fail that has just been charged; where that can't be, the customer saves one that does."""
         if not self._cardholders.spoil(self._cards[role.org_id]):
             self._save_card(role, FAILING)
 
-    def _top_up(self, role: Role) -> None:
+    def _top_up(self, role: PersonaPlan) -> None:
         number = self._left[role.org_id]
         if not number:
             return
@@ -142,14 +142,19 @@ class Customers(threading.Thread):
         elif outcome == "requires_action":
             self._plan(CHALLENGE_TAKES_S, partial(self._authenticate, role, answer.body["payment_intent_id"]))
 
-    def _authenticate(self, role: Role, payment_intent_id: str) -> None:
+    def _authenticate(self, role: PersonaPlan, payment_intent_id: str) -> None:
         """Pass 3DS, in the browser; the product hears of it by the webhook."""
         if self._cardholders.authenticate(payment_intent_id):
             self.authenticated += 1
             self.topped_up[role.org_id] += role.top_up_cents
 
     def _ask(
-        self, role: Role, verb: str, path: str, body: Mapping[str, Any] | None = None, key: str | None = None
+        self,
+        role: PersonaPlan,
+        verb: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> Answer:
         """Ask until there is an answer that stands. Raises CustomerError for one that isn't what the reference promises."""
         answer = self._apis[role.org_id].ask_until_answered(verb, path, body, key=key, limit_s=PATIENCE_S)

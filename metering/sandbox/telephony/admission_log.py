@@ -29,7 +29,7 @@ class Refused:
 
 
 @dataclass(slots=True)
-class Admissions:
+class AdmissionLog:
     """What became of the calls that wanted to start."""
 
     calls: dict[tuple[int, int], Admitted] = field(default_factory=dict)

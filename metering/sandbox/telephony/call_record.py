@@ -20,7 +20,7 @@ class OrgRecord:
 
 
 @dataclass(slots=True)
-class Record:
+class CallRecord:
     """Telephony's own account of what it pushed, kept push by push: so it is right wherever the pushing ends."""
 
     pushed: int = 0

@@ -22,18 +22,18 @@ def encode(fields: Fields) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Breakage:
+class MalformedEvent:
     """One way in which an event's bytes are wrong."""
 
     reason: Reason
     of: Callable[[Fields], bytes]
 
 
-def breakages() -> Iterator[Reason | Breakage]:
+def malformed_events() -> Iterator[Reason | MalformedEvent]:
     """Every reason in turn, each time with the next of its ways; a bare reason where it isn't the bytes that are wrong."""
-    ways: dict[Reason, Iterator[Reason | Breakage]] = {
+    ways: dict[Reason, Iterator[Reason | MalformedEvent]] = {
         reason: itertools.cycle(
-            [Breakage(reason, way) for way in BROKEN_WAYS.get(reason, {}).values()] or [reason]
+            [MalformedEvent(reason, way) for way in BROKEN_WAYS.get(reason, {}).values()] or [reason]
         )
         for reason in Reason
         if reason is not Reason.UNPROCESSABLE  # takes an event that the product should manage, and can't

@@ -1,4 +1,5 @@
-"""Signals as they were said: read from their log, which orders them beside everything else that Redis did."""
+"""Signal history: signals as they were published, read from their log, which orders them beside everything else that Redis
+did."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class ReloadMessage(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class LoggedSignal:
     """A signal in the log."""
 
     position: Position
@@ -83,10 +84,10 @@ def last_position(client: redis.Redis) -> Position:
     return newest_position(client.xrevrange(SIGNALS_LOG, count=1))
 
 
-def read_log(client: redis.Redis, after: Position, org_ids: Collection[int]) -> list[Said]:
+def read_log(client: redis.Redis, after: Position, org_ids: Collection[int]) -> list[LoggedSignal]:
     """The signals about `org_ids` that were said after `after`, in order."""
     found = [
-        Said(parse_position(entry_id), message)
+        LoggedSignal(parse_position(entry_id), message)
         for entry_id, raw in _entries(client, after)
         if (message := parse_message(raw)) is not None
     ]

@@ -22,14 +22,14 @@ SUBSCRIBE_LIMIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ReceivedSignal:
     """A signal, and when it was heard, on this process's monotonic clock."""
 
     heard_s: float
     message: Message
 
 
-class Listener:
+class SignalListener:
     """Listens to the Pub/Sub channel of signals for the time of a with block, and keeps what it hears."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -37,7 +37,7 @@ class Listener:
         """What ended the listening early."""
         self.reloads: list[ReloadMessage] = []
         """The signals about auto-reloads that were heard, about anybody; it only grows."""
-        self._heard: list[Heard] = []
+        self._heard: list[ReceivedSignal] = []
         self._pubsub = client.pubsub()  # type: ignore[no-untyped-call]
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="listener", daemon=True)
@@ -57,7 +57,7 @@ class Listener:
         self._thread.join()
         self._pubsub.close()
 
-    def heard(self, org_ids: Collection[int], since: int = 0) -> list[Heard]:
+    def heard(self, org_ids: Collection[int], since: int = 0) -> list[ReceivedSignal]:
         """What was heard about `org_ids`, in order; without the first `since` signals about anybody."""
         return [heard for heard in self._heard[since:] if heard.message.org_id in org_ids]
 
@@ -74,7 +74,7 @@ class Listener:
                     continue
                 heard_s = time.monotonic()
                 if (message := parse_message(got["data"])) is not None:
-                    self._heard.append(Heard(heard_s, message))
+                    self._heard.append(ReceivedSignal(heard_s, message))
                 elif (reload_message := parse_reload_message(got["data"])) is not None:
                     self.reloads.append(reload_message)
         except redis.RedisError as error:

@@ -14,7 +14,7 @@ from typing import Final
 
 from metering.rules.rejections import Reason
 from metering.sandbox.telephony.calls import Attempt, Call, Push
-from metering.sandbox.telephony.malformed_events import Breakage, breakages, encode
+from metering.sandbox.telephony.malformed_events import MalformedEvent, encode, malformed_events
 
 DUPLICATE_SHARE: Final = 0.05
 BROKEN_SHARE: Final = 0.01
@@ -28,7 +28,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Refill:
+class OperatorCredit:
     """An operator's credit for an org that is exhausted, so long after that was said."""
 
     after_s: float
@@ -67,7 +67,7 @@ class Telephony:
             for org_id, cents_per_s in self.likely_cents_per_s().items()
         }
 
-    def refills(self) -> dict[int, list[Refill]]:
+    def operator_credits(self) -> dict[int, list[OperatorCredit]]:
         """What an operator does each next time that an org is exhausted, and nothing once the list is at its end.
 
         A refill is what the org spends in some seconds; every third org or so gets none.
@@ -75,7 +75,7 @@ class Telephony:
         randomness = random.Random(f"refills {self._seed}")  # noqa: S311 - to be repeatable, not secret
         return {
             org_id: [
-                Refill(
+                OperatorCredit(
                     randomness.uniform(2.0, 4.0), _whole_dollars(cents_per_s * randomness.uniform(3.0, 8.0))
                 )
                 for _ in range(randomness.choice((0, 1, 2)))
@@ -110,7 +110,7 @@ class Telephony:
         """When each call wants to start, and what is pushed because of it."""
         randomness = random.Random(self._seed)  # noqa: S311 - to be repeatable, not secret
         next_call_ids = dict.fromkeys(self.org_ids, self._first_call_id)
-        ways = breakages()
+        ways = malformed_events()
         started_s = randomness.expovariate(self.rate)
         while started_s < self.duration_s:
             org_id = randomness.choices(self.org_ids, self._weights)[0]
@@ -125,7 +125,7 @@ class Telephony:
         self,
         call: Call,
         pushed_s: float,
-        ways: Iterator[Reason | Breakage],
+        ways: Iterator[Reason | MalformedEvent],
         randomness: random.Random,
     ) -> list[Push]:
         fate = randomness.random()
@@ -135,7 +135,7 @@ class Telephony:
         if fate >= BROKEN_SHARE:
             return [call.push(pushed_s), call.push(again_s, call.spelled_anew(randomness), repeated=True)]
         breakage = next(ways)
-        if isinstance(breakage, Breakage):
+        if isinstance(breakage, MalformedEvent):
             return [call.push(pushed_s, breakage.of(call.fields), reason=breakage.reason)]
         if breakage is Reason.UNKNOWN_ORG:
             return [

@@ -27,7 +27,7 @@ TIER: Final = "bolt"
 
 
 @dataclass(frozen=True, slots=True)
-class Bed:
+class Fixture:
     """Servers and connections of one run."""
 
     servers: Servers
@@ -39,7 +39,7 @@ class Bed:
 
 
 @contextmanager
-def making_bed(data_dir: Path) -> Iterator[Bed]:
+def making_fixture(data_dir: Path) -> Iterator[Fixture]:
     """Servers under `data_dir`, migrated and with a tier; at the end nothing of them is left.
 
     The settings of this process become those of the run: roles that it starts find these servers, and ports of their own.
@@ -58,7 +58,7 @@ def making_bed(data_dir: Path) -> Iterator[Bed]:
                 require_durability(engine)
                 with transaction(owner) as connection:
                     set_price(connection, Price(TIER, None, 80_000, 60, 60, 0, 0), system_clock)
-                yield Bed(servers, owner, engine, client)
+                yield Fixture(servers, owner, engine, client)
             finally:
                 owner.dispose()
                 engine.dispose()
@@ -111,9 +111,9 @@ def give_a_cent(owner: Engine, org_ids: Iterable[int], at: datetime) -> None:
         )
 
 
-def checkpoint(bed: Bed) -> None:
+def checkpoint(fixture: Fixture) -> None:
     """Have Postgres write a checkpoint now: so that a measurement holds one, or begins without one under way."""
-    admin = make_engine(bed.servers.admin_database_url, application_name="metering bench")
+    admin = make_engine(fixture.servers.admin_database_url, application_name="metering bench")
     try:
         with transaction(admin) as connection:
             connection.execute(text("CHECKPOINT"))

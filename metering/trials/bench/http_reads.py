@@ -14,9 +14,9 @@ from db.accounts.api_keys import create_key
 from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
-from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.signal_listener import SignalListener
 from metering.signals.gates import Gates
-from metering.trials.bench.fixture import TIER, Bed, give_a_cent, make_orgs
+from metering.trials.bench.fixture import TIER, Fixture, give_a_cent, make_orgs
 from metering.trials.bench.http_load import GetOrder, get_words, read_got
 from metering.trials.bench.open_loop import Observed, observe
 from metering.trials.bench.percentiles import Percentiles, percentiles
@@ -50,35 +50,35 @@ class HttpRead:
     """From a request's scheduled time to the end of its answer."""
 
 
-def make_asking_org(bed: Bed, org_id: int) -> str:
+def make_asking_org(fixture: Fixture, org_id: int) -> str:
     """An org with a cent and an open gate, that may ask; gives its API key."""
-    make_orgs(bed.owner, [org_id])
+    make_orgs(fixture.owner, [org_id])
     now = system_clock()
-    give_a_cent(bed.owner, [org_id], now)
-    Gates(bed.client).follow([Balance(org_id, 1, 1)], now)
-    with transaction(bed.engine) as connection:
+    give_a_cent(fixture.owner, [org_id], now)
+    Gates(fixture.client).follow([Balance(org_id, 1, 1)], now)
+    with transaction(fixture.engine) as connection:
         return create_key(connection, org_id, now).api_key
 
 
 def measure_http_reads(
-    bed: Bed, plan: Plan, *, events_per_second: float, report: Callable[[int], None]
+    fixture: Fixture, plan: Plan, *, events_per_second: float, report: Callable[[int], None]
 ) -> list[HttpRead]:
     """Each path alone, beside one meter under that load. Raises MeasuringError if anything is answered but 200."""
-    api_key = make_asking_org(bed, ORG_ID)
+    api_key = make_asking_org(fixture, ORG_ID)
     token = token_urlsafe()
-    os.environ[TELEPHONY_SETTING] = token  # the environment is this run's own (`making_bed`)
+    os.environ[TELEPHONY_SETTING] = token  # the environment is this run's own (`making_fixture`)
     asked = ((GATE, "token", token), (GATE, "key", api_key), (ACCOUNT, "key", api_key))
     reads: list[HttpRead] = []
     with (
-        running_roles(bed.servers.data_dir, [meter_command(0), *api_commands()]) as roles,
-        Listener(bed.client) as listener,
+        running_roles(fixture.servers.data_dir, [meter_command(0), *api_commands()]) as roles,
+        SignalListener(fixture.client) as listener,
     ):
         host, port = api_address(roles)
         for path, credentials, secret in asked:
             for count in (WARM_UP_REQUESTS, int(REQUESTS_PER_SECOND * plan.latency_s)):
                 order = GetOrder(host, port, path, secret, REQUESTS_PER_SECOND, count)
                 latencies_s, seen = ask_beside(
-                    bed, roles[0], listener, order, events_per_second=events_per_second, orgs=plan.orgs
+                    fixture, roles[0], listener, order, events_per_second=events_per_second, orgs=plan.orgs
                 )
                 report(seen.count)
             took = percentiles(latencies_s)
@@ -87,16 +87,22 @@ def measure_http_reads(
 
 
 def ask_beside(
-    bed: Bed, meter: Role, listener: Listener, order: GetOrder, *, events_per_second: float, orgs: int
+    fixture: Fixture,
+    meter: Role,
+    listener: SignalListener,
+    order: GetOrder,
+    *,
+    events_per_second: float,
+    orgs: int,
 ) -> tuple[list[float], Observed]:
     """Send what `order` says while the meter is under that load; give how long each request took, and what came of the load.
 
     Raises MeasuringError if anything is answered but 200.
     """
-    answer_path = bed.servers.data_dir / "got.json"
+    answer_path = fixture.servers.data_dir / "got.json"
     sender = subprocess.Popen([sys.executable, "-P", "-m", *get_words(order, answer_path)])
     seconds = order.count / order.per_second
-    seen = observe(bed, [meter], listener, per_second=events_per_second, seconds=seconds, orgs=orgs)
+    seen = observe(fixture, [meter], listener, per_second=events_per_second, seconds=seconds, orgs=orgs)
     if sender.wait() != 0:
         raise MeasuringError(f"GET {order.path} could not be measured.")
     got = read_got(answer_path)

@@ -6,7 +6,7 @@ from typing import Final
 
 from metering.runtime.clock import system_clock
 from metering.trials.bench.backlog import Drained, Mark
-from metering.trials.bench.fixture import Bed, checkpoint, make_orgs
+from metering.trials.bench.fixture import Fixture, checkpoint, make_orgs
 from metering.trials.bench.old_ledger import fill_ledger
 from metering.trials.bench.plan import Plan
 from metering.trials.bench.throughput import Measured, Workload, bill, measured
@@ -43,10 +43,10 @@ class Grown:
     measured: Measured
 
 
-def measure_long_run(bed: Bed, plan: Plan, report: Callable[[int], None]) -> LongRun:
+def measure_long_run(fixture: Fixture, plan: Plan, report: Callable[[int], None]) -> LongRun:
     """One meter, one backlog, one checkpoint halfway."""
-    make_orgs(bed.owner, range(1, plan.orgs + 1))
-    run = bill(bed, Workload("uniform", plan.orgs), plan.long_events, report, checkpoint_halfway=True)
+    make_orgs(fixture.owner, range(1, plan.orgs + 1))
+    run = bill(fixture, Workload("uniform", plan.orgs), plan.long_events, report, checkpoint_halfway=True)
     return LongRun(run.rate.count, run.rate.per_second, stretches(run), run.meter_peak_memory_mb)
 
 
@@ -63,26 +63,26 @@ def stretches(run: Drained) -> list[Stretch]:
     return found
 
 
-def measure_growth(bed: Bed, plan: Plan, report: Callable[[int], None]) -> list[Grown]:
+def measure_growth(fixture: Fixture, plan: Plan, report: Callable[[int], None]) -> list[Grown]:
     """Throughput of the first workload as it is, and again each time that the ledger has grown.
 
     The checkpoint after each growth is written before anything is measured: it is the growth's.
     """
-    make_orgs(bed.owner, range(1, plan.orgs + 1))
+    make_orgs(fixture.owner, range(1, plan.orgs + 1))
     workload = Workload("uniform", plan.orgs)
     grown: list[Grown] = []
     written = 0
     for size in (0, *plan.ledger_sizes):
         if size:
             written += fill_ledger(
-                bed.owner,
+                fixture.owner,
                 size - written,
                 orgs=plan.orgs,
                 at=system_clock(),
                 report=report,
                 numbered_from=written,
             )
-        checkpoint(bed)
-        runs = [bill(bed, workload, plan.events, report) for _ in range(plan.repetitions)]
+        checkpoint(fixture)
+        runs = [bill(fixture, workload, plan.events, report) for _ in range(plan.repetitions)]
         grown.append(Grown(written, measured(workload, runs)))
     return grown

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from metering.trials.bench.fixture import Bed, make_orgs
+from metering.trials.bench.fixture import Fixture, make_orgs
 from metering.trials.bench.gate_reads import measure_gate_reads
 from metering.trials.bench.http_reads import HttpRead, measure_http_reads
 from metering.trials.bench.long_runs import Grown, LongRun, measure_growth, measure_long_run
@@ -53,9 +53,9 @@ class Result:
         return {"ratios": ratios(self), **asdict(self)}
 
 
-def run_course(bed: Bed, plan: Plan, result: Result, report: Callable[[Part, int], None]) -> None:
+def run_benchmark(fixture: Fixture, plan: Plan, result: Result, report: Callable[[Part, int], None]) -> None:
     """Measure what the plan asks for into `result`, telling `report` the part and how many more events are done."""
-    result.machine = machine_facts(bed.engine)
+    result.machine = machine_facts(fixture.engine)
     parts = plan.parts
 
     def telling(part: Part) -> Callable[[int], None]:
@@ -63,59 +63,61 @@ def run_course(bed: Bed, plan: Plan, result: Result, report: Callable[[Part, int
         return lambda more: report(part, more)
 
     if Part.THROUGHPUT in parts:
-        result.throughput = measure_throughput(bed, plan, telling(Part.THROUGHPUT))
+        result.throughput = measure_throughput(fixture, plan, telling(Part.THROUGHPUT))
     if Part.LATENCY in parts:
-        result.latency = _latency(bed, plan, result.throughput, telling(Part.LATENCY))
+        result.latency = _latency(fixture, plan, result.throughput, telling(Part.LATENCY))
     if Part.READS in parts:
-        half = HALF * _known_rate(bed, plan, result, telling(Part.READS))
-        result.reads = _reads(bed, plan, half, telling(Part.READS))
+        half = HALF * _known_rate(fixture, plan, result, telling(Part.READS))
+        result.reads = _reads(fixture, plan, half, telling(Part.READS))
     if Part.BATCHES in parts:
-        result.batches = _batches(bed, plan, telling(Part.BATCHES))
+        result.batches = _batches(fixture, plan, telling(Part.BATCHES))
     if Part.LONG in parts:
-        result.long = measure_long_run(bed, plan, telling(Part.LONG))
+        result.long = measure_long_run(fixture, plan, telling(Part.LONG))
     if Part.LEDGER in parts:
-        result.ledger = measure_growth(bed, plan, telling(Part.LEDGER))
+        result.ledger = measure_growth(fixture, plan, telling(Part.LEDGER))
 
 
-def _latency(bed: Bed, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]) -> Latency:
+def _latency(
+    fixture: Fixture, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]
+) -> Latency:
     """The search begins at what a backlog is billed with: nothing that comes in over time can be faster."""
-    at_most = _backlog_rate(bed, plan, throughput, report)
-    return measure_latency(bed, plan, at_most_per_second=at_most, report=report)
+    at_most = _backlog_rate(fixture, plan, throughput, report)
+    return measure_latency(fixture, plan, at_most_per_second=at_most, report=report)
 
 
 def _backlog_rate(
-    bed: Bed, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]
+    fixture: Fixture, plan: Plan, throughput: Throughput | None, report: Callable[[int], None]
 ) -> float:
     if throughput is not None:
         return throughput.measured[0].per_second.median
-    make_orgs(bed.owner, range(1, plan.orgs + 1))
-    return bill(bed, Workload("uniform", plan.orgs), plan.events, report).rate.per_second
+    make_orgs(fixture.owner, range(1, plan.orgs + 1))
+    return bill(fixture, Workload("uniform", plan.orgs), plan.events, report).rate.per_second
 
 
-def _known_rate(bed: Bed, plan: Plan, result: Result, report: Callable[[int], None]) -> float:
+def _known_rate(fixture: Fixture, plan: Plan, result: Result, report: Callable[[int], None]) -> float:
     """The highest sustained rate, as far as something like it was measured."""
     if result.latency is not None and result.latency.sustained_per_second:
         return result.latency.sustained_per_second
-    return _backlog_rate(bed, plan, result.throughput, report)
+    return _backlog_rate(fixture, plan, result.throughput, report)
 
 
-def _reads(bed: Bed, plan: Plan, events_per_second: float, report: Callable[[int], None]) -> Reads:
-    sweep_s, gates = measure_reconciliation(bed.engine, bed.client)
-    hget = measure_gate_reads(bed.client, orgs=plan.orgs)
+def _reads(fixture: Fixture, plan: Plan, events_per_second: float, report: Callable[[int], None]) -> Reads:
+    sweep_s, gates = measure_reconciliation(fixture.engine, fixture.client)
+    hget = measure_gate_reads(fixture.client, orgs=plan.orgs)
     report(hget.count)
-    http = measure_http_reads(bed, plan, events_per_second=events_per_second, report=report)
+    http = measure_http_reads(fixture, plan, events_per_second=events_per_second, report=report)
     return Reads(hget, sweep_s, gates, http)
 
 
-def _batches(bed: Bed, plan: Plan, report: Callable[[int], None]) -> list[Measured]:
+def _batches(fixture: Fixture, plan: Plan, report: Callable[[int], None]) -> list[Measured]:
     """Each batch limit with as many events as take about as long."""
-    make_orgs(bed.owner, range(1, plan.orgs + 1))
+    make_orgs(fixture.owner, range(1, plan.orgs + 1))
     found: list[Measured] = []
     for limit in plan.batch_limits:
         workload = Workload("uniform", plan.orgs, batch_limit=limit)
         events = min(plan.events, limit * plan.messages)
         found.append(
-            measured(workload, [bill(bed, workload, events, report) for _ in range(plan.repetitions)])
+            measured(workload, [bill(fixture, workload, events, report) for _ in range(plan.repetitions)])
         )
     return found
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from metering.sandbox.telephony.signal_listener import Listener
-from metering.trials.bench.fixture import Bed, checkpoint
+from metering.sandbox.telephony.signal_listener import SignalListener
+from metering.trials.bench.fixture import Fixture, checkpoint
 from metering.trials.bench.open_loop import Observed, observe
 from metering.trials.bench.plan import Plan
 from metering.trials.bench.roles import meter_command, running_roles
@@ -35,17 +35,20 @@ class Latency:
 
 
 def measure_latency(
-    bed: Bed, plan: Plan, *, at_most_per_second: float, report: Callable[[int], None]
+    fixture: Fixture, plan: Plan, *, at_most_per_second: float, report: Callable[[int], None]
 ) -> Latency:
     """Search for the highest sustained load below `at_most_per_second` by halving, then measure at 70% of it.
 
     Each repetition begins just after a checkpoint, when WAL is dearest. The plan's orgs exist. Where nothing that was tried was
     sustained, latency is measured at 70% of the lowest load that wasn't.
     """
-    with running_roles(bed.servers.data_dir, [meter_command(0)]) as roles, Listener(bed.client) as listener:
+    with (
+        running_roles(fixture.servers.data_dir, [meter_command(0)]) as roles,
+        SignalListener(fixture.client) as listener,
+    ):
 
         def load(per_second: float, load_s: float) -> Observed:
-            seen = observe(bed, roles, listener, per_second=per_second, seconds=load_s, orgs=plan.orgs)
+            seen = observe(fixture, roles, listener, per_second=per_second, seconds=load_s, orgs=plan.orgs)
             report(seen.count)
             return seen
 
@@ -61,7 +64,7 @@ def measure_latency(
         rate = (sustained or too_high) * MEASURED_AT
         measured: list[Observed] = []
         for _ in range(plan.repetitions):
-            checkpoint(bed)  # pages that are written for the first time after it go whole into the WAL
+            checkpoint(fixture)  # pages that are written for the first time after it go whole into the WAL
             measured.append(load(rate, plan.latency_s))
         lone = load(IDLE_PER_SECOND, plan.latency_s)
         ladder = [load(share * (sustained or too_high), plan.search_step_s) for share in plan.ladder]

@@ -8,7 +8,7 @@ from typing import Final
 
 from metering.trials.bench.backlog import Drained, drain
 from metering.trials.bench.dramatiq_baseline import measure_one_message_per_call
-from metering.trials.bench.fixture import Bed, make_orgs
+from metering.trials.bench.fixture import Fixture, make_orgs
 from metering.trials.bench.plan import Plan
 from metering.trials.bench.rate import Rate, Spread, spread
 from metering.trials.bench.raw_copy import measure_raw_copy
@@ -79,23 +79,23 @@ def workloads(plan: Plan) -> list[Workload]:
     ]
 
 
-def measure_throughput(bed: Bed, plan: Plan, report: Callable[[int], None]) -> Throughput:
+def measure_throughput(fixture: Fixture, plan: Plan, report: Callable[[int], None]) -> Throughput:
     """Warm up, then as many rounds as the plan has repetitions."""
-    make_orgs(bed.owner, range(1, plan.many_orgs + 1))
-    write_gates(bed.engine, bed.client)  # an org's first gate costs once, not with its calls
-    prepare_tpcb(bed.servers)
+    make_orgs(fixture.owner, range(1, plan.many_orgs + 1))
+    write_gates(fixture.engine, fixture.client)  # an org's first gate costs once, not with its calls
+    prepare_tpcb(fixture.servers)
     tried = workloads(plan)
     drained: dict[Workload, list[Drained]] = {each: [] for each in tried}
     baselines: list[tuple[Rate, Rate, Rate, Rate]] = []
     costs: list[DebitCost] = []
-    bill(bed, tried[0], WARM_UP_EVENTS, report)
+    bill(fixture, tried[0], WARM_UP_EVENTS, report)
     for _ in range(plan.repetitions):
         for workload in tried:
-            before = footprint(bed.engine)
-            drained[workload].append(bill(bed, workload, plan.events, report, jobs=plan.jobs))
+            before = footprint(fixture.engine)
+            drained[workload].append(bill(fixture, workload, plan.events, report, jobs=plan.jobs))
             if workload is tried[0]:
-                costs.append(debit_cost(before, footprint(bed.engine)))
-        baselines.append(_baselines(bed, plan, report))
+                costs.append(debit_cost(before, footprint(fixture.engine)))
+        baselines.append(_baselines(fixture, plan, report))
     return Throughput(
         [measured(workload, runs) for workload, runs in drained.items()],
         Baselines(*(spread(rates) for rates in zip(*baselines, strict=True))),
@@ -104,7 +104,7 @@ def measure_throughput(bed: Bed, plan: Plan, report: Callable[[int], None]) -> T
 
 
 def bill(
-    bed: Bed,
+    fixture: Fixture,
     workload: Workload,
     count: int,
     report: Callable[[int], None],
@@ -114,7 +114,7 @@ def bill(
 ) -> Drained:
     """Fill the stream with so many new events of a workload, and have them billed."""
     return drain(
-        bed,
+        fixture,
         _new_events(count, workload.orgs, workload.traffic),
         report=report,
         meters=workload.meters,
@@ -136,15 +136,15 @@ def measured(workload: Workload, runs: Sequence[Drained]) -> Measured:
     )
 
 
-def _baselines(bed: Bed, plan: Plan, report: Callable[[int], None]) -> tuple[Rate, Rate, Rate, Rate]:
+def _baselines(fixture: Fixture, plan: Plan, report: Callable[[int], None]) -> tuple[Rate, Rate, Rate, Rate]:
     """One repetition of each, in the order of `Baselines`."""
     messages = _new_events(plan.messages, plan.orgs, Traffic.UNIFORM)
     alone = Workload("uniform", plan.orgs, batch_limit=1)
     return (
-        measure_one_message_per_call(bed, messages, report),
-        bill(bed, alone, plan.messages, report).rate,
-        measure_tpcb(bed.servers, plan.tpcb_s),
-        measure_raw_copy(bed.servers.owner_database_url),
+        measure_one_message_per_call(fixture, messages, report),
+        bill(fixture, alone, plan.messages, report).rate,
+        measure_tpcb(fixture.servers, plan.tpcb_s),
+        measure_raw_copy(fixture.servers.owner_database_url),
     )
 
 

@@ -58,7 +58,7 @@ class SetUpError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class CustomerContext:
     """What customers share."""
 
     stripe_url: str
@@ -74,7 +74,7 @@ class Customer(threading.Thread):
     """One org's customer, seeded: his habits and choices are the same with the same seed, their moments the system's."""
 
     def __init__(
-        self, org_id: int, habit: Habit, api: CustomerApi, surroundings: Surroundings, seed: int
+        self, org_id: int, habit: Habit, api: CustomerApi, surroundings: CustomerContext, seed: int
     ) -> None:
         super().__init__(name=f"customer {org_id}", daemon=True)
         self.error: BaseException | None = None

@@ -14,11 +14,11 @@ from typing import Final, Protocol
 import redis
 
 from metering.trials.chaos.calendar import Calendar
+from metering.trials.chaos.foreign_sessions import ForeignSessions
 from metering.trials.chaos.links import Links
 from metering.trials.chaos.producer import Producer
-from metering.trials.chaos.schedule import Fault, Schedule, Strike
+from metering.trials.chaos.schedule import Fault, Schedule, ScheduledFault
 from metering.trials.chaos.stores import Stores
-from metering.trials.chaos.strangers import Strangers
 from metering.trials.chaos.stripe_faults import StripeFaults
 
 TO_STRIPE: Final = "> stripe"
@@ -43,10 +43,10 @@ class Roles(Protocol):
 
 
 @dataclass(slots=True)
-class Struck:
+class InjectedFault:
     """One strike as it was carried out; times on the monotonic clock."""
 
-    strike: Strike
+    strike: ScheduledFault
     began_s: float
     healed_s: float | None = None
     """When it was over, and what it lost was sent again."""
@@ -55,13 +55,13 @@ class Struck:
 
 
 @dataclass(frozen=True, slots=True)
-class Victims:
+class Targets:
     """All that faults are done to."""
 
     roles: Roles
     links: Links
     stores: Stores
-    strangers: Strangers
+    foreign_sessions: ForeignSessions
     stripe: StripeFaults
     calendar: Calendar
     valkey: redis.Redis
@@ -74,12 +74,12 @@ class Injector(threading.Thread):
     def __init__(
         self,
         schedule: Schedule,
-        victims: Victims,
-        healed: Callable[[Struck], None],
+        victims: Targets,
+        healed: Callable[[InjectedFault], None],
         say: Callable[[str], None],
     ) -> None:
         super().__init__(name="injector", daemon=True)
-        self.struck: list[Struck] = []
+        self.injected: list[InjectedFault] = []
         self.errors: list[str] = []
         """What could not be done, a sentence each: a fault that wasn't is no proof."""
         self._schedule = schedule
@@ -87,7 +87,7 @@ class Injector(threading.Thread):
         self._healed = healed
         self._say = say
         self._stopped = threading.Event()
-        self._ways: Mapping[Fault, Callable[[Strike], None]] = {
+        self._ways: Mapping[Fault, Callable[[ScheduledFault], None]] = {
             Fault.KILL: self._kill,
             Fault.FREEZE: self._freeze,
             Fault.CUT: self._cut,
@@ -107,7 +107,7 @@ class Injector(threading.Thread):
         }
 
     def stop(self) -> None:
-        """Strike no more, and return when all that was begun is over and healed."""
+        """Inject no more faults, and return when all that was begun is over and healed."""
         self._stopped.set()
         if self.ident is not None:
             self.join()
@@ -115,7 +115,9 @@ class Injector(threading.Thread):
     def run(self) -> None:
         self._back_up()  # before all: the first restore may come sooner than a busy machine has taken the one meant for it
         began_s = time.monotonic()
-        plan: list[tuple[float, Strike | None]] = [(strike.at_s, strike) for strike in self._schedule.strikes]
+        plan: list[tuple[float, ScheduledFault | None]] = [
+            (strike.at_s, strike) for strike in self._schedule.strikes
+        ]
         plan += [(at_s, None) for at_s in self._schedule.backups_at_s]
         plan.sort(key=lambda each: (each[0], each[1] is not None))
         futures: list[Future[None]] = []
@@ -140,12 +142,12 @@ class Injector(threading.Thread):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         _insist(lambda: self._to.valkey.config_set("maxmemory", 0))
-        _insist(self._to.strangers.stop_failing)
+        _insist(self._to.foreign_sessions.stop_failing)
         self._to.stripe.clear()
 
-    def _strike(self, strike: Strike) -> None:
-        struck = Struck(strike, time.monotonic())
-        self.struck.append(struck)
+    def _strike(self, strike: ScheduledFault) -> None:
+        struck = InjectedFault(strike, time.monotonic())
+        self.injected.append(struck)
         try:
             self._ways[strike.fault](strike)
         except Exception as error:  # noqa: BLE001 - told at the end
@@ -165,10 +167,10 @@ class Injector(threading.Thread):
         self.errors.append(problem)
         self._say(problem)
 
-    def _kill(self, strike: Strike) -> None:
+    def _kill(self, strike: ScheduledFault) -> None:
         self._send(strike.target, signal.SIGKILL)
 
-    def _freeze(self, strike: Strike) -> None:
+    def _freeze(self, strike: ScheduledFault) -> None:
         pid = self._send(strike.target, signal.SIGSTOP)
         time.sleep(strike.lasts_s)
         with suppress(ProcessLookupError):  # killed meanwhile
@@ -187,66 +189,66 @@ class Injector(threading.Thread):
                 raise TimeoutError(f"{role} doesn't run")
             time.sleep(0.05)
 
-    def _cut(self, strike: Strike) -> None:
+    def _cut(self, strike: ScheduledFault) -> None:
         self._to.links.cut(strike.target)
         time.sleep(strike.lasts_s)
         self._to.links.heal(strike.target)
 
-    def _stall(self, strike: Strike) -> None:
+    def _stall(self, strike: ScheduledFault) -> None:
         self._to.links.stall(strike.target)
         time.sleep(strike.lasts_s)
         self._to.links.heal(strike.target)
 
-    def _kill_valkey(self, strike: Strike) -> None:
+    def _kill_valkey(self, strike: ScheduledFault) -> None:
         self._to.stores.kill_valkey(strike.lasts_s)
         for producer in self._to.producers:
             producer.send_again(time.monotonic() - strike.lasts_s - UNSURE_S)
 
-    def _fill_valkey(self, strike: Strike) -> None:
+    def _fill_valkey(self, strike: ScheduledFault) -> None:
         _insist(lambda: self._to.valkey.config_set("maxmemory", TINY_BYTES))
         time.sleep(strike.lasts_s)
         _insist(lambda: self._to.valkey.config_set("maxmemory", 0))
 
-    def _empty_valkey(self, strike: Strike) -> None:
+    def _empty_valkey(self, strike: ScheduledFault) -> None:
         del strike
         _insist(self._to.valkey.flushall)
         self._send_all_again()
 
-    def _kill_postgres(self, strike: Strike) -> None:
+    def _kill_postgres(self, strike: ScheduledFault) -> None:
         self._to.stores.kill_postgres(strike.lasts_s)
 
-    def _restore_postgres(self, strike: Strike) -> None:
+    def _restore_postgres(self, strike: ScheduledFault) -> None:
         del strike
         self._to.stores.restore()
-        _insist(self._to.strangers.stop_failing)
+        _insist(self._to.foreign_sessions.stop_failing)
         self._send_all_again()
 
     def _send_all_again(self) -> None:
         for producer in self._to.producers:
             producer.send_again()
 
-    def _deadlock(self, strike: Strike) -> None:
-        _insist(lambda: self._to.strangers.deadlock(strike.lasts_s, strike.seed))
+    def _deadlock(self, strike: ScheduledFault) -> None:
+        _insist(lambda: self._to.foreign_sessions.deadlock(strike.lasts_s, strike.seed))
 
-    def _hold_locked(self, strike: Strike) -> None:
-        _insist(lambda: self._to.strangers.hold(strike.lasts_s, strike.seed))
+    def _hold_locked(self, strike: ScheduledFault) -> None:
+        _insist(lambda: self._to.foreign_sessions.hold(strike.lasts_s, strike.seed))
 
-    def _fail_to_serialize(self, strike: Strike) -> None:
-        _insist(self._to.strangers.begin_failing)
+    def _fail_to_serialize(self, strike: ScheduledFault) -> None:
+        _insist(self._to.foreign_sessions.begin_failing)
         time.sleep(strike.lasts_s)
-        _insist(self._to.strangers.stop_failing)
+        _insist(self._to.foreign_sessions.stop_failing)
 
-    def _slow_stripe(self, strike: Strike) -> None:
+    def _slow_stripe(self, strike: ScheduledFault) -> None:
         self._to.stripe.be_slow(on=True)
         time.sleep(strike.lasts_s)
         self._to.stripe.be_slow(on=False)
 
-    def _let_stripe_err(self, strike: Strike) -> None:
+    def _let_stripe_err(self, strike: ScheduledFault) -> None:
         self._to.stripe.err(strike.seed, on=True)
         time.sleep(strike.lasts_s)
         self._to.stripe.err(strike.seed, on=False)
 
-    def _lose_webhooks(self, strike: Strike) -> None:
+    def _lose_webhooks(self, strike: ScheduledFault) -> None:
         self._to.stripe.lose_webhooks(strike.seed, on=True)
         time.sleep(strike.lasts_s)
         self._to.stripe.lose_webhooks(strike.seed, on=False)

@@ -17,7 +17,7 @@ from metering.rules.gates import Balance
 from metering.runtime.names import STREAM
 from metering.sandbox.stripe.remote import ControlError, control
 from metering.signals.gates import Gate, Gates
-from metering.trials.chaos.injector import Roles, Struck
+from metering.trials.chaos.injector import InjectedFault, Roles
 from metering.trials.chaos.producer import Producer
 
 POLL_EVERY_S: Final = 0.25
@@ -46,7 +46,7 @@ class Observed:
 class _Mark:
     """What has to have had its effect before all is right again after a fault."""
 
-    struck: Struck
+    struck: InjectedFault
     healed_s: float
     last_id: tuple[int, int]
     """The stream's entries up to here."""
@@ -62,7 +62,7 @@ class _Mark:
 class Recovered:
     """A fault after which all was right again, and how long after it was over (or another one meanwhile)."""
 
-    struck: Struck
+    struck: InjectedFault
     took_s: float
 
 
@@ -71,7 +71,7 @@ class Recovery(threading.Thread):
     billed, all that Stripe had taken before is credited, and every gate says what its org's balance says.
     """
 
-    def __init__(self, observed: Observed, struck: Callable[[], Sequence[Struck]]) -> None:
+    def __init__(self, observed: Observed, struck: Callable[[], Sequence[InjectedFault]]) -> None:
         super().__init__(name="recovery", daemon=True)
         self.recovered: list[Recovered] = []
         self._observed = observed
@@ -87,7 +87,7 @@ class Recovery(threading.Thread):
         with self._lock:
             return len(self._marks)
 
-    def healed(self, struck: Struck) -> None:
+    def healed(self, struck: InjectedFault) -> None:
         """A fault is over: from here on it is waited until all is right."""
         last_id = max(producer.pushed.last_id for producer in self._observed.producers)
         with self._lock:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from metering.console.output import add_row, counted, say, show_json, show_table, table
 from metering.rules.money import format_usd
-from metering.trials.chaos.injector import Struck
+from metering.trials.chaos.injector import InjectedFault
 from metering.trials.chaos.run import Plan, Result
 from metering.trials.chaos.schedule import Fault
 from metering.trials.chaos.verdict import Verdict
@@ -51,7 +51,7 @@ def report_json(plan: Plan, result: Result, took_s: float) -> None:
     )
 
 
-def _by_kind(struck: Sequence[Struck]) -> Counter[Fault]:
+def _by_kind(struck: Sequence[InjectedFault]) -> Counter[Fault]:
     return Counter(each.strike.fault for each in struck if not each.failed)
 
 

@@ -21,8 +21,9 @@ from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.stripe.remote import ControlError, control
 from metering.sandbox.telephony.simulation import Telephony
 from metering.trials.chaos.calendar import Calendar
-from metering.trials.chaos.customers import Customer, Habit, Surroundings
-from metering.trials.chaos.injector import Injector, Roles, Struck, Victims
+from metering.trials.chaos.customers import Customer, CustomerContext, Habit
+from metering.trials.chaos.foreign_sessions import ForeignSessions
+from metering.trials.chaos.injector import InjectedFault, Injector, Roles, Targets
 from metering.trials.chaos.journal import Wanted
 from metering.trials.chaos.links import HOST, Links
 from metering.trials.chaos.memory import Memory
@@ -30,7 +31,6 @@ from metering.trials.chaos.producer import Producer
 from metering.trials.chaos.recovery import Observed, Recovered, Recovery
 from metering.trials.chaos.schedule import Schedule, make_schedule
 from metering.trials.chaos.stores import Stores
-from metering.trials.chaos.strangers import Strangers
 from metering.trials.chaos.stripe_faults import StripeFaults
 from metering.trials.chaos.verdict import Evidence, Verdict, judge
 from workers.stream import backlog
@@ -94,11 +94,11 @@ class Result:
     """What came of a run."""
 
     verdict: Verdict
-    struck: Sequence[Struck]
+    struck: Sequence[InjectedFault]
     recovered: Sequence[Recovered]
     peaks_kib: Mapping[str, int]
     deadlocks: int
-    """That Postgres found because of strangers."""
+    """That Postgres found because of foreign sessions."""
     stripe_met: Mapping[str, int]
     """How many requests and webhooks met each kind of Stripe's faults."""
 
@@ -119,9 +119,9 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
         say(f"{len(customers)} customers save their cards and enable reloads")
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(Customer.set_up, customers))
-        strangers = Strangers(world.admin_url, list(world.api_keys))
+        foreign_sessions = ForeignSessions(world.admin_url, list(world.api_keys))
         stripe = StripeFaults(world.stripe_url)
-        injector, recovery = _faults(world, schedule, strangers, stripe, producers, say)
+        injector, recovery = _faults(world, schedule, foreign_sessions, stripe, producers, say)
         memory = Memory(
             lambda: {name: [pid] for name, pid in world.roles.pids().items()} | world.stores.processes()
         )
@@ -149,7 +149,12 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
         )
         verdict.problems += problems + _broken(injector, producers, customers)
         return Result(
-            verdict, injector.struck, recovery.recovered, memory.peaks_kib, strangers.deadlocks, stripe.met
+            verdict,
+            injector.injected,
+            recovery.recovered,
+            memory.peaks_kib,
+            foreign_sessions.deadlocks,
+            stripe.met,
         )
 
 
@@ -175,7 +180,7 @@ def _producers(plan: Plan, world: World, began_at: datetime) -> Iterator[list[Pr
 
 def _customers(plan: Plan, world: World, wanted: Wanted) -> list[Customer]:
     port = world.links.port(world.customers_link)
-    around = Surroundings(
+    around = CustomerContext(
         world.stripe_url, lambda: world.stores.restores, lambda: world.calendar.jumps, wanted
     )
     return [
@@ -187,7 +192,7 @@ def _customers(plan: Plan, world: World, wanted: Wanted) -> list[Customer]:
 def _faults(
     world: World,
     schedule: Schedule,
-    strangers: Strangers,
+    foreign_sessions: ForeignSessions,
     stripe: StripeFaults,
     producers: Sequence[Producer],
     say: Say,
@@ -202,12 +207,12 @@ def _faults(
         world.role_names,
         producers,
     )
-    recovery = Recovery(observed, lambda: list(injector.struck))
-    victims = Victims(
+    recovery = Recovery(observed, lambda: list(injector.injected))
+    victims = Targets(
         world.roles,
         world.links,
         world.stores,
-        strangers,
+        foreign_sessions,
         stripe,
         world.calendar,
         world.client,
@@ -231,7 +236,7 @@ def _watch(
         if stop.wait(SAY_EVERY_S if injector.is_alive() else POLL_EVERY_S):
             return
         if injector.is_alive():
-            struck = list(injector.struck)
+            struck = list(injector.injected)
             now = [each.strike.fault.name.lower() for each in struck if each.healed_s is None]
             say(
                 f"{time.monotonic() - began_s:5.0f} s  {len(struck):4} faults, {recovery.waiting} not over yet;"

@@ -71,7 +71,7 @@ LASTS_S: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class ScheduledFault:
     """One fault."""
 
     at_s: float
@@ -88,7 +88,7 @@ class Strike:
 class Schedule:
     """All strikes of a run, and the backups that its restores go back to, in order of time."""
 
-    strikes: tuple[Strike, ...]
+    strikes: tuple[ScheduledFault, ...]
     backups_at_s: tuple[float, ...]
 
 
@@ -101,7 +101,7 @@ def make_schedule(seed: int, duration_s: float, *, roles: Sequence[str], links: 
         Fault.CUT: _in_turn(links, randomness),
         Fault.STALL: _in_turn(links, randomness),
     }
-    strikes: list[Strike] = []
+    strikes: list[ScheduledFault] = []
     kinds = _kinds(randomness)
     times = _times(duration_s, randomness)
     held_back: list[Fault] = []
@@ -112,7 +112,7 @@ def make_schedule(seed: int, duration_s: float, *, roles: Sequence[str], links: 
             fault = next(kinds)
         target = next(targets[fault]) if fault in targets else ""
         lasts_s = round(randomness.uniform(*LASTS_S[fault]), 2)
-        strikes.append(Strike(round(at_s, 2), fault, target, lasts_s, randomness.randrange(2**31)))
+        strikes.append(ScheduledFault(round(at_s, 2), fault, target, lasts_s, randomness.randrange(2**31)))
     return Schedule(tuple(strikes), tuple(_backups(strikes)))
 
 
@@ -145,13 +145,13 @@ def _in_turn(names: Sequence[str], randomness: random.Random) -> Iterator[str]:
     return itertools.cycle(shuffled)
 
 
-def _fits(fault: Fault, at_s: float, before: Sequence[Strike]) -> bool:
+def _fits(fault: Fault, at_s: float, before: Sequence[ScheduledFault]) -> bool:
     """Whether a fault may strike then: not while it would undo what is to be shown."""
     jumps = [strike.at_s for strike in before if strike.fault is Fault.CLOCK]
     return fault is not Fault.CLOCK or not jumps or at_s - jumps[-1] >= JUMPS_APART_S
 
 
-def _backups(strikes: Sequence[Strike]) -> Iterator[float]:
+def _backups(strikes: Sequence[ScheduledFault]) -> Iterator[float]:
     jumped_at_s = 0.0
     for strike in strikes:
         if strike.fault is Fault.CLOCK:

@@ -32,7 +32,7 @@ class StoppedEarlyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Backstage:
+class Processes:
     """Where the demo speaks, what stops it, and where its roles log and are reached."""
 
     out: Console
@@ -65,9 +65,9 @@ def step(out: Console, stop: Event, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def running_stripe(backstage: Backstage, settings: Settings) -> Iterator[StripeAccess]:
+def running_stripe(processes: Processes, settings: Settings) -> Iterator[StripeAccess]:
     """The Stripe that the settings name, or a stand-in for the time of the block."""
-    out, stop = backstage.out, backstage.stop
+    out, stop = processes.out, processes.stop
     with ExitStack() as stack:
         named = named_stripe(settings)
         if named is not None:
@@ -75,7 +75,7 @@ def running_stripe(backstage: Backstage, settings: Settings) -> Iterator[StripeA
             yield named
             return
         with step(out, stop, "a stand-in for Stripe. This is NOT STRIPE: nobody's card is charged"):
-            stack.enter_context(backstage.supervise([STRIPE_SANDBOX]))
+            stack.enter_context(processes.supervise([STRIPE_SANDBOX]))
             access = find_stripe(settings, settings.data_dir, stop)
         if access is None:
             raise StoppedEarlyError
@@ -83,18 +83,18 @@ def running_stripe(backstage: Backstage, settings: Settings) -> Iterator[StripeA
 
 
 @contextmanager
-def running_roles(backstage: Backstage, client: redis.Redis, number: int) -> Iterator[None]:
+def running_roles(processes: Processes, client: redis.Redis, number: int) -> Iterator[None]:
     """So many meters, the jobs and the API, for the time of the block; what an earlier demo left is billed first."""
     meters = meter_roles(number)
-    out, stop, log_path = backstage.out, backstage.stop, backstage.log_path
+    out, stop, log_path = processes.out, processes.stop, processes.log_path
     with ExitStack() as stack:
         what = f"{counted(number, 'meter')}, the jobs and the API, logging to {shown_path(log_path)}"
         with step(out, stop, what):
-            stack.enter_context(backstage.supervise([*meters, JOBS, API]))
+            stack.enter_context(processes.supervise([*meters, JOBS, API]))
             awaited = {role.arguments[-1] for role in meters}
             if not wait_for(stop, READY_LIMIT_S, lambda: awaited <= _consumers(client)):
                 raise CommandError(f"The meters don't begin to work; {log_path} tells why.")
-            if not wait_for(stop, READY_LIMIT_S, lambda: _answers(f"{backstage.url}/readyz")):
+            if not wait_for(stop, READY_LIMIT_S, lambda: _answers(f"{processes.url}/readyz")):
                 raise CommandError(f"The API doesn't begin to answer; {log_path} tells why.")
         if waiting := backlog(client).lag:
             with step(out, stop, f"{counted(waiting, 'event')} from before, billed first"):

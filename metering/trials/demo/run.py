@@ -24,18 +24,18 @@ from metering.runtime.clock import Clock, system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
 from metering.sandbox.customers.cardholders import Cardholders
-from metering.sandbox.customers.operator_credits import Refills
+from metering.sandbox.customers.operator_credits import OperatorCredits
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.telephony.calls import TIME_FACTOR
 from metering.sandbox.telephony.signal_history import last_position
-from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.signal_listener import SignalListener
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from metering.trials.consistency import wrong_gates
 from metering.trials.demo.money import read_money, wrong_money
 from metering.trials.demo.output import is_live, say_line
 from metering.trials.demo.processes import (
-    Backstage,
+    Processes,
     StoppedEarlyError,
     running_roles,
     running_stripe,
@@ -44,7 +44,7 @@ from metering.trials.demo.processes import (
 )
 from metering.trials.demo.screen import Figures, live_view, plain_line
 from metering.trials.demo.setup import cardholders_of, make_customers, make_orgs, make_tiers
-from metering.trials.demo.snapshot import Watch
+from metering.trials.demo.snapshot import Snapshots
 from metering.trials.demo.verdict import INTERRUPTED, Run, conclude
 from metering.trials.outcome import Outcome, last_rejection_id
 
@@ -85,13 +85,13 @@ def run_demo(plan: Plan, *, clock: Clock = system_clock) -> int:
                 engine = stack.enter_context(engine_for(found.database_url, command="demo"))
                 make_tiers(engine, clock)
             client = stack.enter_context(connect_redis(found.redis_url))
-            listener = stack.enter_context(Listener(client))
-            backstage = Backstage(out, stop, settings.data_dir / ROLES_LOG, http_port)
+            listener = stack.enter_context(SignalListener(client))
+            processes = Processes(out, stop, settings.data_dir / ROLES_LOG, http_port)
             # Outside of the roles: it is asked what it holds when they have ended.
-            access = stack.enter_context(running_stripe(backstage, settings))
+            access = stack.enter_context(running_stripe(processes, settings))
             cardholders = cardholders_of(access)
-            with running_roles(backstage, client, plan.meters):
-                run = _simulate(backstage, engine, client, listener, cardholders, plan, clock)
+            with running_roles(processes, client, plan.meters):
+                run = _simulate(processes, engine, client, listener, cardholders, plan, clock)
         except StoppedEarlyError:
             out.print("Stopped before the first call was pushed.")
             return INTERRUPTED
@@ -107,16 +107,16 @@ def _refuse_other_servers(settings: Settings) -> None:
 
 
 def _simulate(
-    backstage: Backstage,
+    processes: Processes,
     engine: Engine,
     client: redis.Redis,
-    listener: Listener,
+    listener: SignalListener,
     cardholders: Cardholders,
     plan: Plan,
     clock: Clock,
 ) -> Run:
     """Make orgs, let their calls start and end on schedule, and wait until the meters have done with them."""
-    out, stop = backstage.out, backstage.stop
+    out, stop = processes.out, processes.stop
     with step(out, stop, f"{counted(plan.orgs, 'new org')}, each with a balance to begin with"):
         log_began_at = last_position(client)
         made = make_orgs(
@@ -131,10 +131,10 @@ def _simulate(
         with engine.connect() as connection:
             newest_rejection_id = last_rejection_id(connection)
     with step(
-        out, stop, f"{counted(len(made.roles), 'customer')} with cards, over the API at {backstage.url}"
+        out, stop, f"{counted(len(made.roles), 'customer')} with cards, over the API at {processes.url}"
     ):
         customers = make_customers(
-            engine, made.roles, cardholders, listener, http_port=backstage.http_port, clock=clock
+            engine, made.roles, cardholders, listener, http_port=processes.http_port, clock=clock
         )
     say_line(
         out,
@@ -144,36 +144,36 @@ def _simulate(
     )
     telephony = made.telephony
     switch = Switch(client, telephony.schedule())
-    refills = Refills(engine, client, listener, made.refills, clock=clock)
+    operator_credits = OperatorCredits(engine, client, listener, made.operator_credits, clock=clock)
     outcome = Outcome(telephony.org_ids, newest_rejection_id)
-    watch = Watch(engine, client, switch, listener, outcome, made.orgs, clock=clock)
-    for thread in (switch, refills, customers):
+    snapshots = Snapshots(engine, client, switch, listener, outcome, made.orgs, clock=clock)
+    for thread in (switch, operator_credits, customers):
         thread.start()
     with _screen(out, plan.duration_s) as show:
         try:
             while switch.is_alive() and not stop.is_set():
-                show(watch.look(draining=False))
+                show(snapshots.take(draining=False))
                 stop.wait(POLL_EVERY_S)
         finally:
             switch.stop()
-            refills.stop()
+            operator_credits.stop()
             customers.stop()
-        drained = _drain(out, stop, watch, show)
+        drained = _drain(out, stop, snapshots, show)
         behind = 0
         if drained:
             _settle_charges(engine, cardholders, customers, telephony.org_ids, clock)
             behind = _settle(engine, client, telephony.org_ids)
-        show(watch.look(draining=True))
+        show(snapshots.take(draining=True))
     return Run(
         telephony=telephony,
         switch=switch,
-        refills=refills,
+        operator_credits=operator_credits,
         customers=customers,
         cardholders=cardholders,
         listener=listener,
         log_began_at=log_began_at,
         outcome=Outcome(telephony.org_ids, newest_rejection_id),
-        highest_lag=watch.highest_lag,
+        highest_lag=snapshots.highest_lag,
         drained=drained,
         gates_behind=behind,
     )
@@ -234,14 +234,14 @@ def _screen(out: Console, duration_s: int) -> Iterator[Callable[[Figures], None]
         say_line(out, plain_line(last))
 
 
-def _drain(out: Console, stop: Event, watch: Watch, show: Callable[[Figures], None]) -> bool:
+def _drain(out: Console, stop: Event, snapshots: Snapshots, show: Callable[[Figures], None]) -> bool:
     """Wait until all that was pushed is billed. False if that takes too long, or somebody presses Ctrl-C (again)."""
     deadline_s = time.monotonic() + DRAIN_LIMIT_S
     with stop_on_signals() as enough:
         if stop.is_set():
             say_line(out, "Stopping; what was pushed is billed first, unless you press Ctrl-C again.")
-        while not (drained := watch.drained()):
-            show(watch.look(draining=True))
+        while not (drained := snapshots.drained()):
+            show(snapshots.take(draining=True))
             if enough.wait(POLL_EVERY_S):
                 stop.set()
                 break

@@ -19,11 +19,11 @@ from metering.rules.pricing import Price
 from metering.runtime.clock import Clock
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders, RealCardholders, StandInCardholders
-from metering.sandbox.customers.personas import Role, cast_roles
+from metering.sandbox.customers.personas import PersonaPlan, assign_personas
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE
-from metering.sandbox.telephony.signal_listener import Listener
-from metering.sandbox.telephony.simulation import Refill, Telephony
+from metering.sandbox.telephony.signal_listener import SignalListener
+from metering.sandbox.telephony.simulation import OperatorCredit, Telephony
 from metering.signals.gates import Gates
 
 
@@ -34,7 +34,7 @@ class DemoOrg:
     org_id: int
     name: str
     first_balance_cents: int
-    role: Role | None
+    role: PersonaPlan | None
     """Its customer's; None where an operator refills it."""
 
 
@@ -44,8 +44,8 @@ class Made:
 
     telephony: Telephony
     orgs: list[DemoOrg]
-    roles: dict[int, Role]
-    refills: dict[int, list[Refill]]
+    roles: dict[int, PersonaPlan]
+    operator_credits: dict[int, list[OperatorCredit]]
     """What the operator does, for the orgs without a role."""
 
 
@@ -82,7 +82,7 @@ def make_orgs(
         names = [f"Demo {index} of {now:%H:%M:%S}" for index in range(1, number + 1)]
         org_ids = [create_org(connection, name, now) for name in names]
         telephony = Telephony(org_ids, start=now, seed=seed, duration_s=duration_s, rate=rate)
-        roles = cast_roles(org_ids, telephony.likely_cents_per_s(), duration_s)
+        roles = assign_personas(org_ids, telephony.likely_cents_per_s(), duration_s)
         balances = telephony.starting_balances_cents()
         balances |= {org_id: role.start_cents for org_id, role in roles.items()}
         for org_id, cents in balances.items():
@@ -102,15 +102,17 @@ def make_orgs(
         DemoOrg(org_id, name, balances[org_id], roles.get(org_id))
         for org_id, name in zip(org_ids, names, strict=True)
     ]
-    refills = {org_id: plan for org_id, plan in telephony.refills().items() if org_id not in roles}
-    return Made(telephony, orgs, roles, refills)
+    operator_credits = {
+        org_id: plan for org_id, plan in telephony.operator_credits().items() if org_id not in roles
+    }
+    return Made(telephony, orgs, roles, operator_credits)
 
 
 def make_customers(
     engine: Engine,
-    roles: Mapping[int, Role],
+    roles: Mapping[int, PersonaPlan],
     cardholders: Cardholders,
-    listener: Listener,
+    listener: SignalListener,
     *,
     http_port: int,
     clock: Clock,

@@ -10,7 +10,7 @@ from rich.table import Table
 from metering.console.output import counted
 from metering.rules.money import format_usd
 from metering.rules.rejections import Reason
-from metering.sandbox.telephony.call_record import Record
+from metering.sandbox.telephony.call_record import CallRecord
 from metering.trials.demo.screen import shown_ms
 from metering.trials.exhaustions import Overspending
 from metering.trials.outcome import Outcome
@@ -19,7 +19,7 @@ WORST: Final = 10
 
 
 def summary(
-    record: Record, outcome: Outcome, *, took_s: float, highest_lag: int, drained: bool
+    record: CallRecord, outcome: Outcome, *, took_s: float, highest_lag: int, drained: bool
 ) -> RenderableType:
     """What the ledger says of the run beside what telephony's own record says."""
     expected = list(record.orgs.values())

@@ -18,10 +18,16 @@ from metering.console.output import counted, shown_path
 from metering.rules.gates import SignalType
 from metering.rules.money import format_usd
 from metering.sandbox.customers.cardholders import Cardholders
-from metering.sandbox.customers.operator_credits import Refills
+from metering.sandbox.customers.operator_credits import OperatorCredits
 from metering.sandbox.customers.simulation import Customers
-from metering.sandbox.telephony.signal_history import Position, ReloadMessage, Said, read_log, read_reload_log
-from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.signal_history import (
+    LoggedSignal,
+    Position,
+    ReloadMessage,
+    read_log,
+    read_reload_log,
+)
+from metering.sandbox.telephony.signal_listener import SignalListener
 from metering.sandbox.telephony.simulation import Telephony
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
@@ -30,7 +36,7 @@ from metering.trials.demo.money import charges_sentences, read_money, wrong_mone
 from metering.trials.demo.output import say_line
 from metering.trials.demo.snapshot import push_to_gate_s
 from metering.trials.demo.summary import overspending_table, push_to_gate_sentence, summary, why
-from metering.trials.exhaustions import Closings, explain, paired
+from metering.trials.exhaustions import Exhaustions, explain, paired
 from metering.trials.outcome import Outcome, differences
 from workers.stream import backlog
 
@@ -47,10 +53,10 @@ class Run:
 
     telephony: Telephony
     switch: Switch
-    refills: Refills
+    operator_credits: OperatorCredits
     customers: Customers
     cardholders: Cardholders
-    listener: Listener
+    listener: SignalListener
     log_began_at: Position
     """Where the log of signals ended before there were any about this run's orgs."""
     outcome: Outcome
@@ -64,16 +70,16 @@ class Run:
 def conclude(out: Console, engine: Engine, client: redis.Redis, run: Run, *, interrupted: bool) -> int:
     """Compare everything, audit the ledger, say what was found, and give the exit status."""
     log = _heard_log(client, run)
-    closings = Closings(run.telephony.org_ids)
+    exhaustions = Exhaustions(run.telephony.org_ids)
     with engine.connect() as connection:
         run.outcome.read(connection, run.switch.stream_ids)
-        closings.read(connection)
-    _tell(out, run, log, read_reload_log(client, run.log_began_at, run.telephony.org_ids), closings)
+        exhaustions.read(connection)
+    _tell(out, run, log, read_reload_log(client, run.log_began_at, run.telephony.org_ids), exhaustions)
     problems = _audited(out, engine) + _broken(run)
     if run.drained:
         problems += _compared(out, run)
         problems += _money_compared(out, engine, run)
-        problems += _gates_compared(out, engine, client, run, log, closings)
+        problems += _gates_compared(out, engine, client, run, log, exhaustions)
     else:
         waiting = counted(backlog(client).length, "event")
         say_line(out, f"Nothing was compared: in the stream {waiting} wait still, for `{_program()} up`.")
@@ -91,7 +97,7 @@ def conclude(out: Console, engine: Engine, client: redis.Redis, run: Run, *, int
     return 0
 
 
-def _heard_log(client: redis.Redis, run: Run) -> list[Said]:
+def _heard_log(client: redis.Redis, run: Run) -> list[LoggedSignal]:
     """The run's signals as the log has them, once as many were heard, or that takes too long."""
     deadline_s = time.monotonic() + HEAR_LIMIT_S
     while True:
@@ -102,7 +108,9 @@ def _heard_log(client: redis.Redis, run: Run) -> list[Said]:
         time.sleep(0.05)
 
 
-def _tell(out: Console, run: Run, log: list[Said], reloads: list[ReloadMessage], closings: Closings) -> None:
+def _tell(
+    out: Console, run: Run, log: list[LoggedSignal], reloads: list[ReloadMessage], exhaustions: Exhaustions
+) -> None:
     """The summary: what was billed, what gates did to calls, and how far below zero orgs went, and why."""
     switch, admissions = run.switch, run.switch.admissions
     out.print()
@@ -116,7 +124,7 @@ def _tell(out: Console, run: Run, log: list[Said], reloads: list[ReloadMessage],
         out,
         f"\n{counted(len(admissions.calls), 'call')} started; refused by a closed gate: "
         f"{refused['inbound']:,} inbound, {refused['outbound']:,} outbound.\n"
-        f"Refills by an operator: {run.refills.made}, {format_usd(run.refills.cents)} USD.",
+        f"Refills by an operator: {run.operator_credits.made}, {format_usd(run.operator_credits.cents)} USD.",
     )
     for sentence in charges_sentences(run.customers, reloads):
         say_line(out, sentence)
@@ -125,9 +133,9 @@ def _tell(out: Console, run: Run, log: list[Said], reloads: list[ReloadMessage],
             out, f"{counted(switch.running, 'call')} ran still at the end, and their events were not pushed."
         )
     worst = []
-    for org_id, closed in closings.of.items():
+    for org_id, closed in exhaustions.of.items():
         said = ((each.message, each.position) for each in log if each.message.org_id == org_id)
-        closed_at = {id(closing): position for closing, position in paired(closed, said)}
+        closed_at = {id(exhaustion): position for exhaustion, position in paired(closed, said)}
         lowest = min(closed, key=lambda each: each.lowest_cents)
         worst.append(explain(lowest, closed_at.get(id(lowest)), admissions, switch.began_at_s))
     if worst:
@@ -135,7 +143,7 @@ def _tell(out: Console, run: Run, log: list[Said], reloads: list[ReloadMessage],
         out.print()
         out.print(overspending_table(worst))
         say_line(out, why(worst[0]))
-    if took_s := push_to_gate_s(closings, run.listener.heard(run.telephony.org_ids), admissions):
+    if took_s := push_to_gate_s(exhaustions, run.listener.heard(run.telephony.org_ids), admissions):
         say_line(out, push_to_gate_sentence(took_s))
 
 
@@ -164,8 +172,8 @@ def _broken(run: Run) -> list[str]:
         )
     if run.listener.error is not None:
         problems.append(f"The signals could not be heard on: {quoted(run.listener.error)}.")
-    if run.refills.error is not None:
-        problems.append(f"The operator could not go on: {quoted(run.refills.error)}.")
+    if run.operator_credits.error is not None:
+        problems.append(f"The operator could not go on: {quoted(run.operator_credits.error)}.")
     if run.customers.error is not None:
         problems.append(f"The customers could not go on: {quoted(run.customers.error)}.")
     return problems
@@ -194,7 +202,12 @@ def _money_compared(out: Console, engine: Engine, run: Run) -> list[str]:
 
 
 def _gates_compared(
-    out: Console, engine: Engine, client: redis.Redis, run: Run, log: list[Said], closings: Closings
+    out: Console,
+    engine: Engine,
+    client: redis.Redis,
+    run: Run,
+    log: list[LoggedSignal],
+    exhaustions: Exhaustions,
 ) -> list[str]:
     """Gates beside balances, signals beside both, and telephony's decisions beside the signals."""
     org_ids = run.telephony.org_ids
@@ -202,7 +215,7 @@ def _gates_compared(
     logged = by_org(said.message for said in log)
     heard = by_org(each.message for each in run.listener.heard(org_ids))
     found = wrong_gates(Gates(client).read(org_ids), balances)
-    found += wrong_signals(logged, heard, closings.of, balances)
+    found += wrong_signals(logged, heard, exhaustions.of, balances)
     found += wrong_admissions(run.switch.admissions, log)
     exhausted = sum(said.message.type is SignalType.EXHAUSTED for said in log)
     if found:
@@ -221,10 +234,10 @@ def _gates_compared(
             f"{counted(run.gates_behind, 'gate')} differed from the balance when the last call had been billed; "
             f"{'not all were' if wrong_gates(Gates(client).read(org_ids), balances) else 'the reconciler has'} mended.",
         )
-    if closings.count > exhausted:
+    if exhaustions.count > exhausted:
         say_line(
             out,
-            f"{counted(closings.count - exhausted, 'time')} an org was exhausted, and refilled before a meter came to say so.",
+            f"{counted(exhaustions.count - exhausted, 'time')} an org was exhausted, and refilled before a meter came to say so.",
         )
     return found
 

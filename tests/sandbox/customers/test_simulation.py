@@ -16,11 +16,19 @@ from metering.rules.payments import MIN_CHARGE_CENTS, MIN_TOP_UP_CENTS
 from metering.runtime.clock import system_clock
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders, RealCardholders, StandInCardholders
-from metering.sandbox.customers.personas import BILL, CHALLENGED, FAILING, VISA, Part, Role, cast_roles
+from metering.sandbox.customers.personas import (
+    BILL,
+    CHALLENGED,
+    FAILING,
+    VISA,
+    Persona,
+    PersonaPlan,
+    assign_personas,
+)
 from metering.sandbox.customers.simulation import CustomerError, Customers
 from metering.sandbox.stripe.sandbox import StripeSandbox
 from metering.sandbox.telephony.signal_history import BEFORE_ALL, read_reload_log
-from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.signal_listener import SignalListener
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
 from tests.conftest import Database
@@ -38,20 +46,20 @@ def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
 
 
 def test_parts_are_played_by_the_busiest_in_amounts_that_can_be_charged() -> None:
-    roles = cast_roles(range(1, 40), {org_id: 40.0 / org_id for org_id in range(1, 40)}, 30)
-    assert [role.part for role in roles.values()] == list(BILL)
-    assert set(BILL) == set(Part)
+    roles = assign_personas(range(1, 40), {org_id: 40.0 / org_id for org_id in range(1, 40)}, 30)
+    assert [role.persona for role in roles.values()] == list(BILL)
+    assert set(BILL) == set(Persona)
     assert list(roles) == list(range(1, len(BILL) + 1))
     for role in roles.values():
         assert role.top_up_cents >= MIN_TOP_UP_CENTS
         assert role.amount_cents >= MIN_CHARGE_CENTS
         assert role.start_cents > 0
-        assert role.monthly_limit_cents == (role.amount_cents if role.part is Part.CAPPED else None)
-    assert [role.part for role in cast_roles([7], {7: 1.0}, 1).values()] == [BILL[0]]
+        assert role.monthly_limit_cents == (role.amount_cents if role.persona is Persona.CAPPED else None)
+    assert [role.persona for role in assign_personas([7], {7: 1.0}, 1).values()] == [BILL[0]]
 
 
-def role(org_id: int, part: Part) -> Role:
-    return Role(org_id, part, 100, 700, 300, 900)
+def role(org_id: int, part: Persona) -> PersonaPlan:
+    return PersonaPlan(org_id, part, 100, 700, 300, 900)
 
 
 Answers = Callable[[str, str, dict[str, Any]], tuple[int, dict[str, Any]]]
@@ -143,8 +151,8 @@ def shop() -> Iterator[Callable[[Answers], Shop]]:
 def customers(
     shop: Shop,
     cardholders: Cardholders,
-    listener: Listener,
-    *roles: Role,
+    listener: SignalListener,
+    *roles: PersonaPlan,
     now_s: Callable[[], float] | None = None,
 ) -> Customers:
     apis = {each.org_id: CustomerApi(shop.server_address[1], "sk_live_x") for each in roles}
@@ -178,43 +186,43 @@ def test_cards_are_saved_and_reloads_enabled_as_the_part_says(
     redis_client: redis.Redis, shop: Callable[[Answers], Shop]
 ) -> None:
     opened, cardholders = shop(usual((500, {}))), RecordingCardholders()
-    with Listener(redis_client) as listener:
-        for part in Part:
+    with SignalListener(redis_client) as listener:
+        for part in Persona:
             customers(opened, cardholders, listener, role(1, part)).set_up()
-    assert cardholders.done == [("save", "seti_1", part.card) for part in Part]
-    assert {part.card for part in Part} == {VISA, CHALLENGED, FAILING}
+    assert cardholders.done == [("save", "seti_1", part.card) for part in Persona]
+    assert {part.card for part in Persona} == {VISA, CHALLENGED, FAILING}
     patches = [body for verb, _, body, _ in opened.asked if verb == "PATCH"]
     assert [each["auto_reload_monthly_limit_cents"] for each in patches] == [None, 900, None]
     defaults = [body for _, path, body, _ in opened.asked if path.endswith("/default-payment-method")]
-    assert defaults == [{"payment_method_id": "pm_of_seti_1"}] * len(Part)
+    assert defaults == [{"payment_method_id": "pm_of_seti_1"}] * len(Persona)
 
 
 @pytest.mark.parametrize(
     ("part", "top_up", "answers", "cents", "authenticated"),
     [
-        (Part.TOPS_UP, (201, {"status": "succeeded"}), {"succeeded": 3}, 2_100, 0),
+        (Persona.TOPS_UP, (201, {"status": "succeeded"}), {"succeeded": 3}, 2_100, 0),
         (
-            Part.MEETS_3DS,
+            Persona.MEETS_3DS,
             (201, {"status": "requires_action", "payment_intent_id": "pi_1"}),
             {"requires_action": 3},
             2_100,
             3,
         ),
-        (Part.IS_DECLINED, (402, {"code": "card_declined"}), {"card_declined": 1}, 0, 0),
-        (Part.RELOADS, (201, {"status": "succeeded"}), {}, 0, 0),
+        (Persona.IS_DECLINED, (402, {"code": "card_declined"}), {"card_declined": 1}, 0, 0),
+        (Persona.RELOADS, (201, {"status": "succeeded"}), {}, 0, 0),
     ],
 )
 def test_who_is_exhausted_does_what_his_part_is(
     redis_client: redis.Redis,
     shop: Callable[[Answers], Shop],
-    part: Part,
+    part: Persona,
     top_up: tuple[int, dict[str, Any]],
     answers: dict[str, int],
     cents: int,
     authenticated: int,
 ) -> None:
     opened, cardholders = shop(usual(top_up)), RecordingCardholders()
-    with Listener(redis_client) as listener:
+    with SignalListener(redis_client) as listener:
         playing = customers(opened, cardholders, listener, role(1, part), now_s=Ahead())
         playing.start()
         for version in range(1, 11, 2):  # five times: more often than anybody tops up
@@ -248,8 +256,8 @@ def test_a_card_begins_to_fail_after_its_first_reload(
     redis_client: redis.Redis, shop: Callable[[Answers], Shop], can: bool
 ) -> None:
     cardholders = RecordingCardholders(can=can)
-    with Listener(redis_client) as listener:
-        roles = (role(1, Part.CARD_FAILS), role(2, Part.RELOADS))
+    with SignalListener(redis_client) as listener:
+        roles = (role(1, Persona.CARD_FAILS), role(2, Persona.RELOADS))
         playing = customers(shop(usual((500, {}))), cardholders, listener, *roles)
         playing.set_up()
         cardholders.done.clear()
@@ -266,12 +274,12 @@ def test_a_card_begins_to_fail_after_its_first_reload(
 def test_an_answer_that_nobody_promised_ends_it_and_is_kept(
     redis_client: redis.Redis, shop: Callable[[Answers], Shop]
 ) -> None:
-    with Listener(redis_client) as listener:
+    with SignalListener(redis_client) as listener:
         playing = customers(
             shop(usual((409, {"code": "idempotency_conflict"}))),
             RecordingCardholders(),
             listener,
-            role(1, Part.TOPS_UP),
+            role(1, Persona.TOPS_UP),
             now_s=Ahead(),
         )
         playing.start()
@@ -286,8 +294,8 @@ def test_a_card_that_can_not_be_saved_ends_the_setting_up(
     def refuses(_verb: str, _path: str, _body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return 401, {"code": "unauthenticated"}
 
-    with Listener(redis_client) as listener, pytest.raises(CustomerError, match="was answered 401"):
-        customers(shop(refuses), RecordingCardholders(), listener, role(1, Part.TOPS_UP)).set_up()
+    with SignalListener(redis_client) as listener, pytest.raises(CustomerError, match="was answered 401"):
+        customers(shop(refuses), RecordingCardholders(), listener, role(1, Persona.TOPS_UP)).set_up()
 
 
 def test_signals_about_reloads_are_read_once_each(redis_client: redis.Redis) -> None:

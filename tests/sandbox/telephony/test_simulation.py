@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from metering.rules.events import CallEvent, parse_event, same_call
 from metering.rules.pricing import Price, billable_seconds
 from metering.rules.rejections import Reason, Rejection
-from metering.sandbox.telephony.call_record import OrgRecord, Record
+from metering.sandbox.telephony.call_record import CallRecord, OrgRecord
 from metering.sandbox.telephony.calls import (
     LONGEST_DURATION_MS,
     RATES_CENTS_PER_MINUTE,
@@ -23,7 +23,7 @@ from metering.sandbox.telephony.calls import (
     Attempt,
     Push,
 )
-from metering.sandbox.telephony.malformed_events import BROKEN_WAYS, Breakage, breakages
+from metering.sandbox.telephony.malformed_events import BROKEN_WAYS, MalformedEvent, malformed_events
 from metering.sandbox.telephony.simulation import LATEST_S, TYPICAL_CHARGE_CENTS, Telephony
 
 START = datetime(2026, 4, 20, 18, 25, 6, 201_000, UTC)
@@ -38,8 +38,8 @@ def pushes_of(schedule: Iterable[Attempt | Push]) -> list[Push]:
     return [item for item in schedule if isinstance(item, Push)]
 
 
-def recorded(pushes: Iterable[Push]) -> Record:
-    record = Record()
+def recorded(pushes: Iterable[Push]) -> CallRecord:
+    record = CallRecord()
     for push in pushes:
         record.add(push)
     return record
@@ -63,7 +63,7 @@ def pushes(schedule: list[Attempt | Push]) -> list[Push]:
 
 def test_the_same_seed_gives_the_same_pushes_and_balances() -> None:
     assert list(telephony(seed=7).schedule()) == list(telephony(seed=7).schedule())
-    assert telephony(seed=7).refills() == telephony(seed=7).refills()
+    assert telephony(seed=7).operator_credits() == telephony(seed=7).operator_credits()
     assert telephony(seed=7).starting_balances_cents() == telephony(seed=7).starting_balances_cents()
 
 
@@ -71,7 +71,7 @@ def test_another_seed_gives_others() -> None:
     one, other = (telephony(seed=seed) for seed in (7, 8))
     assert list(one.schedule()) != list(other.schedule())
     assert one.starting_balances_cents() != other.starting_balances_cents()
-    assert one.refills() != other.refills()
+    assert one.operator_credits() != other.operator_credits()
 
 
 def test_the_schedule_is_in_order_and_ends_in_time(schedule: list[Attempt | Push]) -> None:
@@ -165,11 +165,11 @@ def test_a_good_part_of_the_orgs_begins_with_less_than_their_calls_cost(seed: in
 
 
 def test_some_orgs_are_refilled_once_or_twice_and_some_never() -> None:
-    refills = telephony().refills()
-    assert set(refills) == set(ORG_IDS)
-    numbers = Counter(map(len, refills.values()))
+    operator_credits = telephony().operator_credits()
+    assert set(operator_credits) == set(ORG_IDS)
+    numbers = Counter(map(len, operator_credits.values()))
     assert all(numbers[number] >= 5 for number in (0, 1, 2))
-    for refill in (refill for each in refills.values() for refill in each):
+    for refill in (refill for each in operator_credits.values() for refill in each):
         assert 2 <= refill.after_s <= 4
         assert refill.amount_cents > 0
         assert refill.amount_cents % 100 == 0
@@ -182,8 +182,8 @@ def test_every_reason_occurs_even_in_a_short_demo() -> None:
 
 def test_every_way_of_breaking_an_event_takes_its_turn() -> None:
     longest = max(map(len, BROKEN_WAYS.values()))
-    turns = list(itertools.islice(breakages(), longest * (len(Reason) - 1)))
-    taken = {turn.of for turn in turns if isinstance(turn, Breakage)}
+    turns = list(itertools.islice(malformed_events(), longest * (len(Reason) - 1)))
+    taken = {turn.of for turn in turns if isinstance(turn, MalformedEvent)}
     assert taken == {way for ways in BROKEN_WAYS.values() for way in ways.values()}
 
 

@@ -73,8 +73,8 @@ def test_what_was_measured_is_told_before_what_failed(offline: Cli, monkeypatch:
         result.machine = {"cpus": 2}
         raise MeasuringError("The second part broke.")
 
-    monkeypatch.setattr(fixture, "making_bed", lambda _: nullcontext())
-    monkeypatch.setattr(run, "run_course", measure)
+    monkeypatch.setattr(fixture, "making_fixture", lambda _: nullcontext())
+    monkeypatch.setattr(run, "run_benchmark", measure)
     failed = offline.run("bench", "--json", status=1)
     assert json.loads(failed.stdout)["machine"] == {"cpus": 2}
     assert "The second part broke." in failed.stderr

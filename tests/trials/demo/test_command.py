@@ -246,7 +246,7 @@ def test_a_gate_forced_open_by_hand_is_mended_and_named(demo_cli: Cli, data_dir:
             arguments = ("--cents", "-100000000", "--reason", "drained by hand", "--key", "by hand")
             demo_cli.run("adjust", str(org_id), *arguments)
             key = f"gate:{org_id}"
-            wait_until(lambda: client.hget(key, "state") == b"exhausted", "the gate's closing")
+            wait_until(lambda: client.hget(key, "state") == b"exhausted", "the gate's exhaustion")
             client.hset(key, "state", "open")
         status, output = end_of(demo)
     assert status == 1

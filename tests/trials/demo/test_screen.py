@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from metering.rules.rejections import Reason
-from metering.sandbox.telephony.call_record import OrgRecord, Record
+from metering.sandbox.telephony.call_record import CallRecord, OrgRecord
 from metering.trials.demo.screen import ChargeFigures, Figures, GateFigures, OrgFigures, live_view, plain_line
 from metering.trials.demo.summary import WORST, overspending_table, push_to_gate_sentence, summary, why
 from metering.trials.exhaustions import Overspending
@@ -149,7 +149,7 @@ def test_draining_says_how_much_is_left_and_when_it_is_over() -> None:
 
 
 def test_the_summary_puts_the_ledger_beside_the_record() -> None:
-    record = Record(pushed=10, duplicates=2, free=1)
+    record = CallRecord(pushed=10, duplicates=2, free=1)
     record.orgs[1] = OrgRecord(5, 9, 100)
     record.rejections.update({Reason.TOO_LARGE: 2})
     outcome = Outcome([1], 0, orgs={1: OrgRecord(4, 8, 90)})
@@ -169,7 +169,9 @@ def test_the_summary_puts_the_ledger_beside_the_record() -> None:
 
 
 def test_what_waits_still_is_not_called_dropped() -> None:
-    lines = rendered(summary(Record(pushed=10), Outcome([1], 0), took_s=2, highest_lag=34, drained=False), 80)
+    lines = rendered(
+        summary(CallRecord(pushed=10), Outcome([1], 0), took_s=2, highest_lag=34, drained=False), 80
+    )
     [dropped] = [line for line in lines if "dropped" in line]
     assert dropped.split("│")[2].strip() == ""
 

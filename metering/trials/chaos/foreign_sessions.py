@@ -27,7 +27,7 @@ _FAIL: Final = """
 _STOP_FAILING: Final = "DROP TRIGGER IF EXISTS chaos_fail ON accounts; DROP FUNCTION IF EXISTS chaos_fail()"
 
 
-class Strangers:
+class ForeignSessions:
     """Sessions of a superuser; `admin_url` is libpq's, for the product's database. Methods raise psycopg.Error.
 
     Those that hold locks raise only if they never came to hold one: after that, Postgres may be killed under them.
