@@ -8,7 +8,7 @@ import redis
 import structlog
 
 from db.postgres.failures import Failure, diagnose
-from metering.payments.stripe_api import StripeFailure
+from metering.payments.stripe_failures import StripeFailure
 from workers.failures import sentence
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -25,7 +25,8 @@ from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedE
 from metering.payments.metrics import MISSING_AT_STRIPE
 from metering.payments.outcomes import SetupIntentMade
 from metering.payments.settling import follow
-from metering.payments.stripe_api import SavedCard, StripeFailure, StripeRefused, StripeUnknown
+from metering.payments.stripe_api import SavedCard
+from metering.payments.stripe_failures import StripeFailure, StripeRefused, StripeUnknown
 from metering.rules.payments import Missing
 from metering.runtime.crashpoints import CrashPoint, reach
 

@@ -14,7 +14,7 @@ from metering.payments.cards import replace_customer
 from metering.payments.context import Payments
 from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
 from metering.payments.settling import follow, settle_and_follow
-from metering.payments.stripe_api import StripeFailure, StripeRefused, StripeUnknown
+from metering.payments.stripe_failures import StripeFailure, StripeRefused, StripeUnknown
 from metering.rules.lookup_schedule import WORK_LEASE, surely_absent
 from metering.rules.payments import (
     AttemptKind,

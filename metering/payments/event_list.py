@@ -9,7 +9,8 @@ from db.payments.stripe_events import advance_event_list, claim_event_list, know
 from db.postgres.failures import Failure, diagnose
 from metering.payments.context import Payments
 from metering.payments.events import HANDLED, handle, read_event
-from metering.payments.stripe_api import StripeEventSeen, StripeFailure
+from metering.payments.stripe_api import StripeEventSeen
+from metering.payments.stripe_failures import StripeFailure
 from metering.runtime.crashpoints import CrashPoint, reach
 
 EVERY: Final = timedelta(seconds=30)

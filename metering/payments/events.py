@@ -21,7 +21,7 @@ from metering.payments.lookup import look_up_intent
 from metering.payments.metrics import STRIPE_EVENTS
 from metering.payments.parsing import read_intent
 from metering.payments.settling import follow, settle_and_follow
-from metering.payments.stripe_api import RESOURCE_MISSING, StripeRefused
+from metering.payments.stripe_failures import RESOURCE_MISSING, StripeRefused
 from metering.rules.payments import IntentSeen
 
 INTENT_SUCCEEDED: Final = "payment_intent.succeeded"

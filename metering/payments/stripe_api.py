@@ -1,19 +1,16 @@
 """Everything said to Stripe, through its own SDK: values in, values out, and four kinds of failure that mean different things."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import stripe
-import structlog
 
 from db.attempts.attempts import Attempt
-from metering.payments.metrics import STRIPE_REQUEST_SECONDS
 from metering.payments.parsing import read_card, read_dispute, read_intent, read_refund
+from metering.payments.stripe_failures import StripeRefused
+from metering.payments.stripe_requests import TIMELY, HttpClient, ask, each_of
 from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Missing, Refund
 
 API_VERSION: Final = "2026-10-28.endive"
@@ -25,41 +22,6 @@ MAX_NETWORK_RETRIES: Final = 1
 PAGE: Final = 100
 CLOCK_SKEW: Final = timedelta(hours=1)
 """How far Stripe's clock and ours may be apart when a charge is looked for by its time."""
-
-RESOURCE_MISSING: Final = "resource_missing"
-_NAMES_OF_METHODS: Final = frozenset({"payment_method", "invoice_settings[default_payment_method]"})
-_UNDECIDED_STATUSES: Final = frozenset({401, 403, 409, 429})
-_UNAUTHORIZED: Final = 401
-_SERVER_ERROR: Final = 500
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class StripeFailure(Exception):  # noqa: N818 - its subclasses say what is the matter
-    """Stripe didn't do what it was asked."""
-
-    def __init__(
-        self, code: str, message: str, *, replayed: bool = False, missing: Missing | None = None
-    ) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
-        self.replayed = replayed
-        """Whether it is what Stripe keeps for the key, and will say to it again and again."""
-        self.missing = missing
-        """What of ours Stripe doesn't have, if it is that."""
-
-
-class StripeRefused(StripeFailure):
-    """It never will, as it was asked: nothing was made, nothing was charged. Any 4xx that isn't undecided."""
-
-
-class StripeUndecided(StripeFailure):
-    """It has not decided anything: a key that is wrong, too many requests, the same key still under way. Ask again later."""
-
-
-class StripeUnknown(StripeFailure):
-    """What it did isn't known: a time-out, a connection cut, 5xx."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +55,7 @@ class StripeApi:
     def create_customer(self, org_id: int, name: str, *, key: str) -> str:
         """Make an org's customer; give its id. The same key makes the same one (for 24 h)."""
         params: Any = {"name": name, "metadata": {"org_id": str(org_id)}}
-        made = _ask("customers.create", lambda: self._v1.customers.create(params, {"idempotency_key": key}))
+        made = ask("customers.create", lambda: self._v1.customers.create(params, {"idempotency_key": key}))
         return str(made["id"])
 
     def key_of_customer(self, customer_id: str, *, before: datetime) -> str | None:
@@ -102,7 +64,7 @@ class StripeApi:
         From the event of his making, which nobody can edit; Stripe keeps it for 30 days.
         """
         try:
-            found = _ask("customers.retrieve", lambda: self._v1.customers.retrieve(customer_id))
+            found = ask("customers.retrieve", lambda: self._v1.customers.retrieve(customer_id))
         except StripeRefused:
             return None
         made_at = found.get("created")  # of a deleted one Stripe doesn't tell it
@@ -114,7 +76,7 @@ class StripeApi:
     def _key_of(self, type_: str, object_id: str, created: dict[str, int]) -> str | None:
         """The idempotency key in the event of an object's making, which is of this time."""
         params: Any = {"type": type_, "created": created, "limit": PAGE}
-        for each in _each("events.list", lambda: self._v1.events.list(params)):
+        for each in each_of("events.list", lambda: self._v1.events.list(params)):
             if each["data"]["object"]["id"] == object_id:
                 key = (each.get("request") or {}).get("idempotency_key")
                 return key if isinstance(key, str) else None
@@ -152,11 +114,11 @@ class StripeApi:
             if attempt.return_url is not None:  # rows from before the column are repeated as they were sent
                 params["return_url"] = attempt.return_url
         options: Any = {"idempotency_key": str(attempt.id)}
-        asked = _TIMELY.set(timely)
+        asked = TIMELY.set(timely)
         try:
             return _intent("payment_intents.create", lambda: self._v1.payment_intents.create(params, options))
         finally:
-            _TIMELY.reset(asked)
+            TIMELY.reset(asked)
 
     def retrieve_intent(self, intent_id: str) -> Intent:
         """A PaymentIntent as it stands."""
@@ -202,7 +164,7 @@ class StripeApi:
 
     def is_deleted(self, customer_id: str) -> bool:
         """Whether this account had the customer, and has him no more. Raises StripeRefused where it never had him."""
-        found = _ask("customers.retrieve", lambda: self._v1.customers.retrieve(customer_id))
+        found = ask("customers.retrieve", lambda: self._v1.customers.retrieve(customer_id))
         return bool(found.get("deleted"))
 
     def list_intents(self, *, since: datetime, customer_id: str | None = None) -> Iterator[Intent]:
@@ -210,33 +172,33 @@ class StripeApi:
         params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
         if customer_id is not None:
             params["customer"] = customer_id
-        for each in _each("payment_intents.list", lambda: self._v1.payment_intents.list(params)):
+        for each in each_of("payment_intents.list", lambda: self._v1.payment_intents.list(params)):
             yield read_intent(each)
 
     def refunds_of(self, intent_id: str) -> tuple[Refund, ...]:
         """A PaymentIntent's refunds."""
         params: Any = {"payment_intent": intent_id, "limit": PAGE}
         return tuple(
-            read_refund(each) for each in _each("refunds.list", lambda: self._v1.refunds.list(params))
+            read_refund(each) for each in each_of("refunds.list", lambda: self._v1.refunds.list(params))
         )
 
     def disputes_of(self, intent_id: str) -> tuple[Dispute, ...]:
         """A PaymentIntent's disputes."""
         params: Any = {"payment_intent": intent_id, "limit": PAGE}
         return tuple(
-            read_dispute(each) for each in _each("disputes.list", lambda: self._v1.disputes.list(params))
+            read_dispute(each) for each in each_of("disputes.list", lambda: self._v1.disputes.list(params))
         )
 
     def list_refunds(self, *, since: datetime) -> Iterator[tuple[str | None, Refund]]:
         """All refunds made at `since` or later, each with its PaymentIntent's id."""
         params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
-        for each in _each("refunds.list", lambda: self._v1.refunds.list(params)):
+        for each in each_of("refunds.list", lambda: self._v1.refunds.list(params)):
             yield each.get("payment_intent"), read_refund(each)
 
     def list_disputes(self, *, since: datetime) -> Iterator[tuple[str | None, Dispute]]:
         """All disputes opened at `since` or later, each with its PaymentIntent's id."""
         params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
-        for each in _each("disputes.list", lambda: self._v1.disputes.list(params)):
+        for each in each_of("disputes.list", lambda: self._v1.disputes.list(params)):
             yield each.get("payment_intent"), read_dispute(each)
 
     def create_setup_intent(self, customer_id: str) -> tuple[str, str]:
@@ -246,25 +208,25 @@ class StripeApi:
             "usage": "off_session",
             "allowed_payment_method_types": ["card"],
         }
-        made = _ask("setup_intents.create", lambda: self._v1.setup_intents.create(params))
+        made = ask("setup_intents.create", lambda: self._v1.setup_intents.create(params))
         return str(made["id"]), str(made["client_secret"])
 
     def retrieve_card(self, payment_method_id: str) -> SavedCard:
         """A payment method."""
-        found = _ask("payment_methods.retrieve", lambda: self._v1.payment_methods.retrieve(payment_method_id))
+        found = ask("payment_methods.retrieve", lambda: self._v1.payment_methods.retrieve(payment_method_id))
         card = found.get("card") or {}
         return SavedCard(str(found["id"]), found.get("customer"), read_card(card))
 
     def set_default_card(self, customer_id: str, payment_method_id: str) -> None:
         """Make a payment method the default one of the customer's invoices, so that Stripe's own pages show the same."""
         params: Any = {"invoice_settings": {"default_payment_method": payment_method_id}}
-        _ask("customers.update", lambda: self._v1.customers.update(customer_id, params))
+        ask("customers.update", lambda: self._v1.customers.update(customer_id, params))
 
     def events_since(self, since: datetime, types: Sequence[str]) -> Iterator[StripeEventSeen]:
         """Events of these types, of `since` and later, newest first; Stripe keeps them for 30 days."""
         created: Any = {"gte": int(since.timestamp())}
         params: Any = {"created": created, "types": list(types), "limit": PAGE}
-        for each in _each("events.list", lambda: self._v1.events.list(params)):
+        for each in each_of("events.list", lambda: self._v1.events.list(params)):
             yield StripeEventSeen(
                 each["id"],
                 each["type"],
@@ -274,26 +236,12 @@ class StripeApi:
             )
 
 
-_TIMELY: ContextVar[Callable[[], bool]] = ContextVar("timely", default=lambda: True)
-
-
-class _Http(stripe.RequestsClient):
-    """Stripe over HTTP. A machine can sleep between a request and its repeat, for longer than Stripe keeps the key."""
-
-    def request(self, *asked: Any, **options: Any) -> Any:
-        """One try; as the SDK declares it, which changes."""
-        if not _TIMELY.get()():
-            too_late: Any = stripe.APIConnectionError  # untyped
-            raise too_late("not sent: too late for its key", should_retry=False)
-        return super().request(*asked, **options)
-
-
 def connect_stripe(api_key: str, *, base_url: str | None = None) -> StripeApi:
     """Stripe, or another server that speaks like it at `base_url`, which takes test keys only. Nothing connects yet."""
     # ValueError rather than a setting's error: the settings have refused it already.
     if base_url is not None and not api_key.startswith("sk_test_"):
         raise ValueError("another server than Stripe's gets no other keys than sk_test_...")
-    http_client = _Http(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+    http_client = HttpClient(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
     client = stripe.StripeClient(
         api_key,
         stripe_version=API_VERSION,
@@ -306,106 +254,4 @@ def connect_stripe(api_key: str, *, base_url: str | None = None) -> StripeApi:
 
 def _intent(operation: str, call: Callable[[], Any]) -> Intent:
     """Ask for something that gives a PaymentIntent; a card's error carries it inside."""
-    return read_intent(_ask(operation, call))
-
-
-def _ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
-    """Ask Stripe for an object; give it as plain values, or raise what the failure means."""
-    with _timed(operation) as timing:
-        try:
-            found: dict[str, Any] = call().to_dict()
-        except stripe.CardError as error:
-            inside = _error_of(error).get("payment_intent")
-            if not isinstance(inside, dict):
-                raise
-            timing.outcome = "declined"
-            _log_refusal(operation, timing.outcome, error)
-            return inside
-        return found
-
-
-def _each(operation: str, call: Callable[[], Any]) -> Iterator[dict[str, Any]]:
-    """Every object of a list, page by page."""
-    while True:
-        with _timed(operation):
-            page = call()
-        for each in page.data:
-            yield each.to_dict()
-        if not page.has_more:
-            return
-        call = page.next_page
-
-
-@dataclass(slots=True)
-class _Timing:
-    outcome: str = "ok"
-
-
-@contextmanager
-def _timed(operation: str) -> Iterator[_Timing]:
-    """Count and time one request, and turn the SDK's errors into what they mean."""
-    began_s = time.monotonic()
-    timing = _Timing()
-    try:
-        yield timing
-    except stripe.StripeError as error:
-        failure = _failure(operation, error)
-        timing.outcome = type(failure).__name__.removeprefix("Stripe").lower()
-        _log_refusal(operation, timing.outcome, error)
-        raise failure from error
-    finally:
-        STRIPE_REQUEST_SECONDS.labels(operation, timing.outcome).observe(time.monotonic() - began_s)
-
-
-def _failure(operation: str, error: "stripe.StripeError") -> StripeFailure:
-    """What an error of the SDK means (docs/reference/auto-reload.md#pauses)."""
-    said = _error_of(error)
-    status = error.http_status
-    code = said.get("decline_code") or error.code or said.get("type") or type(error).__name__
-    message = said.get("message") or type(error).__name__
-    if status is None or status >= _SERVER_ERROR:
-        replayed = (error.headers or {}).get("Idempotent-Replayed") == "true"
-        return StripeUnknown(code, message, replayed=replayed)
-    if status in _UNDECIDED_STATUSES or isinstance(error, stripe.IdempotencyError):
-        return StripeUndecided(code, message)
-    return StripeRefused(code, message, missing=_missing(operation, code, said.get("param")))
-
-
-def _missing(operation: str, code: str, param: str | None) -> Missing | None:
-    """What Stripe says it doesn't have, by the parameter: the id in an address is called `id` for customers."""
-    if code != RESOURCE_MISSING:
-        return None
-    if param == "customer" or (param == "id" and operation.startswith("customers.")):
-        return Missing.CUSTOMER
-    return Missing.PAYMENT_METHOD if param in _NAMES_OF_METHODS else None
-
-
-def _log_refusal(operation: str, outcome: str, error: "stripe.StripeError") -> None:
-    """Say what Stripe refuses, and by which of its requests, so that it can be found in its dashboard; never the key.
-
-    A declined card is a customer's everyday; all else is a mistake of ours or a change at Stripe.
-    """
-    status = error.http_status
-    if status is None or status >= _SERVER_ERROR:
-        return
-    said = _error_of(error)
-    say = log.info if outcome == "declined" else log.warning
-    say(
-        "Stripe refused a request",
-        operation=operation,
-        outcome=outcome,
-        status=status,
-        type=said.get("type"),
-        code=said.get("code"),
-        decline_code=said.get("decline_code"),
-        param=said.get("param"),
-        request_id=error.request_id,
-        # Of a wrong key the message shows a part.
-        message=None if status == _UNAUTHORIZED else said.get("message"),
-    )
-
-
-def _error_of(error: "stripe.StripeError") -> dict[str, Any]:
-    body = error.json_body
-    said = body.get("error") if isinstance(body, dict) else None
-    return said if isinstance(said, dict) else {}
+    return read_intent(ask(operation, call))

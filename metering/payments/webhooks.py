@@ -12,7 +12,7 @@ from metering.payments.cards import not_done
 from metering.payments.context import Payments
 from metering.payments.errors import SignatureError
 from metering.payments.events import handle, read_event
-from metering.payments.stripe_api import StripeFailure
+from metering.payments.stripe_failures import StripeFailure
 
 TOLERANCE: Final = timedelta(minutes=5)
 """How old a signature may be: one that was overheard must not work for ever."""

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from metering.payments.stripe_api import StripeApi, StripeRefused
+from metering.payments.stripe_api import StripeApi
+from metering.payments.stripe_failures import StripeRefused
 from tests.api.site import Site, assert_problem
 
 

@@ -16,7 +16,7 @@ from metering.payments.charges import process_attempt
 from metering.payments.errors import PaymentError
 from metering.payments.events import HANDLED, handle, read_event
 from metering.payments.settling import follow
-from metering.payments.stripe_api import StripeFailure
+from metering.payments.stripe_failures import StripeFailure
 from metering.rules.gates import Balance
 from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault

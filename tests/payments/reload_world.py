@@ -18,7 +18,8 @@ from db.ledger.prices import load_price_book, set_price
 from db.postgres.engine import in_transaction, transaction
 from metering.payments.context import Payments
 from metering.payments.settling import follow
-from metering.payments.stripe_api import StripeApi, StripeFailure, connect_stripe
+from metering.payments.stripe_api import StripeApi, connect_stripe
+from metering.payments.stripe_failures import StripeFailure
 from metering.rules.events import CallEvent
 from metering.rules.payments import AttemptKind
 from metering.rules.reloads import Pause

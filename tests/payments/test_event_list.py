@@ -9,7 +9,8 @@ from db.payments.stripe_events import EventRef, keep_event, known_events
 from db.postgres.engine import transaction
 from metering.payments import event_list
 from metering.payments.outcomes import TopUpMade
-from metering.payments.stripe_api import StripeApi, StripeFailure
+from metering.payments.stripe_api import StripeApi
+from metering.payments.stripe_failures import StripeFailure
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.crashing import Crash, crashing_at

@@ -15,7 +15,8 @@ from metering.payments.errors import (
     ProviderUnavailableError,
 )
 from metering.payments.metrics import MISSING_AT_STRIPE
-from metering.payments.stripe_api import StripeApi, StripeRefused
+from metering.payments.stripe_api import StripeApi
+from metering.payments.stripe_failures import StripeRefused
 from metering.rules.payments import AttemptStatus
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.faults import RequestFault

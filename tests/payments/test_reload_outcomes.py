@@ -7,7 +7,7 @@ import pytest
 import stripe
 
 from metering.payments.charges import process_attempt
-from metering.payments.stripe_api import StripeRefused
+from metering.payments.stripe_failures import StripeRefused
 from metering.rules.lookup_schedule import ABSENT_AFTER, SEND_WINDOW
 from metering.runtime.crashpoints import CrashPoint
 from metering.sandbox.stripe.faults import RequestFault

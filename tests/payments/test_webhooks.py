@@ -10,7 +10,8 @@ from metering.payments.errors import ProviderRefusedError, ProviderUnavailableEr
 from metering.payments.events import HANDLED
 from metering.payments.metrics import NOT_BOOKED_TOTAL, STRIPE_EVENTS
 from metering.payments.outcomes import TopUpMade
-from metering.payments.stripe_api import StripeApi, StripeRefused
+from metering.payments.stripe_api import StripeApi
+from metering.payments.stripe_failures import StripeRefused
 from metering.payments.top_ups import ToppedUp
 from metering.rules.payments import AttemptStatus
 from metering.runtime.crashpoints import CrashPoint

@@ -1,0 +1,97 @@
+"""Failures of Stripe's, by what they mean: refused, undecided, or unknown."""
+
+from typing import Any, Final
+
+import stripe
+import structlog
+
+from metering.rules.payments import Missing
+
+RESOURCE_MISSING: Final = "resource_missing"
+_NAMES_OF_METHODS: Final = frozenset({"payment_method", "invoice_settings[default_payment_method]"})
+_UNDECIDED_STATUSES: Final = frozenset({401, 403, 409, 429})
+_UNAUTHORIZED: Final = 401
+_SERVER_ERROR: Final = 500
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class StripeFailure(Exception):  # noqa: N818 - its subclasses say what is the matter
+    """Stripe didn't do what it was asked."""
+
+    def __init__(
+        self, code: str, message: str, *, replayed: bool = False, missing: Missing | None = None
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.replayed = replayed
+        """Whether it is what Stripe keeps for the key, and will say to it again and again."""
+        self.missing = missing
+        """What of ours Stripe doesn't have, if it is that."""
+
+
+class StripeRefused(StripeFailure):
+    """It never will, as it was asked: nothing was made, nothing was charged. Any 4xx that isn't undecided."""
+
+
+class StripeUndecided(StripeFailure):
+    """It has not decided anything: a key that is wrong, too many requests, the same key still under way. Ask again later."""
+
+
+class StripeUnknown(StripeFailure):
+    """What it did isn't known: a time-out, a connection cut, 5xx."""
+
+
+def failure_of(operation: str, error: "stripe.StripeError") -> StripeFailure:
+    """What an error of the SDK means (docs/reference/auto-reload.md#pauses)."""
+    said = error_body(error)
+    status = error.http_status
+    code = said.get("decline_code") or error.code or said.get("type") or type(error).__name__
+    message = said.get("message") or type(error).__name__
+    if status is None or status >= _SERVER_ERROR:
+        replayed = (error.headers or {}).get("Idempotent-Replayed") == "true"
+        return StripeUnknown(code, message, replayed=replayed)
+    if status in _UNDECIDED_STATUSES or isinstance(error, stripe.IdempotencyError):
+        return StripeUndecided(code, message)
+    return StripeRefused(code, message, missing=_missing(operation, code, said.get("param")))
+
+
+def _missing(operation: str, code: str, param: str | None) -> Missing | None:
+    """What Stripe says it doesn't have, by the parameter: the id in an address is called `id` for customers."""
+    if code != RESOURCE_MISSING:
+        return None
+    if param == "customer" or (param == "id" and operation.startswith("customers.")):
+        return Missing.CUSTOMER
+    return Missing.PAYMENT_METHOD if param in _NAMES_OF_METHODS else None
+
+
+def log_refusal(operation: str, outcome: str, error: "stripe.StripeError") -> None:
+    """Say what Stripe refuses, and by which of its requests, so that it can be found in its dashboard; never the key.
+
+    A declined card is a customer's everyday; all else is a mistake of ours or a change at Stripe.
+    """
+    status = error.http_status
+    if status is None or status >= _SERVER_ERROR:
+        return
+    said = error_body(error)
+    say = log.info if outcome == "declined" else log.warning
+    say(
+        "Stripe refused a request",
+        operation=operation,
+        outcome=outcome,
+        status=status,
+        type=said.get("type"),
+        code=said.get("code"),
+        decline_code=said.get("decline_code"),
+        param=said.get("param"),
+        request_id=error.request_id,
+        # Of a wrong key the message shows a part.
+        message=None if status == _UNAUTHORIZED else said.get("message"),
+    )
+
+
+def error_body(error: "stripe.StripeError") -> dict[str, Any]:
+    body = error.json_body
+    said = body.get("error") if isinstance(body, dict) else None
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,74 @@
+"""Requests to Stripe: sent in time, counted, timed, and their errors turned into what they mean."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import stripe
+
+from metering.payments.metrics import STRIPE_REQUEST_SECONDS
+from metering.payments.stripe_failures import error_body, failure_of, log_refusal
+
+TIMELY: ContextVar[Callable[[], bool]] = ContextVar("timely", default=lambda: True)
+
+
+class HttpClient(stripe.RequestsClient):
+    """Stripe over HTTP. A machine can sleep between a request and its repeat, for longer than Stripe keeps the key."""
+
+    def request(self, *asked: Any, **options: Any) -> Any:
+        """One try; as the SDK declares it, which changes."""
+        if not TIMELY.get()():
+            too_late: Any = stripe.APIConnectionError  # untyped
+            raise too_late("not sent: too late for its key", should_retry=False)
+        return super().request(*asked, **options)
+
+
+def ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
+    """Ask Stripe for an object; give it as plain values, or raise what the failure means."""
+    with _timed(operation) as timing:
+        try:
+            found: dict[str, Any] = call().to_dict()
+        except stripe.CardError as error:
+            inside = error_body(error).get("payment_intent")
+            if not isinstance(inside, dict):
+                raise
+            timing.outcome = "declined"
+            log_refusal(operation, timing.outcome, error)
+            return inside
+        return found
+
+
+def each_of(operation: str, call: Callable[[], Any]) -> Iterator[dict[str, Any]]:
+    """Every object of a list, page by page."""
+    while True:
+        with _timed(operation):
+            page = call()
+        for each in page.data:
+            yield each.to_dict()
+        if not page.has_more:
+            return
+        call = page.next_page
+
+
+@dataclass(slots=True)
+class _Timing:
+    outcome: str = "ok"
+
+
+@contextmanager
+def _timed(operation: str) -> Iterator[_Timing]:
+    """Count and time one request, and turn the SDK's errors into what they mean."""
+    began_s = time.monotonic()
+    timing = _Timing()
+    try:
+        yield timing
+    except stripe.StripeError as error:
+        failure = failure_of(operation, error)
+        timing.outcome = type(failure).__name__.removeprefix("Stripe").lower()
+        log_refusal(operation, timing.outcome, error)
+        raise failure from error
+    finally:
+        STRIPE_REQUEST_SECONDS.labels(operation, timing.outcome).observe(time.monotonic() - began_s)
