@@ -22,6 +22,7 @@ from tests.spine.billing import (
     running_meters,
 )
 from tests.waiting import wait_until
+from workers import batch_poster
 from workers import meter as meter_module
 from workers.stream import backlog
 
@@ -85,7 +86,7 @@ def test_a_passing_shortage_of_this_machine_rejects_nothing(
             raise left.pop()
         return post_calls(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(meter_module, "post_calls", short_once)
+    monkeypatch.setattr(batch_poster, "post_calls", short_once)
     push(redis_client, [event()])
     run_meters(database.engine, redis_client)
     assert balances(database.engine) == {1: -16}
@@ -107,7 +108,7 @@ def test_a_batch_does_without_a_watcher_where_no_thread_can_be_had(
             raise left.pop()
         return post_calls(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(meter_module, "post_calls", held_once)
+    monkeypatch.setattr(batch_poster, "post_calls", held_once)
     push(redis_client, [event()])
     run_meters(database.engine, redis_client)
     assert balances(database.engine) == {1: -16}

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, make_url
 
+import workers.batch_poster
 import workers.meter
 import workers.prefetch
 from db.ledger.post_calls import Posted, PricedCall, post_calls
@@ -113,7 +114,7 @@ def test_a_batch_that_fails_is_parted_around_the_guilty_events(
             raise error  # after the work: what was written must not stay
         return posted
 
-    monkeypatch.setattr(workers.meter, "post_calls", post_or_fail)
+    monkeypatch.setattr(workers.batch_poster, "post_calls", post_or_fail)
     site.push_at_once(events)
     site.drain("m")
     assert_only_these_rejected(site, events, [events[call_id - 1] for call_id in guilty])
@@ -197,12 +198,12 @@ def plain_connection(url: str) -> Iterator[psycopg.Connection]:
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[[], int]:
     """How often the meter has called that function since."""
-    function = getattr(workers.meter, name)
+    function = getattr(workers.batch_poster, name)
     calls: list[None] = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
         return function(*arguments, **options)
 
-    monkeypatch.setattr(workers.meter, name, counted)
+    monkeypatch.setattr(workers.batch_poster, name, counted)
     return lambda: len(calls)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection
 
-import workers.meter
+import workers.current_prices
 from db.ledger.prices import load_price_book, set_price
 from db.postgres.engine import transaction
 from metering.rules.pricing import PriceBook
@@ -25,7 +25,7 @@ def test_a_later_price_reaches_a_meter_whose_book_is_old(site: Site, monkeypatch
         loads.append(book.version)
         return book
 
-    monkeypatch.setattr(workers.meter, "load_price_book", load_and_count)
+    monkeypatch.setattr(workers.current_prices, "load_price_book", load_and_count)
 
     def call(call_id: int, started_at: datetime, duration_s: int = 60) -> bytes:
         ended_at = started_at + timedelta(seconds=duration_s)

@@ -257,7 +257,7 @@ def test_a_part_that_fails_goes_on_and_stops_no_other(
             assert failed.acquire(timeout=LIMIT_S)
         wait_until(lambda: said(world) == ["auto_reload.succeeded"], limit_s=LIMIT_S)
         wait_until(lambda: world.sandbox.totals().faults_met, limit_s=LIMIT_S)
-    interrupted = {line["round"] for line in logged if line["event"] == "a periodic task was interrupted"}
+    interrupted = {line["task"] for line in logged if line["event"] == "a periodic task was interrupted"}
     assert interrupted == {"reload rule", "Stripe's events"}
 
 

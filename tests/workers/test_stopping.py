@@ -9,7 +9,8 @@ import pytest
 import redis
 from sqlalchemy import Connection, text
 
-import workers.meter
+import workers.batch_poster
+import workers.current_prices
 from db.ledger.post_calls import Posted, StalePriceBookError, post_calls
 from db.ledger.prices import load_price_book
 from metering.rules.pricing import PriceBook
@@ -53,7 +54,7 @@ def test_told_to_stop_while_prices_change(site: Site, monkeypatch: pytest.Monkey
         stop.set()
         raise StalePriceBookError
 
-    monkeypatch.setattr(workers.meter, "post_calls", post_with_an_old_book)
+    monkeypatch.setattr(workers.batch_poster, "post_calls", post_with_an_old_book)
     site.push_at_once(events)
     site.run_meter("m", stop)
     assert_billed(site.engine, site.client, events)
@@ -76,8 +77,8 @@ def test_what_a_meter_fails_with_is_told_while_redis_is_away(
         return load_price_book(connection)
 
     monkeypatch.setattr(CallStream, "ack", ack)
-    monkeypatch.setattr(workers.meter, "load_price_book", load)
-    monkeypatch.setattr(workers.meter, "PRICES_EVERY_S", 0.0)
+    monkeypatch.setattr(workers.current_prices, "load_price_book", load)
+    monkeypatch.setattr(workers.current_prices, "PRICES_EVERY_S", 0.0)
     events = make_calls(5, seed=23)
     site.push_at_once(events)
     with ThreadPoolExecutor(1) as threads:
