@@ -17,7 +17,7 @@ from dramatiq.common import current_millis, xq_name
 from metering.runtime.lua import lua_script
 from metering.runtime.names import JOBS
 from workers.broker import HEARTBEAT_TIMEOUT_MS
-from workers.periodic import Round
+from workers.periodic import PeriodicTask
 
 PERIOD_S: Final = 2.0
 DEAD_LETTERS_KEPT_MS: Final = 7 * 86_400_000
@@ -42,9 +42,9 @@ class DeadWorkers:
         self._now_ms = now_ms
         self._take_over = self._client.register_script(_TAKE_OVER)
 
-    def round(self) -> Round:
+    def task(self) -> PeriodicTask:
         """What goes round in every jobs process."""
-        return Round("dead workers", lambda _: self.clear(), PERIOD_S)
+        return PeriodicTask("dead workers", lambda _: self.clear(), PERIOD_S)
 
     def clear(self) -> None:
         """Return what each dead worker had in hand to its queue, and forget the worker; drop dead letters that are too old."""

@@ -14,7 +14,7 @@ from metering.api.auth import OrgId, known_org
 from metering.api.bodies import Body, describes, json_body
 from metering.api.cards import PaymentMethodId
 from metering.api.context import ApiContext, context_of
-from metering.api.errors import FieldProblem, InvalidRequestError
+from metering.api.errors import InvalidField, InvalidRequestError
 from metering.api.parameters import plain_query
 from metering.api.responses import (
     BODY_REFUSED,
@@ -27,8 +27,8 @@ from metering.api.responses import (
     Problem,
     answer,
     answers,
+    documented_error,
     invalid_request,
-    problem,
 )
 from metering.payments.errors import InvalidAmountError
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
@@ -98,7 +98,7 @@ async def _read_key(
     ] = None,
 ) -> str | None:
     if len(request.headers.getlist(IDEMPOTENCY_KEY)) > 1:
-        raise InvalidRequestError(FieldProblem(IDEMPOTENCY_KEY, "must be sent once"))
+        raise InvalidRequestError(InvalidField(IDEMPOTENCY_KEY, "must be sent once"))
     return key
 
 
@@ -119,7 +119,7 @@ async def _read_key(
             },
             "Charged and credited, if `status` is `succeeded`.",
         ),
-        problem(
+        documented_error(
             HTTPStatus.BAD_REQUEST,
             "invalid_amount",
             "amount_cents must be a whole number of cents from 500 to 99999999",
@@ -128,7 +128,7 @@ async def _read_key(
         invalid_request("payment_method_id", "must be a valid string"),
         INVALID_PAYMENT_METHOD,
         UNAUTHENTICATED,
-        problem(
+        documented_error(
             HTTPStatus.PAYMENT_REQUIRED,
             "card_declined",
             "Your card has insufficient funds. (insufficient_funds)",
@@ -145,7 +145,7 @@ async def _read_key(
             },
             "The bank wants the cardholder to confirm.",
         ),
-        problem(
+        documented_error(
             HTTPStatus.CONFLICT,
             "idempotency_conflict",
             "this Idempotency-Key was used before with another body: use a new key for another top-up",
@@ -170,7 +170,7 @@ async def post_top_up(
     that was sent may never have reached you.
     """
     context = context_of(request)
-    done = await context.lanes.provider.run_for(
+    done = await context.thread_pools.provider.run_for(
         org_id,
         partial(
             top_up,
@@ -181,7 +181,7 @@ async def post_top_up(
             idempotency_key=idempotency_key,
         ),
     )
-    return _Told(request, context, org_id, done)
+    return _AcknowledgedResponse(request, context, org_id, done)
 
 
 def _answer(outcome: TopUpOutcome) -> tuple[HTTPStatus, dict[str, Any]]:
@@ -206,7 +206,7 @@ def _answer(outcome: TopUpOutcome) -> tuple[HTTPStatus, dict[str, Any]]:
             }
 
 
-class _Told(JSONResponse):
+class _AcknowledgedResponse(JSONResponse):
     """The answer to a top-up; once it is sent, it is noted whether there was a client to hear it.
 
     Until then an identical request gets this one's outcome, and after a client that has gone too
@@ -223,19 +223,21 @@ class _Told(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        heard = False
+        delivered = False
         try:
             connected = not await self._request.is_disconnected()
             await super().__call__(scope, receive, send)
-            heard = connected
+            delivered = connected
         finally:
-            await self._note(heard=heard)
+            await self._note(delivered=delivered)
 
-    async def _note(self, *, heard: bool) -> None:
-        note = partial(mark_told, self._context.prompt_payments, self._org_id, self._done, heard=heard)
+    async def _note(self, *, delivered: bool) -> None:
+        note = partial(mark_told, self._context.prompt_payments, self._org_id, self._done, heard=delivered)
         try:
-            # In a lane of its own: whoever waits in the one to Stripe may be waiting for just this, and until it is noted another
+            # In a pool of its own: whoever waits in the one to Stripe may be waiting for just this, and until it is noted another
             # top-up that looks the same is taken for this one, so it must not wait for whoever only reads.
-            await self._context.lanes.told.run_for(self._org_id, note)
+            await self._context.thread_pools.delivery.run_for(self._org_id, note)
         except Exception as error:  # noqa: BLE001 - the client has its answer; an identical request gets it once more
-            log.warning("a client was told of a top-up, and that can't be noted", error=type(error).__name__)
+            log.warning(
+                "a top-up's answer was delivered, and that can't be recorded", error=type(error).__name__
+            )

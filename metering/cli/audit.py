@@ -50,7 +50,7 @@ def audit(
 def _compare_with_stripe(engine: "Engine") -> "StripeAudit":
     from metering.console.payments import open_command_stripe
     from metering.payments.audit import audit_against_stripe
-    from metering.payments.stripe_api import StripeFailure
+    from metering.payments.stripe_failures import StripeFailure
     from metering.runtime.clock import system_clock
 
     try:

@@ -33,7 +33,7 @@ def list_(
     """
     from metering.console.connections import open_database
     from metering.console.payments import open_command_stripe
-    from metering.payments.stripe_api import StripeFailure
+    from metering.payments.stripe_failures import StripeFailure
     from metering.payments.unbooked import find_unbooked
     from metering.rules.money import format_usd
     from metering.rules.payments import CURRENCY
@@ -81,7 +81,7 @@ def book(
     """
     from metering.cli.gates import follow_gate
     from metering.console.payments import open_command_payments
-    from metering.payments.stripe_api import StripeFailure
+    from metering.payments.stripe_failures import StripeFailure
     from metering.payments.unbooked import BookingError, book_payment
     from metering.rules.gates import Balance
     from metering.rules.money import format_usd

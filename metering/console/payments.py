@@ -94,7 +94,7 @@ def open_command_payments(command: str) -> Iterator["Payments"]:
     from metering.runtime.clock import system_clock
     from metering.signals.gates import Gates
     from metering.signals.reload_signals import ReloadSignals
-    from workers.enqueue import Nudges
+    from workers.enqueue import AttemptQueue
 
     with (
         open_database(command=command) as engine,
@@ -107,5 +107,5 @@ def open_command_payments(command: str) -> Iterator["Payments"]:
             signals=ReloadSignals(client),
             stripe=stripe,
             clock=system_clock,
-            nudge=Nudges(client).nudge,
+            enqueue=AttemptQueue(client).enqueue,
         )

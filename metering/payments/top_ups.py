@@ -31,7 +31,7 @@ from metering.payments.errors import (
 )
 from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
 from metering.payments.settling import settle_and_follow
-from metering.payments.stripe_api import StripeFailure, StripeRefused
+from metering.payments.stripe_failures import StripeFailure, StripeRefused
 from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentSeen, IntentStatus, Missing
 from metering.rules.reloads import AUTHENTICATION_REQUIRED

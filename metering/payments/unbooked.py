@@ -18,7 +18,8 @@ from metering.payments.audit import SETTLING, charges_since
 from metering.payments.context import Payments
 from metering.payments.customers import recognise
 from metering.payments.settling import settle_and_follow
-from metering.payments.stripe_api import StripeApi, StripeRefused
+from metering.payments.stripe_api import StripeApi
+from metering.payments.stripe_failures import StripeRefused
 from metering.rules.payments import CURRENCY, Intent, IntentSeen, IntentStatus, booked_attempt_id
 from metering.runtime.clock import Clock
 

@@ -26,7 +26,7 @@ MAX_VERSION: Final = 2**53 - 2
 
 _FOLLOW: Final = lua_script(__package__, "follow.lua")
 _READ_PAGE: Final = lua_script(__package__, "read_page.lua")
-_CLOSE_STRAY: Final = lua_script(__package__, "close_stray.lua")
+_CLOSE_STRAY: Final = lua_script(__package__, "close_orphan.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Gates:
             if cursor == 0:
                 return
 
-    def close_stray(self, gate: Gate, at: datetime) -> Followed:
+    def close_orphan(self, gate: Gate, at: datetime) -> Followed:
         """Close the gate of an org that isn't there, unless it is closed, gone, or has changed since it was read.
 
         It stays, with the next version: if the org is made again, with the same id, its versions must not go backwards.

@@ -36,7 +36,7 @@ from db.postgres.engine import transaction
 from db.postgres.exchange import Row, Statement, exchange
 from metering.runtime.clock import system_clock
 from metering.runtime.names import STREAM
-from metering.trials.bench.fixture import Bed, make_orgs, making_bed
+from metering.trials.bench.fixture import Fixture, make_orgs, making_fixture
 from metering.trials.event_generator import events, fill
 from workers.batch import parse_entries, price_entries
 from workers.stream import Entry
@@ -164,9 +164,9 @@ def _dumper(kind: str) -> type[Dumper]:
 
 
 @contextmanager
-def owners(bed: Bed, before: str, after: str) -> Iterator[None]:
+def owners(fixture: Fixture, before: str, after: str) -> Iterator[None]:
     """Something done to the schema, and undone."""
-    with bed.owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with fixture.owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for statement in before.split(";"):
             connection.execute(text(statement))
         yield
@@ -174,7 +174,7 @@ def owners(bed: Bed, before: str, after: str) -> Iterator[None]:
             connection.execute(text(statement))
 
 
-def ways(bed: Bed) -> dict[str, Callable[[], AbstractContextManager[object]]]:
+def ways(fixture: Fixture) -> dict[str, Callable[[], AbstractContextManager[object]]]:
     """Each way by its name; the first is the program as it is."""
     return {
         "as it is": nullcontext,
@@ -189,20 +189,20 @@ def ways(bed: Bed) -> dict[str, Callable[[], AbstractContextManager[object]]]:
         "psycopg's pipeline": partial(patch.object, ledger, "exchange", by_psycopgs_pipeline),
         "accounts packed full (fillfactor 100)": partial(
             owners,
-            bed,
+            fixture,
             "ALTER TABLE accounts SET (fillfactor = 100); VACUUM FULL accounts",
             "ALTER TABLE accounts SET (fillfactor = 50); VACUUM FULL accounts",
         ),
         "one more index, over org and time": partial(
             owners,
-            bed,
+            fixture,
             "CREATE INDEX one_more ON transactions (org_id, created_at)",
             "DROP INDEX one_more",
         ),
     }
 
 
-def batch_us(bed: Bed, batches: int) -> float:
+def batch_us(fixture: Fixture, batches: int) -> float:
     """Microseconds per event of so many new batches, from parsed events to the commit."""
     loads = []
     for _ in range(batches):
@@ -211,12 +211,12 @@ def batch_us(bed: Bed, batches: int) -> float:
         loads.append(
             parse_entries([Entry(f"1-{number}", each) for number, each in enumerate(raw)], system_clock())
         )
-    with transaction(bed.engine) as connection:
+    with transaction(fixture.engine) as connection:
         book = load_price_book(connection)
     started_s = time.perf_counter()
     for parsed in loads:
         priced = price_entries(parsed, book)
-        with transaction(bed.engine) as connection:
+        with transaction(fixture.engine) as connection:
             post_calls(
                 connection, priced.calls, priced.rejected, price_book_version=book.version, clock=system_clock
             )
@@ -238,23 +238,23 @@ def main() -> None:
     batches = int(sys.argv[1]) if len(sys.argv) > 1 else BATCHES
     data_dir = Path(tempfile.mkdtemp(prefix="metering-alternatives-"))
     try:
-        with making_bed(data_dir) as bed:
-            make_orgs(bed.owner, range(1, ORGS + 1))
-            batch_us(bed, batches)  # warm
+        with making_fixture(data_dir) as fixture:
+            make_orgs(fixture.owner, range(1, ORGS + 1))
+            batch_us(fixture, batches)  # warm
             took: dict[str, list[float]] = {}
             for _ in range(ROUNDS):
-                for name, way in ways(bed).items():
+                for name, way in ways(fixture).items():
                     with way():
-                        took.setdefault(name, []).append(batch_us(bed, batches))
+                        took.setdefault(name, []).append(batch_us(fixture, batches))
             print(
                 "| the ledger's transaction | us per event | to the program as it is |\n| --- | ---: | ---: |"
             )
             show(took)
-            fill(bed.client, events(BATCH, orgs=ORGS, first_call_id=1, seed=1), lambda _: None)
+            fill(fixture.client, events(BATCH, orgs=ORGS, first_call_id=1, seed=1), lambda _: None)
             read: dict[str, list[float]] = {}
             for _ in range(ROUNDS):
                 for name, parser in (("hiredis, as it is", _HiredisParser), ("Python", _RESP2Parser)):
-                    read.setdefault(name, []).append(read_us(bed.servers.redis_url, parser))
+                    read.setdefault(name, []).append(read_us(fixture.servers.redis_url, parser))
             print("\n| reading the stream | us per event | to the program as it is |\n| --- | ---: | ---: |")
             show(read)
     finally:

@@ -33,7 +33,7 @@ from tests.signals.listening import gate
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price
 from tests.waiting import wait_until
 from workers.broker import MONEY_QUEUE
-from workers.enqueue import Nudges
+from workers.enqueue import AttemptQueue
 from workers.stream import backlog
 
 pytestmark = pytest.mark.long
@@ -234,7 +234,7 @@ def test_every_role_and_telephony_leave_a_primary_that_was_demoted(installed: In
         assert len(program.pushed) <= before + 1
         queued = JOBS.messages(MONEY_QUEUE)
         with connect_redis(valkey.primary.url) as client:
-            Nudges(client).nudge(
+            AttemptQueue(client).enqueue(
                 RELOADS, uuid4()
             )  # of no attempt: only dramatiq's worker takes it from the queue
         assert valkey.primary.client.hlen(queued) >= 1

@@ -30,7 +30,7 @@ from tests.spine.billing import event, prepare, price, running_meters
 from tests.waiting import wait_until
 from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, make_broker
 from workers.dead_workers import DeadWorkers
-from workers.enqueue import Nudges
+from workers.enqueue import AttemptQueue
 from workers.jobs import run_jobs
 from workers.metrics import BacklogCollector
 from workers.stream import backlog
@@ -233,22 +233,22 @@ def test_a_program_that_may_not_is_told_so(valkey: Guarded, operator: redis.Redi
 
 
 @pytest.mark.parametrize("user", ["meter", "api", "jobs"])
-def test_every_nudge_gets_through_while_a_dead_worker_is_listed(
+def test_every_message_gets_through_while_a_dead_worker_is_listed(
     valkey: Guarded, operator: redis.Redis, user: str
 ) -> None:
     operator.zadd(JOBS.heartbeats, {"dead": 1})
     operator.acl_log_reset()
     with valkey.client(user) as client:
-        nudges = Nudges(client)
+        queue = AttemptQueue(client)
         for _ in range(200):
-            nudges.nudge(1, uuid4())
+            queue.enqueue(1, uuid4())
     assert operator.llen(JOBS.queue(MONEY_QUEUE)) == 200
     assert operator.acl_log() == []
 
 
 def test_jobs_may_take_over_what_a_dead_worker_has_in_hand(valkey: Guarded, operator: redis.Redis) -> None:
     with valkey.client("api") as api, valkey.client("jobs") as died, valkey.client("jobs") as jobs:
-        Nudges(api).nudge(1, uuid4())
+        AttemptQueue(api).enqueue(1, uuid4())
         assert next(make_broker(died).consume(MONEY_QUEUE, prefetch=1, timeout=1)) is not None
         operator.acl_log_reset()
         DeadWorkers(make_broker(jobs), lambda: current_millis() + HEARTBEAT_TIMEOUT_MS + 1_000).clear()
@@ -260,7 +260,7 @@ def test_jobs_may_take_over_what_a_dead_worker_has_in_hand(valkey: Guarded, oper
 def test_the_roles_do_their_work_as_their_users(
     valkey: Guarded, operator: redis.Redis, database: Database
 ) -> None:
-    """A call crosses the minimum: the meter nudges, the jobs charge through dramatiq, the API's top-up opens the gate."""
+    """A call crosses the minimum: the meter enqueues, the jobs charge through dramatiq, the API's top-up opens the gate."""
     prepare(database.engine, org_ids=[2], prices=[price("bolt", "0.08")])
     with ExitStack() as stack:
         clients = {name: stack.enter_context(valkey.client(name)) for name in ("meter", "jobs", "api")}
@@ -271,7 +271,7 @@ def test_the_roles_do_their_work_as_their_users(
         assert list(BacklogCollector(clients["jobs"]).collect()) != []
         with MeteringClient(valkey.url("telephony")) as telephony:
             telephony.push(event(duration_seconds=6_000, ended_at=system_clock().isoformat()))
-        nudge_api(world, clients["api"])
+        enqueue_by_api(world, clients["api"])
         with (
             running_meters(database.engine, clients["meter"]),
             running_jobs(world, clients["jobs"]) as charged,
@@ -284,9 +284,9 @@ def test_the_roles_do_their_work_as_their_users(
         world.assert_sound()
 
 
-def nudge_api(world: World, client: redis.Redis) -> None:
-    """The API may nudge as well; of an attempt that isn't there nothing comes."""
-    Nudges(client).nudge(1, world.attempts()[0].id)
+def enqueue_by_api(world: World, client: redis.Redis) -> None:
+    """The API may enqueue as well; of an attempt that isn't there nothing comes."""
+    AttemptQueue(client).enqueue(1, world.attempts()[0].id)
 
 
 @contextmanager

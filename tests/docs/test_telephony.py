@@ -35,7 +35,7 @@ from metering.rules.events import (
 )
 from metering.rules.gates import Balance, GateState, SignalType
 from metering.rules.rejections import Reason
-from metering.rules.reloads import HINDRANCES
+from metering.rules.reloads import SIGNALLED_SKIP_REASONS
 from metering.runtime.names import SIGNALS_CHANNEL, SIGNALS_LOG, STREAM, gate_key
 from metering.signals.gates import SIGNAL_FIELD, Gates
 from tests.docs.pages import ROOT, first_column, page, section
@@ -190,7 +190,11 @@ def test_reload_signals_have_the_fields_that_the_page_names() -> None:
     for line in reloads.splitlines():
         message = json.loads(line)
         own = set(message) - {"type", "org_id", "id", "at"}
-        reasons = {reason.value for reason in HINDRANCES} if message["type"] == SKIPPED_SIGNAL else set()
+        reasons = (
+            {reason.value for reason in SIGNALLED_SKIP_REASONS}
+            if message["type"] == SKIPPED_SIGNAL
+            else set()
+        )
         assert rows[message["type"]] == own | reasons
 
 

@@ -15,7 +15,13 @@ from db.attempts.outbox import SignalKey, add_signal, delete_signals, read_signa
 from db.postgres.engine import in_transaction, transaction
 from metering.client import MeteringClient
 from metering.runtime.names import SIGNALS_LOG
-from metering.signals.reload_signals import LEFT_AFTER, PAGE, ReloadSignals, say_left, say_pending
+from metering.signals.reload_signals import (
+    OVERDUE_AFTER,
+    PAGE,
+    ReloadSignals,
+    publish_overdue,
+    publish_pending,
+)
 from tests.conftest import Database
 from tests.signals.listening import listening, signals_log
 
@@ -67,14 +73,14 @@ def test_a_signal_is_said_in_the_log_and_on_the_channel_and_forgotten(
         "at": "2026-04-20T18:25:06.201Z",
     }
     with listening(redis_client) as channel:
-        assert say_pending(database.engine, ReloadSignals(redis_client), [(org_id, signal_id)]) == 1
+        assert publish_pending(database.engine, ReloadSignals(redis_client), [(org_id, signal_id)]) == 1
         heard = channel.get_message(timeout=5)
     assert heard is not None
     assert json.loads(heard["data"]) == expected
     assert list(json.loads(heard["data"])) == list(expected)
     assert signals_log(redis_client) == [expected]
     assert left(database) == 0
-    assert say_pending(database.engine, ReloadSignals(redis_client), [(org_id, signal_id)]) == 0
+    assert publish_pending(database.engine, ReloadSignals(redis_client), [(org_id, signal_id)]) == 0
     assert len(signals_log(redis_client)) == 1
 
 
@@ -82,7 +88,7 @@ def test_a_cause_that_is_rolled_back_says_nothing(database: Database, redis_clie
     with suppress(ZeroDivisionError), transaction(database.engine) as connection:
         add_signal(connection, 42, "auto_reload.skipped", {}, NOW)
         _crash()
-    assert say_left(database.engine, ReloadSignals(redis_client), NOW + timedelta(days=1)) == 0
+    assert publish_overdue(database.engine, ReloadSignals(redis_client), NOW + timedelta(days=1)) == 0
     assert signals_log(redis_client) == []
 
 
@@ -91,17 +97,17 @@ def test_what_a_crash_left_is_said_after_ten_seconds_and_not_before(
 ) -> None:
     written(database)
     signals = ReloadSignals(redis_client)
-    assert say_left(database.engine, signals, NOW + LEFT_AFTER) == 0
-    assert say_left(database.engine, signals, NOW + LEFT_AFTER + timedelta(milliseconds=1)) == 1
+    assert publish_overdue(database.engine, signals, NOW + OVERDUE_AFTER) == 0
+    assert publish_overdue(database.engine, signals, NOW + OVERDUE_AFTER + timedelta(milliseconds=1)) == 1
     assert (len(signals_log(redis_client)), left(database)) == (1, 0)
 
 
 def test_what_could_not_be_said_stays(database: Database, redis_client: redis.Redis) -> None:
     keys = written(database, number=3)
     with refused(redis_client), pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        say_pending(database.engine, ReloadSignals(redis_client), keys)
+        publish_pending(database.engine, ReloadSignals(redis_client), keys)
     assert left(database) == 3
-    assert say_pending(database.engine, ReloadSignals(redis_client), keys) == 3
+    assert publish_pending(database.engine, ReloadSignals(redis_client), keys) == 3
     assert [signal["id"] for signal in signals_log(redis_client)] == [signal_id for _, signal_id in keys]
 
 
@@ -112,8 +118,8 @@ def test_a_crash_between_saying_and_deleting_says_the_same_once_more(
     with monkeypatch.context() as patched:
         patched.setattr("metering.signals.reload_signals.delete_signals", _crash)
         with pytest.raises(ZeroDivisionError):
-            say_pending(database.engine, ReloadSignals(redis_client), keys)
-    assert say_left(database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)) == 1
+            publish_pending(database.engine, ReloadSignals(redis_client), keys)
+    assert publish_overdue(database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)) == 1
     entries: Any = redis_client.xrange(SIGNALS_LOG)
     (_, first), (_, second) = entries
     assert first == second
@@ -126,7 +132,9 @@ def _crash(*_: object) -> None:
 
 def test_more_than_a_page_is_said_in_order_once_each(database: Database, redis_client: redis.Redis) -> None:
     keys = written(database, number=PAGE + 2)
-    assert say_left(database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)) == PAGE + 2
+    assert (
+        publish_overdue(database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)) == PAGE + 2
+    )
     assert [signal["id"] for signal in signals_log(redis_client)] == [signal_id for _, signal_id in keys]
     assert left(database) == 0
 
@@ -146,7 +154,9 @@ def test_several_who_say_the_same_lose_nothing_and_do_not_wait_for_each_other(
     keys = written(database, number=PAGE + 1)
     with ThreadPoolExecutor(4) as threads:
         saying = [
-            threads.submit(say_left, database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1))
+            threads.submit(
+                publish_overdue, database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)
+            )
             for _ in range(4)
         ]
         assert sum(each.result(timeout=30) for each in saying) >= PAGE + 1
@@ -158,15 +168,15 @@ def test_nothing_is_said_while_a_transaction_is_open(
     database: Database, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    say = ReloadSignals.say
+    say = ReloadSignals.publish
 
     def watched(self: ReloadSignals, messages: Any) -> None:
         seen.append(in_transaction())
         say(self, messages)
 
     monkeypatch.setattr(ReloadSignals, "say", watched)
-    say_pending(database.engine, ReloadSignals(redis_client), written(database))
-    say_left(database.engine, ReloadSignals(redis_client), NOW)
+    publish_pending(database.engine, ReloadSignals(redis_client), written(database))
+    publish_overdue(database.engine, ReloadSignals(redis_client), NOW)
     assert seen
     assert not any(seen)
 
@@ -176,7 +186,7 @@ def test_the_client_for_telephony_gives_them_too(
 ) -> None:
     with MeteringClient(redis_url) as metering, metering.signals() as heard:
         [key] = written(database)
-        say_pending(database.engine, ReloadSignals(redis_client), [key])
+        publish_pending(database.engine, ReloadSignals(redis_client), [key])
         signal = next(heard)
     assert (signal.type, signal.org_id, signal.at) == ("auto_reload.skipped", 42, NOW)
     assert (signal.balance_cents, signal.version) == (None, None)

@@ -10,7 +10,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-import workers.meter
+import workers.current_prices
 from metering.rules.pricing import PriceBook
 from metering.runtime.clock import system_clock
 from metering.runtime.names import STREAM
@@ -18,18 +18,18 @@ from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
 from workers import prefetch
 from workers.batch import parse_entries
-from workers.meter import Meter
-from workers.prefetch import ReadAhead, ReaderEndedError
+from workers.current_prices import CurrentPrices
+from workers.prefetch import Prefetch, ReaderEndedError
 from workers.stream import GROUP, MAX_BATCH_BYTES, PART, CallStream, Entry
 
 BOOK = PriceBook(1, [])
 
 
 @pytest.fixture
-def ahead(redis_client: redis.Redis) -> Iterator[ReadAhead]:
+def reader(redis_client: redis.Redis) -> Iterator[Prefetch]:
     stream = CallStream(redis_client, "m")
     stream.join()
-    made = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=10, block_ms=5)
+    made = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=10, block_ms=5)
     yield made
     made.close()
 
@@ -47,24 +47,24 @@ def in_hand(client: redis.Redis) -> int:
     return int(pending["pending"])
 
 
-def test_one_batch_is_read_ahead_and_no_more(redis_client: redis.Redis, ahead: ReadAhead) -> None:
+def test_one_batch_is_read_ahead_and_no_more(redis_client: redis.Redis, reader: Prefetch) -> None:
     push(redis_client, 45)
-    assert len(ahead.take().parsed) == 10
+    assert len(reader.take().parsed) == 10
     wait_until(lambda: in_hand(redis_client) == 20, "reading ahead")
-    assert len(ahead.settle().parsed) == 10
-    assert ahead.settle().parsed == []
-    assert in_hand(redis_client) == 20, "after settling nothing is read before it is asked for"
-    assert [len(ahead.take().parsed) for _ in range(4)] == [10, 10, 5, 0]
+    assert len(reader.drain().parsed) == 10
+    assert reader.drain().parsed == []
+    assert in_hand(redis_client) == 20, "after draining nothing is read before it is asked for"
+    assert [len(reader.take().parsed) for _ in range(4)] == [10, 10, 5, 0]
 
 
-def test_what_comes_while_a_batch_waits_is_in_it(redis_client: redis.Redis, ahead: ReadAhead) -> None:
+def test_what_comes_while_a_batch_waits_is_in_it(redis_client: redis.Redis, reader: Prefetch) -> None:
     push(redis_client, 1)
-    assert len(ahead.take().parsed) == 1
+    assert len(reader.take().parsed) == 1
     push(redis_client, 2)
     wait_until(lambda: in_hand(redis_client) == 3, "reading ahead")
     push(redis_client, 3)
-    wait_until(lambda: len(ahead._read.parsed) == 5, "looking again")
-    assert len(ahead.take().parsed) == 5
+    wait_until(lambda: len(reader._read.parsed) == 5, "looking again")
+    assert len(reader.take().parsed) == 5
 
 
 def test_a_part_is_handed_over_while_the_next_one_is_parsed(
@@ -81,14 +81,14 @@ def test_a_part_is_handed_over_while_the_next_one_is_parsed(
     stream = CallStream(redis_client, "m")
     stream.join()
     push(redis_client, 3 * PART)
-    ahead = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
-    assert len(ahead.take().parsed) == PART
+    reader = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
+    assert len(reader.take().parsed) == PART
     wait_until(
         lambda: in_hand(redis_client) == 3 * PART, "asking for the last part while the second one is parsed"
     )
     go_on.set()
-    ahead.settle()
-    ahead.close()
+    reader.drain()
+    reader.close()
 
 
 def test_in_a_backlog_batches_are_full(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,11 +98,11 @@ def test_in_a_backlog_batches_are_full(redis_client: redis.Redis, monkeypatch: p
     stream = CallStream(redis_client, "m")
     stream.join()
     push(redis_client, 10 * limit)
-    ahead = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=limit, block_ms=5)
+    reader = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=limit, block_ms=5)
     sizes = []
-    while batch := ahead.take().parsed:
+    while batch := reader.take().parsed:
         sizes.append(len(batch))
-    ahead.close()
+    reader.close()
     ends = list(accumulate(sizes))
     assert ends[-1] == 10 * limit
     # A backlog is known as such after as many; the last one is what is left.
@@ -111,25 +111,25 @@ def test_in_a_backlog_batches_are_full(redis_client: redis.Redis, monkeypatch: p
 
 
 def test_a_batch_that_comes_too_soon_waits_and_is_looked_for_again(
-    redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
+    redis_client: redis.Redis, reader: Prefetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What came while it waited is in it, whenever the reader looked last."""
-    monkeypatch.setattr(prefetch, "LOOK_EVERY_S", 3_600.0)
-    monkeypatch.setattr(prefetch, "LOOK_AT_LEAST_EVERY_S", 3_600.0)
+    monkeypatch.setattr(prefetch, "POLL_EVERY_S", 3_600.0)
+    monkeypatch.setattr(prefetch, "POLL_AT_LEAST_EVERY_S", 3_600.0)
     monkeypatch.setattr(prefetch, "BATCH_EVERY_S", 3_600.0)
     push(redis_client, 1)
-    assert len(ahead.take().parsed) == 1
+    assert len(reader.take().parsed) == 1
     push(redis_client, 1)
-    wait_until(lambda: len(ahead._read.parsed) == 1, "reading ahead")
+    wait_until(lambda: len(reader._read.parsed) == 1, "reading ahead")
     push(redis_client, 3)
     monkeypatch.setattr("workers.prefetch.time.sleep", lambda _: None)  # the distance is over at once
-    assert len(ahead.take().parsed) == 4
+    assert len(reader.take().parsed) == 4
 
 
 def test_parts_of_different_price_books_are_left_to_be_priced_at_once(redis_client: redis.Redis) -> None:
     stream, versions = CallStream(redis_client, "m"), count(1)
     stream.join()
-    ahead = ReadAhead(
+    reader = Prefetch(
         stream,
         book=lambda: PriceBook(next(versions), []),
         clock=system_clock,
@@ -137,22 +137,22 @@ def test_parts_of_different_price_books_are_left_to_be_priced_at_once(redis_clie
         block_ms=5,
     )
     push(redis_client, 1)
-    first = ahead.take()
+    first = reader.take()
     push(redis_client, 1)
     wait_until(lambda: in_hand(redis_client) == 2, "reading ahead")
     push(redis_client, 1)
     wait_until(lambda: in_hand(redis_client) == 3, "looking again")
-    second = ahead.settle()
-    ahead.close()
+    second = reader.drain()
+    reader.close()
     assert first.priced is not None
     assert first.priced.book_version == 1
     assert len(second.parsed) == 2
     assert second.priced is None
 
 
-def test_where_nothing_comes_it_says_so_and_can_be_settled(ahead: ReadAhead) -> None:
-    assert [len(ahead.take().parsed) for _ in range(3)] == [0, 0, 0]
-    assert ahead.settle().parsed == []
+def test_where_nothing_comes_it_says_so_and_can_be_drained(reader: Prefetch) -> None:
+    assert [len(reader.take().parsed) for _ in range(3)] == [0, 0, 0]
+    assert reader.drain().parsed == []
 
 
 def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
@@ -166,23 +166,23 @@ def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
     )  # how long it would wait is what is looked at
     stream = CallStream(redis_client, "m")
     stream.join()
-    ahead = ReadAhead(
+    reader = Prefetch(
         stream, book=lambda: BOOK, clock=system_clock, batch_limit=10, block_ms=5, monotonic=lambda: 7_200.0
     )
     push(redis_client, 1)
-    assert len(ahead.take().parsed) == 1
+    assert len(reader.take().parsed) == 1
     assert not any(waits_s), "it came alone"
     push(redis_client, 1)
-    assert len(ahead.take().parsed) == 1
+    assert len(reader.take().parsed) == 1
     assert [wait_s for wait_s in waits_s if wait_s] == [3_600.0]
     push(redis_client, 10)
-    assert len(ahead.take().parsed) == 10
+    assert len(reader.take().parsed) == 10
     assert len([wait_s for wait_s in waits_s if wait_s]) == 1, "it is full"
-    ahead.close()
+    reader.close()
 
 
 def test_what_was_read_before_redis_went_away_is_given_and_the_error_comes_next(
-    redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
+    redis_client: redis.Redis, reader: Prefetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unsaid, what that read may have taken would be found late."""
     read, away, failed = CallStream.parts, Event(), Event()
@@ -194,40 +194,40 @@ def test_what_was_read_before_redis_went_away_is_given_and_the_error_comes_next(
         return read(stream, **limits)
 
     monkeypatch.setattr(CallStream, "parts", read_or_fail)
-    assert ahead.take().parsed == []
+    assert reader.take().parsed == []
     push(redis_client, 1)
     wait_until(lambda: in_hand(redis_client) == 1, "reading ahead")
     away.set()
     assert failed.wait(timeout=10)
     away.clear()
-    assert len(ahead.take().parsed) == 1
+    assert len(reader.take().parsed) == 1
     with pytest.raises(redis.ConnectionError, match="away"):
-        ahead.take()
+        reader.take()
     push(redis_client, 1)
-    assert len(ahead.take().parsed) == 1
+    assert len(reader.take().parsed) == 1
 
 
 def test_what_keeps_it_from_reading_is_raised_and_the_next_call_tries_again(
-    redis_client: redis.Redis, ahead: ReadAhead
+    redis_client: redis.Redis, reader: Prefetch
 ) -> None:
     push(redis_client, 3)
     redis_client.xgroup_destroy(STREAM, GROUP)
     with pytest.raises(redis.ResponseError, match="NOGROUP"):
-        ahead.take()
+        reader.take()
     CallStream(redis_client, "m").join()
-    assert len(ahead.take().parsed) == 3
+    assert len(reader.take().parsed) == 3
 
 
 def test_a_reader_that_fails_unforeseen_keeps_nobody_waiting(
-    redis_client: redis.Redis, ahead: ReadAhead, monkeypatch: pytest.MonkeyPatch
+    redis_client: redis.Redis, reader: Prefetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(ReadAhead, "_end_reading", fail)
+    monkeypatch.setattr(Prefetch, "_end_reading", fail)
     push(redis_client, 1)
-    assert len(ahead.take().parsed) == 1
-    for give in (ahead.take, ahead.settle, ahead.take):
+    assert len(reader.take().parsed) == 1
+    for give in (reader.take, reader.drain, reader.take):
         with pytest.raises(ReaderEndedError) as raised:
             give()
         assert isinstance(raised.value.__cause__, MemoryError)
@@ -240,11 +240,11 @@ def test_batches_of_large_events_are_small(redis_client: redis.Redis) -> None:
     push(redis_client, 2_000)
     stream = CallStream(redis_client, "m")
     stream.join()
-    ahead = ReadAhead(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
+    reader = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
     sizes = []
-    while batch := ahead.take().parsed:
+    while batch := reader.take().parsed:
         sizes.append(len(batch))
-    ahead.close()
+    reader.close()
     small = -(-MAX_BATCH_BYTES // size_bytes // PART) * PART
     ends = list(accumulate(sizes))
     assert (
@@ -259,23 +259,23 @@ def test_an_error_while_a_batch_is_read_ahead_has_it_billed_not_found_again(
 ) -> None:
     claimed: list[str] = []
     loads = 0
-    claim, load = CallStream.claim, Meter._load_prices
+    claim, load = CallStream.claim, CurrentPrices.load
 
     def note(stream: CallStream, stream_ids: Sequence[str], *, min_idle_ms: int) -> list[Entry]:
         claimed.extend(stream_ids)
         return claim(stream, stream_ids, min_idle_ms=min_idle_ms)
 
-    def load_or_fail(meter: Meter) -> None:
+    def load_or_fail(prices: CurrentPrices) -> None:
         nonlocal loads
         loads += 1  # once at the start, and once each turn: the first turn looks for what others left, the second bills
         if loads == 4:
             wait_until(lambda: site.in_hand() == {"m": 30}, "the first batch's ack, the second's reading")
             raise psycopg.OperationalError("away for a moment")
-        load(meter)
+        load(prices)
 
     monkeypatch.setattr(CallStream, "claim", note)
-    monkeypatch.setattr(Meter, "_load_prices", load_or_fail)
-    monkeypatch.setattr(workers.meter, "PRICES_EVERY_S", 0.0)
+    monkeypatch.setattr(CurrentPrices, "load", load_or_fail)
+    monkeypatch.setattr(workers.current_prices, "PRICES_EVERY_S", 0.0)
     events = make_calls(60, seed=92)
     site.push_at_once(events)
     site.drain("m", batch_limit=30)

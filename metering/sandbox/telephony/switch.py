@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import redis
 
 from metering.runtime.names import SIGNALS_LOG, STREAM, gate_key
-from metering.sandbox.telephony.admission_log import Admissions
-from metering.sandbox.telephony.call_record import Record
+from metering.sandbox.telephony.admission_log import AdmissionLog
+from metering.sandbox.telephony.call_record import CallRecord
 from metering.sandbox.telephony.calls import Attempt, Push
 from metering.sandbox.telephony.signal_history import newest_position
 from workers.stream import EVENT_FIELD
@@ -30,8 +30,8 @@ class Switch(threading.Thread):
 
     def __init__(self, client: redis.Redis, schedule: Iterable[Attempt | Push]) -> None:
         super().__init__(name="telephony", daemon=True)
-        self.record = Record()
-        self.admissions = Admissions()
+        self.record = CallRecord()
+        self.admissions = AdmissionLog()
         self.running = 0
         """How many calls run at the moment."""
         self.stream_ids: set[str] = set()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from metering.runtime.names import STREAM
-from metering.trials.bench.fixture import Bed, checkpoint
+from metering.trials.bench.fixture import Fixture, checkpoint
 from metering.trials.bench.process import usage
 from metering.trials.bench.rate import MeasuringError, Rate
 from metering.trials.bench.roles import Role, jobs_commands, meter_command, running_roles
@@ -39,7 +39,7 @@ class Drained:
 
 
 def drain(
-    bed: Bed,
+    fixture: Fixture,
     load: Iterator[str],
     *,
     report: Callable[[int], None],
@@ -54,11 +54,11 @@ def drain(
     and so its reconcilers. A checkpoint halfway belongs to a long run: Postgres writes one every few minutes, and more WAL after
     it.
     """
-    left = fill(bed.client, load, report)
+    left = fill(fixture.client, load, report)
     commands = [meter_command(number, batch_limit=batch_limit) for number in range(meters)]
-    with running_roles(bed.servers.data_dir, commands + (jobs_commands() if jobs else [])) as roles:
+    with running_roles(fixture.servers.data_dir, commands + (jobs_commands() if jobs else [])) as roles:
         left, started_s, cpu_before_s = (
-            _wait_for_the_first(bed, roles, left, report),
+            _wait_for_the_first(fixture, roles, left, report),
             time.monotonic(),
             _cpu_s(roles[:meters]),
         )
@@ -66,14 +66,14 @@ def drain(
         progress_s = started_s
         while left:
             time.sleep(POLL_EVERY_S)
-            now_left, now_s = int(bed.client.xlen(STREAM)), time.monotonic()
+            now_left, now_s = int(fixture.client.xlen(STREAM)), time.monotonic()
             if now_left < left:
                 report(left - now_left)
                 progress_s = now_s
                 marks.append(Mark(first_left - now_left, now_s - started_s))
             left = now_left
             if checkpoint_halfway and left < first_left / 2:
-                checkpoint(bed)
+                checkpoint(fixture)
                 checkpoint_halfway = False
             _require_progress(roles, left, progress_s)
         took_s = marks[-1].after_s
@@ -87,10 +87,12 @@ def drain(
     )
 
 
-def _wait_for_the_first(bed: Bed, roles: Sequence[Role], filled: int, report: Callable[[int], None]) -> int:
+def _wait_for_the_first(
+    fixture: Fixture, roles: Sequence[Role], filled: int, report: Callable[[int], None]
+) -> int:
     """Wait until something is done; give how many events are left then."""
     since_s = time.monotonic()
-    while (left := int(bed.client.xlen(STREAM))) == filled:
+    while (left := int(fixture.client.xlen(STREAM))) == filled:
         time.sleep(POLL_EVERY_S)
         _require_progress(roles, left, since_s)
     if not left:

@@ -24,7 +24,7 @@ from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import read_settings
 from metering.sandbox.servers.embedded import joined
 from metering.signals.gates import Gates
-from metering.trials.bench.fixture import Bed
+from metering.trials.bench.fixture import Fixture
 from metering.trials.bench.rate import Rate
 from metering.trials.bench.roles import running_roles
 from workers.batch import parse_entries, price_entries
@@ -37,9 +37,11 @@ THREADS: Final = 8
 POLL_EVERY_S: Final = 0.01
 
 
-def measure_one_message_per_call(bed: Bed, load: Iterator[str], report: Callable[[int], None]) -> Rate:
+def measure_one_message_per_call(
+    fixture: Fixture, load: Iterator[str], report: Callable[[int], None]
+) -> Rate:
     """From a filled queue to the last ack, by one worker process; time counts from when the first messages are done."""
-    broker = _broker(bed.client)
+    broker = _broker(fixture.client)
     filled = 0
     for event in load:
         filled += 1
@@ -48,12 +50,12 @@ def measure_one_message_per_call(bed: Bed, load: Iterator[str], report: Callable
         )
         broker.enqueue(message)
     messages = BENCH_JOBS.messages(QUEUE)
-    with running_roles(bed.servers.data_dir, [["metering.trials.bench.dramatiq_baseline"]]) as (worker,):
+    with running_roles(fixture.servers.data_dir, [["metering.trials.bench.dramatiq_baseline"]]) as (worker,):
         left, started_s, counted = filled, 0.0, 0
         while left:
             time.sleep(POLL_EVERY_S)
             worker.require_running()
-            now_left = int(bed.client.hlen(messages))
+            now_left = int(fixture.client.hlen(messages))
             report(left - now_left)
             left = now_left
             if not started_s and left < filled:

@@ -11,10 +11,10 @@ from typing import Final
 from metering.rules.gates import Balance, SignalType
 from metering.runtime.clock import system_clock
 from metering.runtime.names import STREAM
-from metering.sandbox.telephony.signal_listener import Listener
+from metering.sandbox.telephony.signal_listener import SignalListener
 from metering.signals.gates import Gates
 from metering.trials.bench.commit_times import commit_times
-from metering.trials.bench.fixture import Bed, give_a_cent, make_orgs
+from metering.trials.bench.fixture import Fixture, give_a_cent, make_orgs
 from metering.trials.bench.generate import LoadOrder, Pushed, order_words, probes, read_pushed
 from metering.trials.bench.percentiles import Percentiles, percentiles
 from metering.trials.bench.rate import MeasuringError
@@ -50,9 +50,9 @@ class Observed:
 
 
 def observe(
-    bed: Bed,
+    fixture: Fixture,
     meters: Sequence[Role],
-    listener: Listener,
+    listener: SignalListener,
     *,
     per_second: float,
     seconds: float,
@@ -62,7 +62,7 @@ def observe(
     """Put a load on meters that run and have nothing to do, and wait until they are done with it."""
     events = max(int(per_second * seconds), 1)
     order = LoadOrder(
-        redis_url=bed.servers.redis_url,
+        redis_url=fixture.servers.redis_url,
         per_second=per_second,
         count=events,
         first_call_id=next(_first_call_ids),
@@ -72,10 +72,10 @@ def observe(
         probe_every=max(int(per_second / PROBES_PER_SECOND), 1),
     )
     probed = probes(order)
-    _open_gates(bed, list(probed))
+    _open_gates(fixture, list(probed))
     since = listener.count
-    pushed = _push(bed, order)
-    _wait_until_done(bed, meters)
+    pushed = _push(fixture, order)
+    _wait_until_done(fixture, meters)
     committed_at = commit_times([meter.log_path for meter in meters], pushed.stream_ids)
     due_at = [pushed.started_at + number / per_second for number in range(events)]
     closed_at = _closed_at(listener, probed.keys(), since)
@@ -90,16 +90,16 @@ def observe(
     )
 
 
-def _open_gates(bed: Bed, org_ids: Sequence[int]) -> None:
-    make_orgs(bed.owner, org_ids)
+def _open_gates(fixture: Fixture, org_ids: Sequence[int]) -> None:
+    make_orgs(fixture.owner, org_ids)
     now = system_clock()
-    give_a_cent(bed.owner, org_ids, now)
-    Gates(bed.client).follow([Balance(org_id, 1, 1) for org_id in org_ids], now)
+    give_a_cent(fixture.owner, org_ids, now)
+    Gates(fixture.client).follow([Balance(org_id, 1, 1) for org_id in org_ids], now)
 
 
-def _push(bed: Bed, order: LoadOrder) -> Pushed:
+def _push(fixture: Fixture, order: LoadOrder) -> Pushed:
     """Have a process push the load."""
-    answer_path = bed.servers.data_dir / "pushed.json"
+    answer_path = fixture.servers.data_dir / "pushed.json"
     program = [sys.executable, "-P", "-m", *order_words(order, answer_path)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -107,9 +107,9 @@ def _push(bed: Bed, order: LoadOrder) -> Pushed:
     return read_pushed(answer_path)
 
 
-def _wait_until_done(bed: Bed, meters: Sequence[Role]) -> None:
+def _wait_until_done(fixture: Fixture, meters: Sequence[Role]) -> None:
     give_up_s = time.monotonic() + DRAIN_LIMIT_S
-    while bed.client.xlen(STREAM):
+    while fixture.client.xlen(STREAM):
         for meter in meters:
             meter.require_running()
         if time.monotonic() > give_up_s:
@@ -117,7 +117,7 @@ def _wait_until_done(bed: Bed, meters: Sequence[Role]) -> None:
         time.sleep(POLL_EVERY_S)
 
 
-def _closed_at(listener: Listener, org_ids: Collection[int], since: int) -> dict[int, float]:
+def _closed_at(listener: SignalListener, org_ids: Collection[int], since: int) -> dict[int, float]:
     """By org: seconds since the epoch when it was heard that its gate had closed; waits until that is heard of all."""
     to_epoch_s = time.time() - time.monotonic()
     give_up_s = time.monotonic() + DRAIN_LIMIT_S

@@ -14,39 +14,41 @@ from metering.rules.gates import GateState
 from metering.rules.reloads import SkipReason
 from metering.runtime.clock import Clock
 from metering.runtime.names import STREAM
-from metering.sandbox.telephony.admission_log import Admissions
+from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.call_record import OrgRecord
-from metering.sandbox.telephony.signal_listener import Heard, Listener
+from metering.sandbox.telephony.signal_listener import ReceivedSignal, SignalListener
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
 from metering.trials.demo.screen import ChargeFigures, Figures, GateFigures, OrgFigures
 from metering.trials.demo.setup import DemoOrg
-from metering.trials.exhaustions import Closings, paired
+from metering.trials.exhaustions import Exhaustions, paired
 from metering.trials.outcome import Outcome
 from workers.stream import backlog
 
 BUSIEST: Final = 9
-RATES_OVER_LOOKS: Final = 8
+RATES_OVER_SNAPSHOTS: Final = 8
 """Events per second are the mean over so many looks."""
 
 
-def push_to_gate_s(closings: Closings, heard: Sequence[Heard], admissions: Admissions) -> list[float]:
+def push_to_gate_s(
+    exhaustions: Exhaustions, heard: Sequence[ReceivedSignal], admissions: AdmissionLog
+) -> list[float]:
     """How long it took, in seconds, each time that an event closed a gate: until the signal was heard.
 
     From just before the event was sent to Redis for the first time, until telephony had the signal in hand from Pub/Sub: both on
     telephony's own clock, so that waiting for a processor counts as well.
     """
     took_s = []
-    for org_id, closed in closings.of.items():
+    for org_id, closed in exhaustions.of.items():
         signals = ((each.message, each) for each in heard if each.message.org_id == org_id)
-        for closing, signal in paired(closed, signals):
-            call = admissions.calls.get((org_id, closing.call_id or 0))
+        for exhaustion, signal in paired(closed, signals):
+            call = admissions.calls.get((org_id, exhaustion.call_id or 0))
             if call is not None and call.pushed_s is not None:
                 took_s.append(signal.heard_s - call.pushed_s)
     return took_s
 
 
-class Watch:
+class Snapshots:
     """Looks at a demo from its start on."""
 
     def __init__(
@@ -54,7 +56,7 @@ class Watch:
         engine: Engine,
         client: redis.Redis,
         switch: Switch,
-        listener: Listener,
+        listener: SignalListener,
         outcome: Outcome,
         orgs: list[DemoOrg],
         *,
@@ -69,13 +71,13 @@ class Watch:
         self._orgs = orgs
         self._clock = clock
         self._org_ids = {org.org_id for org in orgs}
-        self._closings = Closings(outcome.org_ids)
+        self._closings = Exhaustions(outcome.org_ids)
         self._began_s = time.monotonic()
         self._dropped = 0
-        self._looks: deque[tuple[float, int, int, int]] = deque(maxlen=RATES_OVER_LOOKS + 1)
+        self._looks: deque[tuple[float, int, int, int]] = deque(maxlen=RATES_OVER_SNAPSHOTS + 1)
         self.highest_lag = 0
 
-    def look(self, *, draining: bool) -> Figures:
+    def take(self, *, draining: bool) -> Figures:
         """The figures of this moment."""
         # What was pushed is asked for first and what was billed last: so nothing is taken for dropped that is on its way.
         pushed = self._switch.record.pushed
@@ -117,7 +119,7 @@ class Watch:
         return ids is None or not self._client.xrange(STREAM, *ids, count=1)
 
     def _gate_figures(
-        self, states: dict[int, str | None], heard: Sequence[Heard], signals_per_s: float
+        self, states: dict[int, str | None], heard: Sequence[ReceivedSignal], signals_per_s: float
     ) -> GateFigures:
         admissions = self._switch.admissions
         took_s = push_to_gate_s(self._closings, heard, admissions)
@@ -168,4 +170,4 @@ def _pays_by(org: DemoOrg, charges: OrgCharges) -> str:
         return "reload, capped"
     if charges.attempts_challenged:
         return "3DS, waiting"
-    return "reload" if org.role.part.reloads else org.role.part.value
+    return "reload" if org.role.persona.reloads else org.role.persona.value
