@@ -174,7 +174,7 @@ def test_nothing_is_said_while_a_transaction_is_open(
         seen.append(in_transaction())
         say(self, messages)
 
-    monkeypatch.setattr(ReloadSignals, "say", watched)
+    monkeypatch.setattr(ReloadSignals, "publish", watched)
     publish_pending(database.engine, ReloadSignals(redis_client), written(database))
     publish_overdue(database.engine, ReloadSignals(redis_client), NOW)
     assert seen
