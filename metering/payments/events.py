@@ -31,7 +31,7 @@ METHOD_UPDATED: Final = frozenset({"payment_method.automatically_updated", "paym
 """Stripe has heard from the card's network of its new number or expiry, or somebody has entered it."""
 
 # They only say that there is something to look at: an event can be old, and refunds and disputes are told in many kinds.
-NUDGES: Final = frozenset(
+LOOKUP_EVENTS: Final = frozenset(
     {
         *("payment_intent.payment_failed", "payment_intent.canceled", "payment_intent.processing"),
         *("payment_intent.requires_action", "charge.refunded", "charge.refund.updated"),
@@ -43,7 +43,7 @@ NUDGES: Final = frozenset(
 HANDLED: Final = (
     *(INTENT_SUCCEEDED, SETUP_SUCCEEDED, METHOD_DETACHED),
     *sorted(METHOD_UPDATED),
-    *sorted(NUDGES),
+    *sorted(LOOKUP_EVENTS),
 )
 """The types of events that ask for anything. Stripe lists up to 20 types at a time."""
 

@@ -62,7 +62,7 @@ class SkipReason(StrEnum):
     PACE = "pace"
 
 
-HINDRANCES: Final = frozenset(
+SIGNALLED_SKIP_REASONS: Final = frozenset(
     {SkipReason.NO_PAYMENT_METHOD, SkipReason.PAUSED, SkipReason.MONTHLY_LIMIT, SkipReason.PACE}
 )
 """The reasons that keep an org waiting that wants to be reloaded: recorded, and said when they change."""

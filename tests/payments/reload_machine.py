@@ -339,7 +339,7 @@ class ReloadMachine(RuleBasedStateMachine):
         self.cross(None, lost, worked_on, crash)
         self._move_to(self.world.clock.at + late)
         self.reconcile(None)
-        if self.world.nudged:
+        if self.world.enqueued:
             self.work(None)
 
     @rule(cents=st.sampled_from([3_000, 9_000]), times=st.integers(2, 8))
@@ -347,7 +347,7 @@ class ReloadMachine(RuleBasedStateMachine):
         """So much is missing that each reload asks for the next."""
         self.call(cents, 1, None)
         for _ in range(times):
-            if self.world.nudged:
+            if self.world.enqueued:
                 self.work(None)
 
     @rule(times=st.integers(2, 6), minutes=st.sampled_from([0, 11, 70, 400]))
@@ -356,7 +356,7 @@ class ReloadMachine(RuleBasedStateMachine):
         for _ in range(times):
             minimum = self.world.account().auto_reload_minimum_cents
             self.patch({"minimum_cents": minimum + 1}, None)
-            if self.world.nudged:
+            if self.world.enqueued:
                 self.work(None)
             self._move_to(self.world.clock.at + timedelta(minutes=minutes))
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db.attempts.attempts import find_attempt
-from db.payments.next_step import Step, begin_work
+from db.payments.next_step import Step, take_next_step
 from db.postgres.engine import transaction
-from metering.payments.charges import carry_out
+from metering.payments.charges import execute_step
 from metering.rules.reloads import CLOCK_MARGIN
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld, Site
@@ -71,8 +71,8 @@ def test_a_kill_between_the_note_and_the_sending_counts_in_both_until_it_is_know
     world = due_in_april(site)
     attempt = world.reloads()[0]
     with transaction(world.engine) as connection:
-        assert begin_work(connection, 1, attempt.id, clock=world.clock).step is Step.SEND
-    world.nudged.clear()  # killed here
+        assert take_next_step(connection, 1, attempt.id, clock=world.clock).step is Step.SEND
+    world.enqueued.clear()  # killed here
     world.clock.at = MAY + timedelta(hours=22)
     world.reconcile()
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_a_repeat_in_the_new_month_must_fit_there_too(site: Site) -> None:
         {"at": MAY},
     )
     world.clock.at = MAY + timedelta(hours=2)
-    world.work_on_due()
+    world.process_due_attempts()
     assert world.taken() == 0
     assert world.statuses()[0] == "open"
 
@@ -137,10 +137,10 @@ def test_one_that_was_noted_in_april_and_arrives_in_may_is_mays(site: Site) -> N
     world = due_in_april(site)
     attempt = world.reloads()[0]
     with transaction(world.engine) as connection:
-        work = begin_work(connection, 1, attempt.id, clock=world.clock)
+        work = take_next_step(connection, 1, attempt.id, clock=world.clock)
     assert work.attempt is not None
     world.clock.move(seconds=20)
-    carry_out(world.payments, work.step, work.attempt)
+    execute_step(world.payments, work.step, work.attempt)
     for _ in range(2):
         world.call(AMOUNT)
         world.work()
