@@ -78,7 +78,7 @@ def audit_changes(
     with transaction(snapshots) as connection:
         prepare_session(connection, clock())
         changes.add(look.find(connection, windows.ORPHANS, windows.SHADOWS_OF_ORPHANS))
-        changes.add(look.find(connection, windows.OPEN_ATTEMPTS, ""))
+        changes.add(look.find(connection, windows.OPEN_ATTEMPTS | windows.EVENTS, ""))
     # Only those that this pass has looked at from its start: others may be found by another pass meanwhile.
     if not look.cut_off:
         changes.cleared = suspects - {each.org_id for each in changes.violations}

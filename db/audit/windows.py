@@ -38,6 +38,8 @@ OWNERSHIP: Final = frozenset({"payment_in_customers_org"})
 """No payment of an org is another's: attempts and customers of all orgs are looked up, by their keys."""
 OPEN_ATTEMPTS: Final = frozenset({"one_open_reload", "attempt_watched"})
 """Of all attempts that are open, by the indexes that the reconciler uses."""
+EVENTS: Final = frozenset({"stripe_event_handled"})
+"""Of all events that are set aside: they are few, and no org's."""
 
 # Orgs to look at, and how many transactions are new in each. One whose newest transaction is older than was seen before has lost
 # some: it is looked at whole, as are suspects and those never looked at. A probe of the primary key per org finds new rows even

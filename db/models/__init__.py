@@ -12,7 +12,7 @@ from db.models.rejected_event import RejectedEvent
 from db.models.reload_resumption import ReloadResumption
 from db.models.reload_state import ReloadState
 from db.models.stripe_customer import StripeCustomer
-from db.models.stripe_event import StripeCursor, StripeEvent
+from db.models.stripe_event import SetAsideEvent, StripeCursor, StripeEvent
 from db.models.tier import Tier, TierPrice
 from db.models.transaction import Kind, Transaction
 from db.models.transaction_mark import TransactionMark
@@ -33,6 +33,7 @@ __all__ = [
     "RejectedEvent",
     "ReloadResumption",
     "ReloadState",
+    "SetAsideEvent",
     "StripeCursor",
     "StripeCustomer",
     "StripeEvent",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from metering.console.output import JsonOption, add_row, counted, say, show_json, show_table, table
 from metering.rules.gates import GateState
+from metering.rules.times import format_time
 
 if TYPE_CHECKING:
     import redis
@@ -65,6 +66,7 @@ class GatesStatus:
 def status(as_json: JsonOption = False) -> None:
     """Show how things stand: the backlog, the meters, the orgs and their gates, what was rejected, charges and reloads."""
     from db.attempts.reload_status import read_reload_status
+    from db.payments.set_aside_events import count_set_aside
     from db.postgres.schema import expected_revision
     from metering.console.connections import open_database, open_redis
     from metering.console.reload_status import reload_json, show_reloads
@@ -76,11 +78,13 @@ def status(as_json: JsonOption = False) -> None:
         gates = _gates(engine, client)
         with engine.connect() as connection:
             reloads = read_reload_status(connection, now, limit=MAX_LIMITED)
+            set_aside, set_aside_since = count_set_aside(connection)
     if as_json:
         found: dict[str, Any] = {
             "schema_revision": expected_revision(),  # the database's own, or open_database would have refused it
             **asdict(ledger),
             **reload_json(reloads, now),
+            "stripe_events_set_aside": {"number": set_aside, "oldest_at": set_aside_since},
             "gates": asdict(gates),
             "stream": asdict(stream),
             "meters": [asdict(meter) for meter in meters],
@@ -89,6 +93,12 @@ def status(as_json: JsonOption = False) -> None:
     else:
         _show(ledger, gates, stream, expected_revision())
         show_reloads(reloads, now)
+        if set_aside:
+            since = format_time(set_aside_since or now)
+            say(
+                f"{counted(set_aside, 'event')} of Stripe's could not be handled, since {since}. Each is tried again;"
+                " `metering audit` names it, and why."
+            )
         _show_meters(meters)
 
 

@@ -5,10 +5,19 @@ from typing import Final
 
 import structlog
 
+from db.payments.set_aside_events import (
+    KeptEvent,
+    forget_set_aside,
+    note_error,
+    set_aside,
+    set_aside_among,
+    take_due,
+)
 from db.payments.stripe_events import advance_event_list, claim_event_list, known_events
 from db.postgres.failures import Failure, diagnose
 from metering.payments.context import Payments
 from metering.payments.events import HANDLED, handle, read_event
+from metering.payments.metrics import STRIPE_EVENTS
 from metering.payments.stripe_api import StripeEventSeen
 from metering.payments.stripe_failures import StripeFailure
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -20,14 +29,17 @@ OVERLAP: Final = timedelta(minutes=10)
 KEPT_FOR: Final = timedelta(days=30)
 """How long Stripe keeps events."""
 
+MAX_ERROR_CHARS: Final = 500
+SET_ASIDE: Final = "set_aside"
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def read_events(payments: Payments, *, every: timedelta = EVERY) -> int | None:
     """Handle what stands in the list and hasn't been; give the number, None if it isn't time.
 
-    Oldest first. One that can't be handled doesn't hold up those after it, but is come back to at each reading. Raises
-    StripeFailure where the list can't be read, and what Postgres raises.
+    Oldest first. One that can't be handled is set aside: it holds up neither those after it nor the list, and is tried again, at
+    growing intervals of up to an hour, until it can. Raises StripeFailure where the list can't be read, and what Postgres raises.
     """
     now = payments.clock()
     position = claim_event_list(payments.engine, now, every=every)
@@ -38,35 +50,57 @@ def read_events(payments: Payments, *, every: timedelta = EVERY) -> int | None:
         payments.stripe.events_since(since, HANDLED), key=lambda event: (event.created_at, event.id)
     )
     new = _unknown(payments, seen)
-    handled = 0
-    failed_at: datetime | None = None
+    handled = _retry_set_aside(payments, now)
     for event in new:
-        if _handled(payments, event):
+        error = _try_to_handle(payments, event)
+        if error is None:
             handled += 1
-        elif failed_at is None:
-            failed_at = event.created_at
+        else:
+            set_aside(
+                payments.engine, event.ref, livemode=event.livemode, data=event.data, error=error, now=now
+            )
+            STRIPE_EVENTS.labels(SET_ASIDE).inc()
     reach(CrashPoint.EVENTS_BEFORE_ADVANCE)
     # Never past the time of reading: what was made meanwhile may not have been in the list yet.
-    advance_event_list(payments.engine, failed_at or min(now, seen[-1].created_at if seen else now))
+    advance_event_list(payments.engine, min(now, seen[-1].created_at if seen else now))
     if handled:
         log.info("events were found that no webhook had brought", events=handled)
     return handled
 
 
 def _unknown(payments: Payments, seen: list[StripeEventSeen]) -> list[StripeEventSeen]:
-    known = known_events(payments.engine, [event.id for event in seen]) if seen else set()
+    """Those that have had no effect yet, and aren't set aside."""
+    ids = [event.id for event in seen]
+    known = known_events(payments.engine, ids) | set_aside_among(payments.engine, ids) if seen else set()
     return [event for event in seen if event.id not in known]
 
 
-def _handled(payments: Payments, event: StripeEventSeen) -> bool:
+def _retry_set_aside(payments: Payments, now: datetime) -> int:
+    """Try those again that were set aside, as their time has come; give how many could be handled."""
+    handled = 0
+    for event in take_due(payments.engine, now):
+        error = _try_to_handle(payments, event)
+        if error is None:
+            forget_set_aside(payments.engine, event.ref.id)
+            handled += 1
+        else:
+            note_error(payments.engine, event.ref.id, error)
+    return handled
+
+
+def _try_to_handle(payments: Payments, event: StripeEventSeen | KeptEvent) -> str | None:
+    """Handle an event; give why that isn't possible now, in words. Raises what Postgres raises where it is away."""
+    ref = event.ref
     try:
-        handle(payments, read_event(event.id, event.type, event.created_at, event.livemode, event.data))
+        handle(payments, read_event(ref.id, ref.type, ref.created_at, event.livemode, event.data))
     except StripeFailure as failure:
-        log.warning("an event has to wait", stripe_event=event.id, type=event.type, code=failure.code)
-        return False
+        log.warning(
+            "an event of Stripe's is set aside", stripe_event=ref.id, type=ref.type, code=failure.code
+        )
+        return str(failure)[:MAX_ERROR_CHARS]
     except Exception as error:
         if diagnose(error) is Failure.OUTAGE:
             raise
-        log.exception("an event can't be handled", stripe_event=event.id, type=event.type)
-        return False
-    return True
+        log.exception("an event of Stripe's is set aside", stripe_event=ref.id, type=ref.type)
+        return f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
+    return None

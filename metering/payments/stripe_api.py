@@ -8,6 +8,7 @@ from typing import Any, Final
 import stripe
 
 from db.attempts.attempts import Attempt
+from db.payments.stripe_events import EventRef
 from metering.payments.parsing import read_card, read_dispute, read_intent, read_refund
 from metering.payments.stripe_failures import StripeRefused
 from metering.payments.stripe_requests import TIMELY, HttpClient, ask, each_of
@@ -43,6 +44,11 @@ class StripeEventSeen:
     livemode: bool
     data: dict[str, Any]
     """`object`, and `previous_attributes` where something changed."""
+
+    @property
+    def ref(self) -> EventRef:
+        """Which event it is."""
+        return EventRef(self.id, self.type, self.created_at)
 
 
 class StripeApi:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import redis
 
+from db.payments.set_aside_events import set_aside
+from db.payments.stripe_events import EventRef
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from tests.cli.conftest import Cli
@@ -83,3 +86,16 @@ def test_the_audit_tells_of_strangers_payments(stripe_cli: Cli, world: World) ->
     assert "payment list --unbooked" in " ".join(stripe_cli.run("audit", "--stripe").stdout.split())
     said = stripe_cli.run("payment", "book", "1", intent, "--reason", "a deposit").stdout
     assert "is org 1's from now on" in said
+
+
+def test_status_and_audit_tell_of_events_that_could_not_be_handled(stripe_cli: Cli, world: World) -> None:
+    assert stripe_cli.json("status")["stripe_events_set_aside"] == {"number": 0, "oldest_at": None}
+    since = system_clock() - timedelta(minutes=16)
+    ref = EventRef("evt_1", "refund.created", since)
+    set_aside(world.engine, ref, livemode=False, data={"object": {}}, error="KeyError: 'x'", now=since)
+    assert stripe_cli.json("status")["stripe_events_set_aside"]["number"] == 1
+    assert "1 event of Stripe's could not be handled" in " ".join(stripe_cli.run("status").stdout.split())
+    (violation,) = stripe_cli.json("audit", status=1)["violations"]
+    assert (violation["invariant"], violation["org_id"]) == ("stripe_event_handled", None)
+    assert "evt_1" in violation["detail"]
+    assert "KeyError" in violation["detail"]

@@ -117,33 +117,6 @@ def test_everything_of_a_long_outage_is_found_however_many_pages_it_takes(world:
     world.assert_sound()
 
 
-def test_an_event_that_fails_holds_up_none_after_it_and_is_come_back_to_until_it_does_not(
-    world: World,
-) -> None:
-    world.save_card()
-    world.top_up()
-    read_later(world)
-    world.clock.move(minutes=1)
-    failing_at = world.clock()
-    world.sandbox.refund(world.intents()[0]["id"], amount_cents=700)
-    world.clock.move(minutes=30)
-    world.save_card(CHALLENGED)
-    world.sandbox.authenticate(challenge(world, 3_000))
-
-    world.sandbox.set_fault(RequestFault.ERROR_BEFORE, operation="refunds.list", count=None)
-    for _ in range(3):
-        world.clock.move(hours=2)
-        world.read_events()
-        assert world.balance() == 5_000  # the later one is booked, the refund is not
-        assert position(world) == failing_at
-    world.sandbox.clear_faults()
-
-    assert (read_later(world) or 0) > 0
-    assert world.balance() == world.held_cents() == 4_300
-    assert position(world) > failing_at
-    world.assert_sound()
-
-
 def test_an_event_that_is_listed_late_is_found(world: World) -> None:
     """Stripe's list is not in step with its charges: a younger event may be there first."""
     intent = challenge(world)

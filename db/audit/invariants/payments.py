@@ -134,7 +134,19 @@ _ATTEMPT_WATCHED: Final = Invariant(
     """,
 )
 
+_STRIPE_EVENT_HANDLED: Final = Invariant(
+    "stripe_event_handled",
+    "No event of Stripe's has been set aside for more than 15 minutes: what it tells of is not booked.",
+    """
+    SELECT NULL::bigint, NULL, format('event %s, %s, could not be handled since %s, %s times: %s. It is tried again at %s',
+        id, type, set_aside_at, tries, error, retry_at)
+    FROM set_aside_events
+    WHERE set_aside_at
+        < coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, now()) - interval '15 minutes'
+    """,
+)
+
 PAYMENT_INVARIANTS: Final = (
     *(_ATTEMPT_CREDITED, _CREDIT_HAS_ATTEMPT, _REFUND_HAS_CREDIT, _PAYMENT_IN_CUSTOMERS_ORG),
-    *(_ONE_OPEN_RELOAD, _MONTH_WITHIN_LIMIT, _ATTEMPT_WATCHED),
+    *(_ONE_OPEN_RELOAD, _MONTH_WITHIN_LIMIT, _ATTEMPT_WATCHED, _STRIPE_EVENT_HANDLED),
 )

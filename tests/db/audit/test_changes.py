@@ -78,6 +78,7 @@ def test_every_invariant_is_looked_at_in_one_way() -> None:
             windows.PAYMENTS,
             windows.OWNERSHIP,
             windows.OPEN_ATTEMPTS,
+            windows.EVENTS,
         ),
     ]
     assert sorted(name for way in ways for name in way) == sorted(INVARIANTS)

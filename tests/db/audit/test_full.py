@@ -146,7 +146,7 @@ class Damage:
     name: str
     script: str
     breaks: set[str]
-    org_id: int = 1
+    org_id: int | None = 1
     rebalanced: bool = False
 
 
@@ -194,6 +194,7 @@ RESTORE = """
     DELETE FROM payment_attempts;
     INSERT INTO payment_attempts TABLE undamaged_attempts;
     DELETE FROM stripe_customers;
+    DELETE FROM set_aside_events;
 """
 
 DAMAGES = [
@@ -521,6 +522,13 @@ DAMAGES = [
         "UPDATE payment_attempts SET look_at = '2026-04-01' WHERE org_id = 5 AND status = 'open'",
         {"attempt_watched"},
         org_id=5,
+    ),
+    Damage(
+        "an event of Stripe's that can't be handled",
+        "INSERT INTO set_aside_events (id, type, created_at, livemode, data, set_aside_at, retry_at, error)"
+        " VALUES ('evt_1', 'refund.created', '2026-04-01', false, '{}', '2026-04-01', '2026-04-01', 'KeyError')",
+        {"stripe_event_handled"},
+        org_id=None,
     ),
 ]
 
