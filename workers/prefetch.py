@@ -1,4 +1,7 @@
-"""Prefetch: the next batch is read, parsed and priced while Postgres works on this one."""
+"""Prefetch: the next batch is read, parsed and priced while Postgres works on this one.
+
+One batch and no more, which is the backpressure: what meters can't take in stays in the stream.
+"""
 
 import threading
 import time
