@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine, func, insert, or_, select, update
 
 from db.models import PaymentAttempt
 from db.postgres.engine import transaction
-from metering.rules.lookup_schedule import WORK_LEASE
-from metering.rules.payments import AttemptKind, AttemptStatus
+from metering.rules.lookup_schedule import CLOCK_SKEW, SEND_WINDOW, WORK_LEASE
+from metering.rules.payments import AttemptKind, AttemptStatus, Intent
 
 ENQUEUE_GRACE: Final = timedelta(seconds=5)
 """How long a new attempt is left to the message that was sent for it, before the reconciler looks at it."""
@@ -172,6 +172,28 @@ def find_by_intent(connection: Connection, org_id: int, payment_intent_id: str) 
         .limit(1)
     ).one_or_none()
     return None if row is None else _attempt(row)
+
+
+def may_be_of_another(connection: Connection, org_id: int, intent: Intent) -> bool:
+    """Whether a PaymentIntent that no row knows may be another attempt's than its metadata name.
+
+    So it may unless the one that they name is the only attempt of its customer, amount and time that has none.
+    """
+    rows = connection.scalars(
+        select(PaymentAttempt.id)
+        .where(
+            PaymentAttempt.org_id == org_id,
+            PaymentAttempt.kind.in_([each.value for each in AttemptKind]),  # so that the index by time serves
+            PaymentAttempt.created_at >= intent.created_at - SEND_WINDOW - CLOCK_SKEW,
+            PaymentAttempt.created_at <= intent.created_at + CLOCK_SKEW,
+            PaymentAttempt.customer_id == intent.customer_id,
+            PaymentAttempt.amount_cents == intent.amount_cents,
+            PaymentAttempt.payment_intent_id.is_(None),
+        )
+        .limit(2)
+    )
+    unmet = list(rows)
+    return unmet != [intent.attempt_id] and (bool(unmet) or intent.attempt_id is not None)
 
 
 def open_reload(connection: Connection, org_id: int) -> Attempt | None:

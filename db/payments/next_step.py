@@ -15,6 +15,7 @@ from db.attempts.attempts import Attempt, change_attempt, find_attempt, finish_a
 from db.attempts.months import reloads_so_far
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing
 from db.ledger.post_calls import BalanceChange
+from db.payments.displaced_attempts import DISPLACED
 from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE, lookup_delay, may_send
 from metering.rules.payments import AttemptKind, AttemptStatus
 from metering.rules.reloads import Due, ReloadAccount, Skipped, reload_due, same_month
@@ -114,6 +115,11 @@ def put_off(connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clo
     return find_attempt(connection, org_id, attempt_id)
 
 
+def _unsent(attempt: Attempt) -> bool:
+    """Whether an auto-reload was certainly not sent. Of a displaced one nobody asks what it was: its own may be there."""
+    return attempt.first_sent_at is None and attempt.failure_code != DISPLACED
+
+
 def _top_up_step(attempt: Attempt, now: datetime, *, for_client: bool) -> Step:
     if attempt.payment_intent_id is not None:
         over = now - attempt.created_at >= TOP_UP_WINDOW
@@ -129,6 +135,9 @@ def _reload_step(
         return Step.RETRIEVE
     # One that was never sent, and is as old as that, may have been sent all the same: before this database was restored.
     if not may_send(attempt.first_sent_at or attempt.created_at, now):
+        return Step.FIND
+    # Whether a displaced one is still wanted nobody asks: it may have ended long ago.
+    if attempt.failure_code == DISPLACED:
         return Step.FIND
     if attempt.first_sent_at is None:
         return Step.SEND
@@ -146,7 +155,7 @@ def _why_unwanted(
 
     One that a month's turn has found unsent is made anew: a reload counts in the month in which it is first sent.
     """
-    if attempt.first_sent_at is not None:
+    if not _unsent(attempt):
         return None
     if may_send(attempt.created_at, now) and not same_month(attempt.created_at, now):
         return MONTH_TURNED

@@ -4,8 +4,6 @@ from uuid import UUID
 
 from db.attempts.attempts import (
     Attempt,
-    change_attempt,
-    find_by_intent,
     finish_attempt,
     open_reload,
     recover_attempt,
@@ -38,21 +36,3 @@ def recover_lost_attempt(org: LockedOrg, intent: Intent, attempt_id: UUID) -> At
         now=org.now,
     )
     return org.read_attempt(attempt_id)
-
-
-def take_from_recovered(org: LockedOrg, attempt: Attempt, intent: Intent) -> None:
-    """Give a payment, which Stripe answers under this attempt's own key, back to it: edited metadata had named a new one."""
-    other = find_by_intent(org.connection, org.id, intent.id)
-    if other is None or other.id == attempt.id or not other.recovered:
-        return
-    finish_attempt(org.connection, other, AttemptStatus.CANCELLED, org.now, code="superseded")
-    change_attempt(org.connection, other, payment_intent_id=None, intent_status=None)
-    finish_attempt(org.connection, attempt, AttemptStatus.SUCCEEDED, org.now)
-    change_attempt(
-        org.connection,
-        attempt,
-        payment_intent_id=intent.id,
-        intent_created_at=to_milliseconds(intent.created_at),
-        intent_status=intent.status,
-        looked_at=org.now,
-    )

@@ -16,9 +16,10 @@ from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing, wri
 from db.ledger.post_calls import write_accounts
 from db.ledger.postings import is_credited_elsewhere, is_posted, post
 from db.models import Kind
+from db.payments.displaced_attempts import DISPLACED, give_to_its_own
 from db.payments.intent_owner import find_owner
 from db.payments.locked_org import LockedOrg
-from db.payments.recovered_attempts import recover_lost_attempt, take_from_recovered
+from db.payments.recovered_attempts import recover_lost_attempt
 from db.payments.reload_pauses import card_of, pause_after_failure
 from db.payments.reversals import book_reversals
 from db.payments.settlement_outcome import Outcome, Settled
@@ -51,6 +52,7 @@ def settle(
     finding: Finding,
     *,
     of: tuple[int, UUID] | None = None,
+    proven: bool = False,
     livemode: bool,
     clock: Clock,
     event: EventRef | None = None,
@@ -58,11 +60,12 @@ def settle(
 ) -> Settled:
     """Bring the ledger and the attempt to what was found out, in the caller's transaction.
 
-    `of` is the attempt, by org and id, where the finding itself doesn't say. `event` is written down with the effect,
-    `description` with the credit that an operator asks for. Whatever was not booked is told by the outcome; nothing is raised for
-    it.
+    `of` is the attempt, by org and id, where the finding itself doesn't say. `proven`: Stripe holds the PaymentIntent
+    under that attempt's own idempotency key, so that no other can have it, whatever metadata have said. `event` is written down
+    with the effect, `description` with the credit that an operator asks for. Whatever was not booked is told by the outcome;
+    nothing is raised for it.
     """
-    settled = _settle(connection, finding, of, livemode, clock, description)
+    settled = _settle(connection, finding, of, livemode, clock, description, proven=proven)
     if event is not None:
         keep_event(connection, event, settled.outcome.value, clock())
     reach(CrashPoint.SETTLE_AFTER_WRITE)
@@ -76,9 +79,11 @@ def _settle(
     livemode: bool,
     clock: Clock,
     description: str | None,
+    *,
+    proven: bool,
 ) -> Settled:
     if isinstance(finding, IntentSeen):
-        owner = find_owner(connection, finding.intent, of, livemode)
+        owner = find_owner(connection, finding.intent, of, livemode, proven=proven)
         if isinstance(owner, Outcome):
             return Settled(owner)
         of = owner
@@ -92,7 +97,7 @@ def _settle(
     now = max(account.posted_at, to_milliseconds(clock()))
     settling = _Settling(LockedOrg(connection, account, billing, now), description)
     if isinstance(finding, IntentSeen):
-        return settling.bring_to(finding, attempt_id)
+        return settling.bring_to(finding, attempt_id, proven=proven)
     attempt = find_attempt(connection, org_id, attempt_id)
     if attempt is None:
         return Settled(Outcome.UNKNOWN_INTENT)
@@ -107,18 +112,27 @@ class _Settling:
         self._description = description
         self._transactions_before = org.account.transaction_count
 
-    def bring_to(self, seen: IntentSeen, attempt_id: UUID) -> Settled:
-        """Book what Stripe holds of an intent of the org's customer."""
+    def bring_to(self, seen: IntentSeen, attempt_id: UUID, *, proven: bool) -> Settled:
+        """Book what Stripe holds of an intent of the org's customer. `proven`: its own key says that it is this attempt's."""
         intent = seen.intent
         if is_credited_elsewhere(self._org.connection, self._org.id, intent.id):
             return Settled(Outcome.CREDITED_ELSEWHERE)
         attempt = find_attempt(self._org.connection, self._org.id, attempt_id)
+        if attempt is not None and not proven and attempt.payment_intent_id not in {None, intent.id}:
+            if intent.status != IntentStatus.SUCCEEDED:
+                return Settled(Outcome.SECOND_INTENT, attempt)
+            # The attempt has its own. What bears our mark and was taken from the org's customer is the org's all the same.
+            attempt_id = booked_attempt_id(intent.id)
+            attempt = find_attempt(self._org.connection, self._org.id, attempt_id)
         recovered = attempt is None
         if attempt is None:
             attempt = recover_lost_attempt(self._org, intent, attempt_id)
-        if attempt.payment_intent_id not in {None, intent.id}:
-            return Settled(Outcome.SECOND_INTENT, attempt)
         before = attempt
+        displaced = (
+            proven and attempt.payment_intent_id != intent.id and give_to_its_own(self._org, attempt, intent)
+        )
+        if displaced:
+            attempt = self._org.read_attempt(attempt.id)
         credited = False
         set_aside: Outcome | None = None
         if intent.status == IntentStatus.SUCCEEDED:
@@ -131,6 +145,7 @@ class _Settling:
         elif attempt.open:
             self._note(attempt, intent)
         settled = self._conclude(before, credited=credited, recovered=recovered, set_aside=set_aside)
+        settled.displaced = displaced
         named = (intent.org_id, intent.attempt_id)
         settled.metadata_differ = attempt.id != booked_attempt_id(intent.id) and named != (
             attempt.org_id,
@@ -183,8 +198,8 @@ class _Settling:
     def _credit(self, attempt: Attempt, intent: Intent) -> bool:
         """Credit a PaymentIntent's money, once for ever; give whether it was now."""
         if is_posted(self._org.connection, self._org.id, Kind.CREDIT, intent.id):
-            if attempt.payment_intent_id is None:
-                take_from_recovered(self._org, attempt, intent)
+            if attempt.payment_intent_id is None:  # with another attempt, which has given it back
+                self._succeed(attempt, intent)
             return False
         post(
             self._org.connection,
@@ -195,6 +210,11 @@ class _Settling:
             source_key=intent.id,
             metadata={"payment_intent_id": intent.id},
         )
+        self._succeed(attempt, intent)
+        return True
+
+    def _succeed(self, attempt: Attempt, intent: Intent) -> None:
+        """End an attempt whose money is credited."""
         finish_attempt(self._org.connection, attempt, AttemptStatus.SUCCEEDED, self._org.now)
         change_attempt(
             self._org.connection,
@@ -212,7 +232,6 @@ class _Settling:
             if standing.pause is not None or standing.declines or standing.declined_cards:
                 write_pause(self._org.connection, self._org.id, pause, declines=0, declined_cards=[])
             self._org.add_signal(SUCCEEDED_SIGNAL, attempt)
-        return True
 
     def _end_cancelled(self, attempt: Attempt, intent: Intent) -> None:
         """End an attempt whose PaymentIntent is cancelled: from now on nothing can come of it."""
@@ -226,7 +245,8 @@ class _Settling:
         )
         reload = attempt.kind is AttemptKind.AUTO_RELOAD
         # Nobody but us cancels a reload without a decline, unless by hand at Stripe: it must not be charged again at once.
-        code = intent.decline.code if intent.decline else attempt.failure_code
+        before = None if attempt.failure_code == DISPLACED else attempt.failure_code
+        code = intent.decline.code if intent.decline else before
         message = intent.decline.message if intent.decline else attempt.failure_message
         if reload and code is None:
             code = intent.status

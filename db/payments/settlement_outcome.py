@@ -43,5 +43,7 @@ class Settled:
     reloads: Reloads = field(default_factory=Reloads)
     ended: bool = False
     """Whether it was this that ended the attempt."""
+    displaced: bool = False
+    """Whether its own attempt has taken it back from one that metadata had named, or two have come of one attempt."""
     metadata_differ: bool = False
     """Whether the PaymentIntent's metadata name another org or attempt: they were edited at Stripe, and nothing follows them."""

@@ -78,7 +78,9 @@ def execute_step(payments: Payments, step: Step, attempt: Attempt) -> AttemptPro
         finding = _find_out(payments, step, attempt)
         if finding is None:
             return AttemptProgress(_put_off(payments, attempt))
-        settled = settle_and_follow(payments, finding, of=of)
+        # Sent or found under its own key; what the row said may have been taken from it meanwhile.
+        proven = isinstance(finding, IntentSeen) and finding.intent.id != attempt.payment_intent_id
+        settled = settle_and_follow(payments, finding, of=of, proven=proven)
         if isinstance(finding, ChargeRefused) and finding.missing is not None:
             _handle_missing(payments, attempt, finding.missing)
         now_known = settled.attempt or attempt

@@ -15,6 +15,7 @@ from db.postgres.engine import transaction
 from db.postgres.failures import Failure, diagnose
 from metering.payments.context import Payments
 from metering.payments.customers import recognise_customer
+from metering.payments.intent_keys import attempt_by_key
 from metering.payments.metrics import count_reloads, count_settled
 from metering.rules.gates import Balance
 from metering.rules.payments import Finding, IntentSeen
@@ -32,17 +33,22 @@ def settle_and_follow(
     finding: Finding,
     *,
     of: tuple[int, UUID] | None = None,
+    proven: bool = False,
     event: EventRef | None = None,
     description: str | None = None,
 ) -> Settled:
     """Bring the ledger to a finding, in a transaction of its own, then let follow what has to. Raises what Postgres raises.
 
-    Of a customer whom this database doesn't know Stripe is asked before; then it raises StripeFailure too.
+    Of a customer whom this database doesn't know, and of a payment that may be another attempt's than its metadata name, Stripe
+    is asked before; then it raises StripeFailure too. `proven`: as `settle` has it.
 
     The only way to the ledger for the answer to a request, the webhook and the reconciler alike.
     """
     if isinstance(finding, IntentSeen):
         recognise_customer(payments, finding.intent)
+        if of is None:
+            of = attempt_by_key(payments, finding.intent)
+            proven = of is not None
     tries_left = TRIES
     while True:
         tries_left -= 1
@@ -52,6 +58,7 @@ def settle_and_follow(
                     connection,
                     finding,
                     of=of,
+                    proven=proven,
                     livemode=payments.stripe.livemode,
                     clock=payments.clock,
                     event=event,
@@ -69,6 +76,13 @@ def settle_and_follow(
             reason=settled.outcome.value,
             intent=finding.intent.id if isinstance(finding, IntentSeen) else None,
             stripe_event=None if event is None else event.id,
+        )
+    if settled.displaced and settled.attempt is not None and isinstance(finding, IntentSeen):
+        log.warning(
+            "a payment is its own attempt's again: another was noted with it, or this one with another payment",
+            intent=finding.intent.id,
+            org_id=settled.attempt.org_id,
+            attempt=str(settled.attempt.id),
         )
     if settled.metadata_differ and settled.attempt is not None and isinstance(finding, IntentSeen):
         log.warning(

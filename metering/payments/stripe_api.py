@@ -12,6 +12,7 @@ from db.payments.stripe_events import EventRef
 from metering.payments.parsing import read_card, read_dispute, read_intent, read_refund
 from metering.payments.stripe_failures import StripeRefused
 from metering.payments.stripe_requests import TIMELY, HttpClient, ask, each_of
+from metering.rules.lookup_schedule import CLOCK_SKEW
 from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Missing, Refund
 
 API_VERSION: Final = "2026-10-28.endive"
@@ -21,8 +22,8 @@ READ_TIMEOUT_S: Final = 15.0
 MAX_NETWORK_RETRIES: Final = 1
 """The SDK repeats lost connections, 409 and 5xx by itself, with the same key. Together they take less than a WORK_LEASE."""
 PAGE: Final = 100
-CLOCK_SKEW: Final = timedelta(hours=1)
-"""How far Stripe's clock and ours may be apart when a charge is looked for by its time."""
+EVENT_DELAY: Final = timedelta(minutes=1)
+"""How much later than an object the event of its making may be dated: that of a charge when the bank has answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,7 @@ class StripeApi:
         except StripeRefused:
             return None
         made_at = found.get("created")  # of a deleted one Stripe doesn't tell it
-        created: Any = (
-            {"lte": int(before.timestamp())} if made_at is None else {"gte": made_at, "lte": made_at}
-        )
+        created: Any = {"lte": int(before.timestamp())} if made_at is None else _when_made(made_at)
         return self._key_of("customer.created", customer_id, created)
 
     def _key_of(self, type_: str, object_id: str, created: dict[str, int]) -> str | None:
@@ -137,10 +136,16 @@ class StripeApi:
         except StripeRefused:
             return self.retrieve_intent(intent_id)
 
+    def key_of_intent(self, intent: Intent) -> str | None:
+        """The idempotency key with which a PaymentIntent was made; None where Stripe no longer tells, after 30 days."""
+        made_at = int(intent.created_at.timestamp())
+        return self._key_of("payment_intent.created", intent.id, _when_made(made_at))
+
     def find_intent(self, attempt: Attempt, *, since: datetime) -> Intent | None:
         """An attempt's PaymentIntent among its customer's, made at `since` or later; None if there is none (yet).
 
-        By our mark in its metadata; where that was edited, by the key with which it was made, which Stripe keeps in the event.
+        By the key with which it was made, which Stripe keeps in the event, and nobody edits; by our mark in its metadata only
+        where Stripe no longer tells the key.
 
         Payments outlive a customer who was deleted: then all of that time are looked through. With another account's key, which
         has never had him, nothing can be known: that raises StripeRefused.
@@ -155,18 +160,20 @@ class StripeApi:
 
     def _of_attempt(self, intents: Iterable[Intent], attempt: Attempt) -> Intent | None:
         """The one of them that is the attempt's."""
-        others: list[Intent] = []
-        for intent in intents:
-            if intent.attempt_id == attempt.id:
-                return intent
-            if (intent.customer_id, intent.amount_cents) == (attempt.customer_id, attempt.amount_cents):
-                others.append(intent)
-        for intent in others:
-            made_at = int(intent.created_at.timestamp())
-            key = self._key_of("payment_intent.created", intent.id, {"gte": made_at, "lte": made_at})
+        alike = [
+            each
+            for each in intents
+            if (each.customer_id, each.amount_cents) == (attempt.customer_id, attempt.amount_cents)
+        ]
+        alike.sort(key=lambda each: each.attempt_id != attempt.id)  # those that name it come first
+        named: Intent | None = None
+        for intent in alike:
+            key = self.key_of_intent(intent)
             if key == str(attempt.id):
                 return intent
-        return None
+            if key is None and intent.attempt_id == attempt.id:
+                named = named or intent
+        return named
 
     def is_deleted(self, customer_id: str) -> bool:
         """Whether this account had the customer, and has him no more. Raises StripeRefused where it never had him."""
@@ -240,6 +247,11 @@ class StripeApi:
                 bool(each["livemode"]),
                 each["data"],
             )
+
+
+def _when_made(made_at: int) -> dict[str, int]:
+    """When the event of the making of an object of this second is dated."""
+    return {"gte": made_at, "lte": made_at + int(EVENT_DELAY.total_seconds())}
 
 
 def connect_stripe(api_key: str, *, base_url: str | None = None) -> StripeApi:

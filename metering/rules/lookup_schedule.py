@@ -12,6 +12,8 @@ ABSENT_AFTER: Final = timedelta(hours=25)
 """How long after it was last sent a charge that Stripe doesn't list has not been made."""
 TOP_UP_WINDOW: Final = timedelta(hours=24)
 """How long a customer may take to finish a top-up, and how long an identical request joins one that nobody was told of."""
+CLOCK_SKEW: Final = timedelta(hours=1)
+"""How far Stripe's clock and ours may be apart when a charge is looked for by its time."""
 WORK_LEASE: Final = timedelta(seconds=60)
 """How long whoever works on an attempt has it for himself: longer than a charge and its repeat are waited for.
 

@@ -148,17 +148,22 @@ def test_the_attempts_own_key_knows_better_than_metadata(world: World, named: st
 def step(world: World, name: str, intent: dict[str, Any], edits: dict[str, str]) -> None:
     """Do one of the steps above, about `intent` where it is about one."""
     if name == "edit":
+        attempts = world.attempts()
         new = {"new": str(uuid4()), "another": world.intents()[0]["metadata"].get("attempt_id", "")}
+        new |= {f"attempt {number}": str(attempts[number % len(attempts)].id) for number in range(6)}
         edit(world, intent["id"], **{key: new.get(value, value) for key, value in edits.items()})
         return
     with suppress(StripeError):  # a dispute of what is disputed, a refund of that
         OTHER_STEPS[name](world, intent)
 
 
-def pay_unheard(world: World) -> None:
+def pay_unheard(world: World, card: str | None = None) -> None:
     """The answer is lost, with the process."""
+    method = (
+        None if card is None else world.sandbox.save_card(world.account().stripe_customer_id or "", card=card)
+    )
     with crashing_at(CrashPoint.CHARGE_AFTER_SEND, 1):
-        world.top_up(1_000)
+        world.top_up(1_000, method=method)
     world.clock.move(seconds=61)
 
 
@@ -179,6 +184,7 @@ OTHER_STEPS: dict[str, Callable[[World, dict[str, Any]], Any]] = {
     ),
     "pay": lambda world, _: pay(world, 1_500),
     "pay 2": lambda world, _: pay(world, 1_500, org_id=2),
+    "pay unheard by another card": lambda world, _: pay_unheard(world, "pm_card_mastercard"),
     "pay unheard": lambda world, _: pay_unheard(world),
     "wait": lambda world, _: world.clock.move(hours=26),
     "reconciler": lambda world, _: reconcile(world),
@@ -194,7 +200,9 @@ EDITS = st.fixed_dictionaries(
     optional={
         "org_id": st.sampled_from(["1", "2", "3", "99", "", "-1", "one"]),
         "attempt_kind": st.sampled_from(["top_up", "auto_reload", "", "gift"]),
-        "attempt_id": st.sampled_from(["", "new", "another", "not a uuid"]),
+        "attempt_id": st.sampled_from(
+            ["", "new", "another", "not a uuid", *(f"attempt {number}" for number in range(6))]
+        ),
     },
 )
 STEPS = st.lists(
@@ -225,9 +233,13 @@ def test_no_edit_of_metadata_between_any_two_steps_moves_money(site: Site, steps
     for name, which, edits in steps:
         step(world, name, world.intents()[which % len(world.intents())], edits)
         check(world)
-    world.clock.move(minutes=2)
-    hear_all(world)
-    check(world)
+    for hours in (0.1, 26, 27):
+        world.clock.move(hours=hours)
+        hear_all(world)
+        check(world)
+    assert [each for each in world.attempts() if each.open] == []
+    for org_id in (1, 2):  # all that was taken is credited
+        assert world.balance(org_id) == world.held_cents(org_id)
     world.mend_gates()
 
 
