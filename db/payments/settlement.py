@@ -38,7 +38,8 @@ from metering.rules.payments import (
     Missing,
     booked_attempt_id,
 )
-from metering.rules.reloads import LOST_MONEY, LiftsWith, Pause, is_soft, pause_after_decline
+from metering.rules.refusals import pause_after_refusal
+from metering.rules.reloads import LOST_MONEY, is_soft, pause_after_decline
 from metering.runtime.clock import Clock, to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
@@ -175,9 +176,11 @@ class _Settling:
                 if finding.missing is not None:
                     dropped = self._drop(attempt, finding.missing)
                 if attempt.kind is AttemptKind.AUTO_RELOAD:
-                    pause_after_failure(
-                        self._org, Pause(finding.code, LiftsWith.CHANGE, self._org.now, card=card), attempt
+                    held = read_standing(self._org.connection, self._org.id).pause
+                    pause = pause_after_refusal(
+                        finding.code, finding.concern, held=held, card=card, now=self._org.now
                     )
+                    pause_after_failure(self._org, pause, attempt)
         settled = self._conclude(attempt, credited=False, recovered=False)
         settled.reloads.add(dropped)
         return settled

@@ -200,6 +200,14 @@ PROVIDER_UNAVAILABLE: Final = answers(
         "Stripe can't be asked, or what it did isn't known; the same request is safe to repeat.",
     ),
     documented_error(
+        HTTPStatus.BAD_GATEWAY,
+        "provider_misconfigured",
+        "the payment provider does not accept our requests at the moment, so it isn't known yet what became of this one."
+        " To repeat the same request charges nothing twice, but is of no use before we have mended this: tell us",
+        "Stripe doesn't take the operator's key, or not for this; a repeat charges nothing twice, and is of no use before that"
+        " is mended.",
+    ),
+    documented_error(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "provider_refused",
         "the payment provider refuses this request, and charges nothing for it; to repeat it is no use: tell us",

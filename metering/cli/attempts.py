@@ -41,7 +41,7 @@ def list_(
     open_: Annotated[bool, typer.Option("--open", help="Only those whose end isn't known yet.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List attempts, newest first. An open one needs nobody: the jobs ask Stripe again until its end is known."""
+    """List attempts, newest first. The jobs settle an open one: they ask Stripe again until its end is known."""
     from db.attempts.attempts import list_attempts
     from metering.console.connections import open_database
     from metering.rules.money import format_usd

@@ -21,12 +21,17 @@ from db.payments.stripe_customers import claim_customer
 from db.postgres.engine import transaction
 from metering.payments.context import Payments
 from metering.payments.customers import customer_key
-from metering.payments.errors import InvalidPaymentMethodError, ProviderRefusedError, ProviderUnavailableError
+from metering.payments.errors import (
+    InvalidPaymentMethodError,
+    ProviderMisconfiguredError,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+)
 from metering.payments.metrics import MISSING_AT_STRIPE
 from metering.payments.outcomes import SetupIntentMade
 from metering.payments.settling import follow
 from metering.payments.stripe_api import SavedCard
-from metering.payments.stripe_failures import StripeFailure, StripeRefused, StripeUnknown
+from metering.payments.stripe_failures import StripeFailure, StripeMisconfigured, StripeRefused, StripeUnknown
 from metering.rules.payments import Missing
 from metering.runtime.crashpoints import CrashPoint, reach
 
@@ -184,10 +189,20 @@ def own_card(payments: Payments, billing: BillingAccount, payment_method_id: str
 def not_done(failure: StripeFailure | None) -> ProviderUnavailableError | ProviderRefusedError:
     """What a customer is told of a failure of Stripe's: not what it was, which may be about our own account.
 
-    To ask again is safe where Stripe has not decided, and no use where it has.
+    Of something of which nothing has been sent before: else it is `undecided`.
     """
     if isinstance(failure, StripeRefused):
         return ProviderRefusedError(REFUSED)
+    return undecided(failure)
+
+
+def undecided(failure: StripeFailure | None) -> ProviderUnavailableError:
+    """What a customer is told where Stripe may have done what it was asked, or may do it yet: never that nothing was charged."""
+    if isinstance(failure, StripeMisconfigured | StripeRefused):
+        return ProviderMisconfiguredError(
+            "the payment provider does not accept our requests at the moment, so it isn't known yet what became of this one."
+            " To repeat the same request charges nothing twice, but is of no use before we have mended this: tell us"
+        )
     return ProviderUnavailableError(
         "the payment provider can't be reached, or has not decided yet; the same request is safe to repeat"
     )

@@ -14,7 +14,7 @@ from metering.payments.cards import replace_customer
 from metering.payments.context import Payments
 from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
 from metering.payments.settling import follow, settle_and_follow
-from metering.payments.stripe_failures import StripeFailure, StripeRefused, StripeUnknown
+from metering.payments.stripe_failures import StripeFailure, StripeKeyTaken, StripeRefused, StripeUnknown
 from metering.rules.lookup_schedule import WORK_LEASE, surely_absent
 from metering.rules.payments import (
     AttemptKind,
@@ -151,9 +151,10 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
         if found is not None:
             return IntentSeen(found)
         code = refused.code if refused.missing is None else refused.missing.code
-        return ChargeRefused(code, refused.message, refused.missing)
-    except StripeUnknown:
-        # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever.
+        return ChargeRefused(code, refused.message, refused.missing, refused.concern)
+    except (StripeUnknown, StripeKeyTaken):
+        # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever, or says
+        # that this key has made something by another request: one of another version of this program.
         found = _find_intent(payments, attempt)
         if found is None:
             raise

@@ -34,6 +34,10 @@ class ProviderUnavailableError(PaymentError):
     """Stripe can't be asked, or what it did isn't known. The same request may be sent again: it never charges twice."""
 
 
+class ProviderMisconfiguredError(ProviderUnavailableError):
+    """Stripe doesn't take our requests: the same one may be sent again, but is of no use before somebody here has mended that."""
+
+
 class ProviderRefusedError(PaymentError):
     """Stripe refused what it was asked, and will each time: nothing was done, and somebody here has to look."""
 

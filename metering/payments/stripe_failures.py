@@ -1,16 +1,19 @@
 """Failures of Stripe's, by what they mean: refused, undecided, or unknown."""
 
+import re
 from typing import Any, Final
 
 import stripe
 import structlog
 
 from metering.rules.payments import Missing
+from metering.rules.refusals import Concern, refusal_concerns
 
 RESOURCE_MISSING: Final = "resource_missing"
 _NAMES_OF_METHODS: Final = frozenset({"payment_method", "invoice_settings[default_payment_method]"})
-_UNDECIDED_STATUSES: Final = frozenset({401, 403, 409, 429})
-_UNAUTHORIZED: Final = 401
+_UNDECIDED_STATUSES: Final = frozenset({409, 429})
+_MISCONFIGURED_STATUSES: Final = frozenset({401, 403})
+_KEY_LIKE: Final = re.compile(r"\b(?:sk|rk|pk|whsec)_[\w*.…•-]+", re.IGNORECASE)
 _SERVER_ERROR: Final = 500
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -20,7 +23,13 @@ class StripeFailure(Exception):  # noqa: N818 - its subclasses say what is the m
     """Stripe didn't do what it was asked."""
 
     def __init__(
-        self, code: str, message: str, *, replayed: bool = False, missing: Missing | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        replayed: bool = False,
+        missing: Missing | None = None,
+        concern: Concern = Concern.INSTALLATION,
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
@@ -29,6 +38,7 @@ class StripeFailure(Exception):  # noqa: N818 - its subclasses say what is the m
         """Whether it is what Stripe keeps for the key, and will say to it again and again."""
         self.missing = missing
         """What of ours Stripe doesn't have, if it is that."""
+        self.concern = concern
 
 
 class StripeRefused(StripeFailure):
@@ -36,7 +46,15 @@ class StripeRefused(StripeFailure):
 
 
 class StripeUndecided(StripeFailure):
-    """It has not decided anything: a key that is wrong, too many requests, the same key still under way. Ask again later."""
+    """It has not decided anything: too many requests, the same key still under way. Ask again later."""
+
+
+class StripeMisconfigured(StripeUndecided):
+    """It has not decided anything, and won't before somebody here has mended something: our API key, or its rights."""
+
+
+class StripeKeyTaken(StripeMisconfigured):
+    """It has this idempotency key with other parameters: something may have been made under it before."""
 
 
 class StripeUnknown(StripeFailure):
@@ -52,9 +70,14 @@ def failure_of(operation: str, error: "stripe.StripeError") -> StripeFailure:
     if status is None or status >= _SERVER_ERROR:
         replayed = (error.headers or {}).get("Idempotent-Replayed") == "true"
         return StripeUnknown(code, message, replayed=replayed)
-    if status in _UNDECIDED_STATUSES or isinstance(error, stripe.IdempotencyError):
+    if isinstance(error, stripe.IdempotencyError):
+        return StripeKeyTaken(code, message)
+    if status in _MISCONFIGURED_STATUSES:
+        return StripeMisconfigured(code, message)
+    if status in _UNDECIDED_STATUSES:
         return StripeUndecided(code, message)
-    return StripeRefused(code, message, missing=_missing(operation, code, said.get("param")))
+    concern = refusal_concerns(type_=said.get("type"), code=said.get("code"), param=said.get("param"))
+    return StripeRefused(code, message, missing=_missing(operation, code, said.get("param")), concern=concern)
 
 
 def _missing(operation: str, code: str, param: str | None) -> Missing | None:
@@ -86,12 +109,26 @@ def log_refusal(operation: str, outcome: str, error: "stripe.StripeError") -> No
         decline_code=said.get("decline_code"),
         param=said.get("param"),
         request_id=error.request_id,
-        # Of a wrong key the message shows a part.
-        message=None if status == _UNAUTHORIZED else said.get("message"),
+        message=said.get("message"),
     )
 
 
 def error_body(error: "stripe.StripeError") -> dict[str, Any]:
     body = error.json_body
     said = body.get("error") if isinstance(body, dict) else None
-    return said if isinstance(said, dict) else {}
+    if not isinstance(said, dict):
+        return {}
+    message = said.get("message")
+    return said | {"message": without_keys(message)} if isinstance(message, str) else said
+
+
+def without_keys(text: str) -> str:
+    """What Stripe says, without the API key or the part of one that it shows there."""
+    return _KEY_LIKE.sub("[key]", text)
+
+
+def outcome_of(failure: StripeFailure) -> str:
+    """What came of a request, for metrics and the log."""
+    if isinstance(failure, StripeRefused):
+        return "refused"
+    return "undecided" if isinstance(failure, StripeUndecided) else "unknown"

@@ -10,7 +10,7 @@ from typing import Any
 import stripe
 
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
-from metering.payments.stripe_failures import error_body, failure_of, log_refusal
+from metering.payments.stripe_failures import error_body, failure_of, log_refusal, outcome_of
 
 TIMELY: ContextVar[Callable[[], bool]] = ContextVar("timely", default=lambda: True)
 
@@ -67,8 +67,9 @@ def _timed(operation: str) -> Iterator[_Timing]:
         yield timing
     except stripe.StripeError as error:
         failure = failure_of(operation, error)
-        timing.outcome = type(failure).__name__.removeprefix("Stripe").lower()
+        timing.outcome = outcome_of(failure)
         log_refusal(operation, timing.outcome, error)
-        raise failure from error
+        # What Stripe says may show a part of a key, and a traceback would show what Stripe says.
+        raise failure from (error if error.http_status is None else None)
     finally:
         STRIPE_REQUEST_SECONDS.labels(operation, timing.outcome).observe(time.monotonic() - began_s)

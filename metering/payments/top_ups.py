@@ -18,7 +18,7 @@ from db.models.errors import OrgError
 from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
 from db.postgres.engine import transaction
-from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account
+from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account, undecided
 from metering.payments.charges import AttemptProgress, execute_step, process_attempt
 from metering.payments.context import Payments
 from metering.payments.errors import (
@@ -303,7 +303,7 @@ def _outcome(payments: Payments, progress: AttemptProgress) -> TopUpOutcome:
     """
     attempt, intent = progress.attempt, progress.intent
     if progress.failure is not None or attempt is None:
-        raise not_done(progress.failure)
+        raise undecided(progress.failure)  # the attempt is open: it may have been charged
     if intent is None and attempt.payment_intent_id is not None:
         try:
             intent = payments.stripe.retrieve_intent(attempt.payment_intent_id)
@@ -313,7 +313,7 @@ def _outcome(payments: Payments, progress: AttemptProgress) -> TopUpOutcome:
                 seen, of = IntentSeen(intent), (attempt.org_id, attempt.id)
                 attempt = settle_and_follow(payments, seen, of=of).attempt or attempt
         except StripeFailure as failure:
-            raise not_done(failure) from failure
+            raise undecided(failure) from failure
     if intent is not None:
         if intent.status == IntentStatus.SUCCEEDED and attempt.status is not AttemptStatus.SUCCEEDED:
             raise not_done(None)  # the money came, and is not booked: never say that it is

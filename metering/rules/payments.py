@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID, uuid5
 
+from metering.rules.refusals import Concern
+
 CURRENCY: Final = "usd"
 MIN_CHARGE_CENTS: Final = 50
 """Stripe takes no smaller charge in USD."""
@@ -145,6 +147,7 @@ class ChargeRefused:
     message: str
     missing: Missing | None = None
     """What of ours Stripe doesn't have, if it is that."""
+    concern: Concern = Concern.CUSTOMER
 
 
 @dataclass(frozen=True, slots=True)
