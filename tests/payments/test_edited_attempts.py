@@ -43,6 +43,7 @@ def fail_before_intent(world: World, monkeypatch: pytest.MonkeyPatch) -> Attempt
         world.top_up(2_000, method=method)
     failed = world.attempts()[-1]
     assert failed.uncharged
+    world.clock.move(seconds=1)  # so that attempts have an order
     return failed
 
 
