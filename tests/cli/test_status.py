@@ -29,6 +29,7 @@ def test_status_of_a_new_installation(cli: Cli) -> None:
         "orgs_exhausted": 0,
         "balance_cents": 0,
         "rejected_waiting": {},
+        "stripe_events_set_aside": {"number": 0, "oldest_at": None},
         "gates": {"orgs_looked_at": 0, "open": 0, "exhausted": 0, "missing": 0, "not_following": 0},
         "stream": {"lag": 0, "pending": 0, "oldest_waiting_seconds": None},
         "meters": [],
