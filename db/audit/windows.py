@@ -31,7 +31,7 @@ KEYS: Final = frozenset({"call_billed_once", "source_once"})
 ORPHANS: Final = frozenset({"account_exists"})
 """No transaction lies between the accounts there are."""
 PAYMENTS: Final = frozenset(
-    {"attempt_credited", "credit_has_attempt", "refund_has_credit", "month_within_limit"}
+    {"attempt_credited", "credit_has_attempt", "refund_has_credit", "month_within_limit", "customer_in_org"}
 )
 """All payments of an org fit together, old and new: they are few."""
 OWNERSHIP: Final = frozenset({"payment_in_customers_org"})

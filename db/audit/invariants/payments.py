@@ -81,6 +81,24 @@ _PAYMENT_IN_CUSTOMERS_ORG: Final = Invariant(
     """,
 )
 
+# An attempt that edited metadata had brought to another org, in a version that followed them, stays: its credit is found above.
+_CUSTOMER_IN_ORG: Final = Invariant(
+    "customer_in_org",
+    "Every customer that an org or one of its attempts has is noted as that org's, and no other's.",
+    """
+    SELECT used.org_id, NULL, format('%s has customer %s, who is %s', used.what, used.customer_id,
+        coalesce('of org ' || owner.org_id, 'not known'))
+    FROM (
+        SELECT org_id, stripe_customer_id AS customer_id, 'the account' AS what FROM accounts
+        WHERE stripe_customer_id IS NOT NULL
+        UNION ALL
+        SELECT org_id, customer_id, 'attempt ' || id FROM payment_attempts WHERE NOT recovered
+    ) AS used
+    LEFT JOIN stripe_customers AS owner USING (customer_id)
+    WHERE owner.org_id IS DISTINCT FROM used.org_id
+    """,
+)
+
 _ONE_OPEN_RELOAD: Final = Invariant(
     "one_open_reload",
     "No org has two auto-reloads open at once.",
@@ -148,5 +166,6 @@ _STRIPE_EVENT_HANDLED: Final = Invariant(
 
 PAYMENT_INVARIANTS: Final = (
     *(_ATTEMPT_CREDITED, _CREDIT_HAS_ATTEMPT, _REFUND_HAS_CREDIT, _PAYMENT_IN_CUSTOMERS_ORG),
+    _CUSTOMER_IN_ORG,
     *(_ONE_OPEN_RELOAD, _MONTH_WITHIN_LIMIT, _ATTEMPT_WATCHED, _STRIPE_EVENT_HANDLED),
 )

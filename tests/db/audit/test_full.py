@@ -90,6 +90,7 @@ PAYMENTS = """
             'succeeded', 'pi_3', '2026-04-05', '2026-04-06'),
         (5, '00000000-0000-4000-8000-000000000005', 'auto_reload', 2500, 'cus_1', 'pm_1', '2099-04-05', '2099-04-05', 5000, 0,
             'open', NULL, '2099-04-05', NULL);
+    INSERT INTO stripe_customers (customer_id, org_id) VALUES ('cus_1', 5);
 """
 
 
@@ -183,6 +184,7 @@ UNPROTECT = """
     CREATE TABLE undamaged_accounts AS TABLE accounts;
     CREATE TABLE undamaged_prices AS TABLE tier_prices;
     CREATE TABLE undamaged_attempts AS TABLE payment_attempts;
+    CREATE TABLE undamaged_customers AS TABLE stripe_customers;
 """
 RESTORE = """
     DELETE FROM transactions;
@@ -194,6 +196,7 @@ RESTORE = """
     DELETE FROM payment_attempts;
     INSERT INTO payment_attempts TABLE undamaged_attempts;
     DELETE FROM stripe_customers;
+    INSERT INTO stripe_customers TABLE undamaged_customers;
     DELETE FROM set_aside_events;
 """
 
@@ -462,7 +465,8 @@ DAMAGES = [
     ),
     Damage(
         "a credit that nobody was charged for",
-        "UPDATE payment_attempts SET org_id = 4 WHERE payment_intent_id = 'pi_1'; "
+        "INSERT INTO stripe_customers (customer_id, org_id) VALUES ('cus_4', 4); "
+        "UPDATE payment_attempts SET org_id = 4, customer_id = 'cus_4' WHERE payment_intent_id = 'pi_1'; "
         "UPDATE payment_attempts SET status = 'failed' WHERE payment_intent_id = 'pi_1'",
         {"credit_has_attempt", "payment_in_customers_org"},
         org_id=5,
@@ -477,7 +481,18 @@ DAMAGES = [
         "a payment credited to another org than its customer's",
         "INSERT INTO stripe_customers (customer_id, org_id) VALUES ('cus_2', 4); "
         "UPDATE payment_attempts SET customer_id = 'cus_2' WHERE payment_intent_id = 'pi_3'",
-        {"payment_in_customers_org"},
+        {"payment_in_customers_org", "customer_in_org"},
+        org_id=5,
+    ),
+    Damage(
+        "an account with another org's customer",
+        "UPDATE accounts SET stripe_customer_id = 'cus_1' WHERE org_id = 1",
+        {"customer_in_org"},
+    ),
+    Damage(
+        "an attempt with a customer that is nobody's",
+        "UPDATE payment_attempts SET customer_id = 'cus_9' WHERE org_id = 5 AND status = 'failed'",
+        {"customer_in_org"},
         org_id=5,
     ),
     Damage(
