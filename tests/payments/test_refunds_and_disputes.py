@@ -244,28 +244,35 @@ def test_lost_money_may_make_the_balance_negative_and_shuts_the_gate(world: Worl
     world.assert_sound()
 
 
-@pytest.mark.parametrize(
-    ("lose", "code"),
-    [
-        (lambda world, intent: world.sandbox.refund(intent), REFUNDED),
-        (lambda world, intent: world.sandbox.open_dispute(intent), DISPUTED),
-    ],
-)
-def test_a_card_whose_holder_wants_his_money_back_is_not_charged_by_itself(
-    world: World, lose: Callable[[World, str], Any], code: str
-) -> None:
+def test_a_card_whose_holder_disputes_is_not_charged_by_itself(world: World) -> None:
     intent = paid(world)
     world.settings(enabled=True, minimum_cents=1_000, amount_cents=5_000)
-    lose(world, intent)
+    world.sandbox.open_dispute(intent)
     hear_all(world)
     for _ in range(3):
         world.clock.move(days=40)
         world.reconcile()
     assert world.charged() == 1
-    assert world.rows("SELECT pause_code, pause_lifts_with FROM reload_states") == [(code, "change")]
+    assert world.rows("SELECT pause_code, pause_lifts_with FROM reload_states") == [(DISPUTED, "change")]
 
     world.settings(minimum_cents=1_001)
     world.work()
+    assert world.charged() == 2
+    world.assert_sound()
+
+
+def test_after_a_refund_a_card_is_not_charged_by_itself_for_a_day(world: World) -> None:
+    intent = paid(world)
+    world.settings(enabled=True, minimum_cents=1_000, amount_cents=5_000)
+    world.sandbox.refund(intent)
+    hear_all(world)
+    world.clock.move(hours=23)
+    world.reconcile()
+    assert world.charged() == 1
+    assert world.rows("SELECT pause_code FROM reload_states") == [(REFUNDED,)]
+
+    world.clock.move(hours=2)
+    world.reconcile()
     assert world.charged() == 2
     world.assert_sound()
 
