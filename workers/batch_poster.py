@@ -112,6 +112,7 @@ class BatchPoster:
                 priced.calls,
                 priced.rejected,
                 price_book_version=priced.book_version,
+                clock=self._clock,
                 skip_locked=skip_locked,
             )
         reach(CrashPoint.METER_AFTER_COMMIT)

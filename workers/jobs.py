@@ -45,7 +45,7 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
     reconciler = GateReconciler(payments.engine, payments.gates, clock=payments.clock)
     tasks = [
         *payment_tasks(payments),
-        *audit_tasks(payments.engine),
+        *audit_tasks(payments.engine, payments.clock),
         DeadWorkers(broker).task(),
     ]
     runs = {"gates": reconciler.run} | {each.name: each.run for each in tasks}

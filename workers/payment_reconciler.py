@@ -18,7 +18,7 @@ from db.attempts.reload_rule import ask_due, ask_page
 from db.postgres.failures import Failure, diagnose
 from metering.payments.charges import process_attempt
 from metering.payments.context import Payments
-from metering.payments.event_list import follow_event_list
+from metering.payments.event_list import read_events
 from metering.payments.settling import follow
 from metering.signals.reload_signals import publish_overdue
 from workers.failures import sentence
@@ -43,10 +43,10 @@ def payment_tasks(payments: Payments) -> list[PeriodicTask]:
         PeriodicTask("reload rule", ReloadRule(payments).run_once, PERIOD_S),
         PeriodicTask(
             "signals",
-            lambda _: publish_overdue(payments.engine, payments.signals),
+            lambda _: publish_overdue(payments.engine, payments.signals, payments.clock()),
             PERIOD_S,
         ),
-        PeriodicTask("Stripe's events", lambda _: follow_event_list(payments), PERIOD_S),
+        PeriodicTask("Stripe's events", lambda _: read_events(payments), PERIOD_S),
     ]
 
 
@@ -62,11 +62,11 @@ class ReloadRule:
 
         What it costs follows what is due: an org that is paused is looked at when its pause ends, and as the walk comes by.
         """
-        for reloads in ask_due(self._payments.engine):
+        for reloads in ask_due(self._payments.engine, self._payments.clock()):
             follow(self._payments, reloads)
             if stop.is_set():
                 return
-        reloads, self._walked_to = ask_page(self._payments.engine, self._walked_to)
+        reloads, self._walked_to = ask_page(self._payments.engine, self._payments.clock(), self._walked_to)
         follow(self._payments, reloads)
 
 
@@ -110,7 +110,7 @@ class DueAttempts:
         again = 0
         while True:
             limit = PAGE + again
-            due = due_attempts(self._payments.engine, limit=limit)
+            due = due_attempts(self._payments.engine, self._payments.clock(), limit=limit)
             new = [key for key in due if key not in seen]
             again = len(due) - len(new)  # not begun yet, or failed: the next page lies behind them
             seen.update(new)

@@ -18,7 +18,7 @@ _PAYMENT_ATTEMPTS: Final = table("payment_attempts")
 STEPS: Final = frozenset(
     {
         *("balance_is_sum", "transactions_counted", "balance_is_last"),
-        *("chain_unbroken", "order_of_time", "last_posted_at_is_newest", "posted_by_now"),
+        *("chain_unbroken", "order_of_time", "last_posted_at_is_newest"),
     }
 )
 """Each new transaction follows from the one before it, and the account from the last."""

@@ -49,6 +49,7 @@ def adjust(
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.rules.money import format_usd
+    from metering.runtime.clock import system_clock
     from workers.reload_follower import ReloadFollower
 
     id_value("ORG", org)
@@ -57,7 +58,9 @@ def adjust(
     with open_database(command="adjust") as engine:
         try:
             with transaction(engine) as connection:
-                done = adjust_balance(connection, org, amount_cents=cents, reason=reason, key=key)
+                done = adjust_balance(
+                    connection, org, amount_cents=cents, reason=reason, key=key, clock=system_clock
+                )
         except ValueError as error:
             raise CommandError(str(error)) from error
         if done.change is not None:

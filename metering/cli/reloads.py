@@ -88,6 +88,7 @@ def resume(
     from db.models.errors import OrgError
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.runtime.clock import system_clock
     from workers.reload_follower import ReloadFollower
 
     id_value("ORG", org)
@@ -95,7 +96,9 @@ def resume(
     with open_database(command="reload") as engine:
         try:
             with transaction(engine) as connection:
-                pause, reloads = resume_reloads(connection, org, by=getpass.getuser(), reason=reason)
+                pause, reloads = resume_reloads(
+                    connection, org, by=getpass.getuser(), reason=reason, clock=system_clock
+                )
         except (OrgError, NotPausedError) as error:
             raise CommandError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
         (balance,) = read_balances(engine, [org])

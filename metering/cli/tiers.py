@@ -69,11 +69,11 @@ def set_(
     Calls are priced with what was in force when they started, so a later price never changes what is billed already.
     """
     from db.ledger.prices import set_price
-    from db.postgres.clock import read_clock
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment
+    from metering.runtime.clock import system_clock
 
     first_s, next_s = _parsed("increment", parse_increment, increment)
     rate_microusd = _parsed("USD_PER_MINUTE", parse_usd, usd_per_minute)
@@ -90,7 +90,7 @@ def set_(
     except ValueError as error:
         raise CommandError(f"{error}.") from error
     with open_database(command="tier") as engine, transaction(engine) as connection:
-        done = set_price(connection, price, lambda: read_clock(connection), restored=restored)
+        done = set_price(connection, price, system_clock, restored=restored)
     if as_json:
         following = None if done.followed_by is None else _json(done.followed_by)
         show_json({**_json(done.price), "changed": done.changed, "followed_by": following})

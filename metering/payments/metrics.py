@@ -2,14 +2,13 @@
 
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 from db.attempts.attempts import Attempt
 from db.attempts.reload_rule import Reloads
 from db.payments.settlement_outcome import NOT_BOOKED, Settled
 from metering.rules.payments import AttemptKind, AttemptStatus, Missing
 from metering.rules.reloads import SIGNALLED_SKIP_REASONS
-from metering.runtime.role_metrics import UNKNOWN
 
 STRIPE_REQUEST_SECONDS: Final = Histogram(
     "metering_stripe_request_seconds",
@@ -29,11 +28,6 @@ TOP_UPS: Final = Counter("metering_top_up_attempts", "Top-up charges that ended,
 STRIPE_EVENTS: Final = Counter(
     "metering_stripe_events", "Stripe events handled (webhooks and the event list), by outcome.", ["outcome"]
 )
-EVENT_LIST_AGE_SECONDS: Final = Gauge(
-    "metering_stripe_event_list_age_seconds",
-    "Since Stripe's event list was last read to its end, by any process: until then a lost webhook is not noticed.",
-)
-EVENT_LIST_AGE_SECONDS.set(UNKNOWN)
 NOT_BOOKED_TOTAL: Final = Counter(
     "metering_stripe_not_booked",
     "Payments, refunds and disputes at Stripe that were not booked in the ledger, by reason.",

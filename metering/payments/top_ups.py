@@ -17,7 +17,6 @@ from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_att
 from db.models.errors import OrgError
 from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
-from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
 from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account, undecided
 from metering.payments.charges import AttemptProgress, execute_step, process_attempt
@@ -36,6 +35,7 @@ from metering.payments.stripe_failures import StripeFailure, StripeRefused
 from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentSeen, IntentStatus, Missing
 from metering.rules.reloads import AUTHENTICATION_REQUIRED
+from metering.runtime.clock import to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
 WAIT_LIMIT_S: Final = WORK_LEASE.total_seconds() + 5
@@ -124,18 +124,18 @@ def mark_answered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
     """Note that a client was told the outcome: an identical top-up is from now on another one."""
     reach(CrashPoint.TOP_UP_BEFORE_MARK)
     with transaction(payments.engine) as connection:
-        locked = _lock(connection, org_id, attempt_id)
-        if locked is not None and locked[0].answered_at is None:
-            attempt, now = locked
+        attempt = _lock(payments, connection, org_id, attempt_id)
+        if attempt is not None and attempt.answered_at is None:
+            now = to_milliseconds(payments.clock())
             change_attempt(connection, attempt, answered_at=now, in_hand_until=None)
 
 
 def mark_unanswered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
     """Note that no client was told the outcome: an identical request gets it, and needn't wait."""
     with transaction(payments.engine) as connection:
-        locked = _lock(connection, org_id, attempt_id)
-        if locked is not None and locked[0].answered_at is None:
-            change_attempt(connection, locked[0], in_hand_until=None)
+        attempt = _lock(payments, connection, org_id, attempt_id)
+        if attempt is not None and attempt.answered_at is None:
+            change_attempt(connection, attempt, in_hand_until=None)
 
 
 def _check_amount(payments: Payments, amount_cents: int) -> None:
@@ -180,14 +180,13 @@ class _Begun:
 def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
     """Write a new attempt, or join the identical one that nobody was told of; under the org's lock."""
     with transaction(payments.engine) as connection:
-        locked = lock_billing(connection, asked.org_id)
-        if locked is None:
+        if lock_billing(connection, asked.org_id, payments.clock) is None:
             raise OrgError(f"there is no org {asked.org_id}")
         if asked.key is not None:
             kept = _kept(connection, asked.org_id, asked.key, asked.request_sha256)
             if kept is not None:
                 return kept
-        now = locked[0].now
+        now = to_milliseconds(payments.clock())
         found = unanswered_top_up(
             connection,
             asked.org_id,
@@ -250,7 +249,9 @@ def _repeat(payments: Payments, org_id: int, key: str, kept: KeptKey) -> ToppedU
     """The answer to a request whose key was used before."""
     if kept.answer is not None:
         return ToppedUp(_decode(kept.answer), kept.attempt_id)
-    attempt, _ = _read(payments, org_id, kept.attempt_id)
+    attempt = _read(payments, org_id, kept.attempt_id)
+    if attempt is None:
+        raise LookupError(f"attempt {kept.attempt_id} of org {org_id} is gone")
     return _join(payments, attempt, key)
 
 
@@ -262,15 +263,14 @@ def _join(payments: Payments, attempt: Attempt, key: str | None) -> ToppedUp:
                 kept = find_key(connection, attempt.org_id, key)
             if kept is not None and kept.answer is not None:
                 return ToppedUp(_decode(kept.answer), attempt.id)
-        now_known, now = _read(payments, attempt.org_id, attempt.id)
+        now_known = _read(payments, attempt.org_id, attempt.id) or attempt
         if now_known.outcome_known:
             return _answer(payments, attempt, key, _outcome(payments, AttemptProgress(now_known)))
-        if not now_known.in_hand(now):
+        if not now_known.in_hand(payments.clock()):
             progress = process_attempt(payments, attempt.org_id, attempt.id, for_client=True)
             if progress.failure is not None or progress.intent is not None or _ended(progress):
                 return _answer(payments, attempt, key, _outcome(payments, progress))
-            now_known, now = _read(payments, attempt.org_id, attempt.id)
-            if not now_known.in_hand(now):
+            if progress.attempt is not None and not progress.attempt.in_hand(payments.clock()):
                 break  # it was looked for, and isn't there (yet)
     raise not_done(None)
 
@@ -282,8 +282,8 @@ def _ended(progress: AttemptProgress) -> bool:
 def _wait_until_told(payments: Payments, attempt: Attempt) -> None:
     """Wait while a client may be being told of the attempt: until he was, or has gone, or whoever told him has died."""
     for _ in _waiting():
-        now_known, now = _read(payments, attempt.org_id, attempt.id)
-        if now_known.answered_at is not None or not now_known.in_hand(now):
+        now_known = _read(payments, attempt.org_id, attempt.id) or attempt
+        if now_known.answered_at is not None or not now_known.in_hand(payments.clock()):
             return
 
 
@@ -365,17 +365,11 @@ def _answer(payments: Payments, attempt: Attempt, key: str | None, outcome: TopU
     return ToppedUp(outcome, attempt.id)
 
 
-def _read(payments: Payments, org_id: int, attempt_id: UUID) -> tuple[Attempt, datetime]:
-    """An attempt, and Postgres's clock."""
+def _read(payments: Payments, org_id: int, attempt_id: UUID) -> Attempt | None:
     with transaction(payments.engine) as connection:
-        attempt, now = find_attempt(connection, org_id, attempt_id), read_clock(connection)
-    if attempt is None:
-        raise LookupError(f"attempt {attempt_id} of org {org_id} is gone")
-    return attempt, now
+        return find_attempt(connection, org_id, attempt_id)
 
 
-def _lock(connection: Connection, org_id: int, attempt_id: UUID) -> tuple[Attempt, datetime] | None:
-    """An attempt, its org locked, and Postgres's clock after that."""
-    locked = lock_billing(connection, org_id)
-    attempt = find_attempt(connection, org_id, attempt_id)
-    return None if locked is None or attempt is None else (attempt, locked[0].now)
+def _lock(payments: Payments, connection: Connection, org_id: int, attempt_id: UUID) -> Attempt | None:
+    lock_billing(connection, org_id, payments.clock)
+    return find_attempt(connection, org_id, attempt_id)

@@ -41,7 +41,6 @@ ROLES: Final = {
     "metering_top_up_attempts": _CHARGES,
     "metering_stripe_request_seconds": _CHARGES,
     "metering_stripe_events": _CHARGES,
-    "metering_stripe_event_list_age_seconds": _STANDING,
     "metering_stripe_missing": _CHARGES,
     "metering_stripe_not_booked": _CHARGES,
     "metering_stripe_metadata_differs": _CHARGES,

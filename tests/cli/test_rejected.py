@@ -24,7 +24,7 @@ def keep(engine: Engine, *entries: tuple[bytes, Reason, str]) -> None:
     with transaction(engine) as connection:
         for number, (raw, reason, detail) in enumerate(entries, start=1):
             entry = RejectedEntry(f"{number}-0", raw, Rejection(reason, detail))
-            keep_rejected(driver_connection(connection), [entry])
+            keep_rejected(driver_connection(connection), [entry], AT)
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def test_the_list_names_every_org_that_rests_or_waits_and_what_lifts_it(reloadin
 
 def resume(world: ReloadWorld, reason: str) -> None:
     with transaction(world.engine) as connection:
-        _, reloads = resume_reloads(connection, 1, by="ann", reason=reason)
+        _, reloads = resume_reloads(connection, 1, by="ann", reason=reason, clock=world.clock)
     follow(world.payments, reloads)
 
 

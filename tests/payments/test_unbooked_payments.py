@@ -173,7 +173,7 @@ def test_the_audit_says_what_is_unbooked_and_with_what_it_is_booked(world: World
     stranger = pay(world, somebody(world), 700)
     world.clock.move(minutes=20)
 
-    found = audit_against_stripe(world.engine, world.payments.stripe)
+    found = audit_against_stripe(world.engine, world.payments.stripe, world.clock)
 
     (violation,) = found.violations
     assert (violation.invariant, violation.org_id) == (INTENT_HAS_ATTEMPT, 1)
@@ -209,7 +209,7 @@ def test_a_forgotten_customer_who_can_be_proved_is_his_orgs_and_not_who_asks_fir
     assert book(own_world, intent, org_id=1).booked
     recover(own_world)
     assert own_world.balance() == 2_500
-    report = run_audit(own_world.engine)
+    report = run_audit(own_world.engine, clock=own_world.clock)
     assert report.passed, report.violations
 
 

@@ -81,7 +81,7 @@ def test_an_event_that_kills_its_meter_takes_no_other_along(
         in_hand[:] = [entry.raw for entry in entries]
         if killer in in_hand:
             raise KilledError
-        return parse_entries(entries)
+        return parse_entries(entries, now)
 
     for module in (workers.meter, workers.prefetch):
         monkeypatch.setattr(module, "parse_entries", parse_or_die)

@@ -148,7 +148,7 @@ _ATTEMPT_WATCHED: Final = Invariant(
     SELECT org_id, NULL, format('attempt %s of %s is open, and should have been looked at since %s', id, created_at, look_at)
     FROM payment_attempts
     WHERE status = 'open' AND look_at
-        < (SELECT metering_now()) - interval '15 minutes'
+        < coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, now()) - interval '15 minutes'
     """,
 )
 
@@ -160,7 +160,7 @@ _STRIPE_EVENT_HANDLED: Final = Invariant(
         id, type, set_aside_at, tries, error, retry_at)
     FROM set_aside_events
     WHERE set_aside_at
-        < (SELECT metering_now()) - interval '15 minutes'
+        < coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, now()) - interval '15 minutes'
     """,
 )
 

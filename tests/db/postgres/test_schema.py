@@ -20,7 +20,7 @@ from metering.sandbox.servers.embedded import Servers, running
 from tests.conftest import Database
 from tests.db import execute_as
 
-REVISION = "0011"
+REVISION = "0010"
 MIGRATIONS = Path(__file__).parents[3] / "db" / "migrations"
 
 # Alembic's own comparison passes over the conditions of indexes, identities and storage parameters.
@@ -131,7 +131,7 @@ def test_models_and_migrations_say_the_same(database: Database, empty_database: 
 
 
 def test_an_empty_database_is_refused_with_the_remedy(empty_database: Database) -> None:
-    with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0011: run `metering migrate`"):
+    with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0010: run `metering migrate`"):
         check_schema(engine_for(empty_database.owner_url))
 
 
@@ -170,7 +170,6 @@ def test_there_is_no_way_back(database: Database) -> None:
     revisions = list(ScriptDirectory.from_config(config).walk_revisions())
     assert [script.revision for script in revisions] == [
         REVISION,
-        "0010",
         "0009",
         "0008",
         "0007",
