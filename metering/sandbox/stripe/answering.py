@@ -24,7 +24,7 @@ from metering.sandbox.stripe.errors import (
     unexpected,
 )
 from metering.sandbox.stripe.expansion import expanded
-from metering.sandbox.stripe.faults import Fault, Faults, RequestFault, refusal
+from metering.sandbox.stripe.faults import Fault, Faults, RequestFault, card_error, refusal
 from metering.sandbox.stripe.forms import decode_form
 from metering.sandbox.stripe.idempotency import Keys, fingerprint
 from metering.sandbox.stripe.store import Origin, Store, StoreClosedError, Work
@@ -217,6 +217,8 @@ class Answering:
     def _work(self, work: Work, asked: _Asked, params: Json) -> Answer:
         if asked.meets(RequestFault.ERROR_STORED):
             return _kept_error(asked)
+        if asked.meets(RequestFault.CARD_ERROR):
+            return _error(card_error(), asked.request_id)
         try:
             result = shown(asked.endpoint.answer(work, params, *asked.ids))
             answer = Answer(200, msgspec.json.encode(expanded(work, result, params.get("expand", ()))))

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from random import Random
 from typing import Final, Generic, TypeVar
 
-from metering.sandbox.stripe.errors import INVALID_REQUEST, StripeError
+from metering.sandbox.stripe.errors import CARD_ERROR, INVALID_REQUEST, StripeError
 from metering.sandbox.stripe.idempotency import key_in_use
 
 
@@ -40,6 +40,8 @@ class RequestFault(StrEnum):
     """429."""
     LOCK_TIMEOUT = "lock_timeout"
     """429: something else at Stripe has the object."""
+    CARD_ERROR = "card_error"
+    """402: the card is declined before any PaymentIntent is made, so that the error holds none; the key keeps the answer."""
 
 
 class WebhookFault(StrEnum):
@@ -150,6 +152,17 @@ _LOCK_TIMEOUT: Final = (
     "This object cannot be accessed right now because another API request or Stripe process is currently accessing it. "
     "If you see this error intermittently, retry the request."
 )
+
+
+def card_error() -> StripeError:
+    """The answer to a request whose card is declined before anything is made of it."""
+    return StripeError(
+        402,
+        CARD_ERROR,
+        "Your card has insufficient funds.",
+        code="card_declined",
+        decline_code="insufficient_funds",
+    )
 
 
 def refusal(kind: RequestFault, key: str | None) -> StripeError | None:

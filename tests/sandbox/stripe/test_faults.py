@@ -43,6 +43,18 @@ def test_a_refusal_executes_nothing_and_uses_no_key_up(
     assert sandbox.totals().faults_met == {kind.value: 2}
 
 
+def test_a_card_error_without_an_intent_is_kept_by_its_key(shop: Shop, sandbox: StripeSandbox) -> None:
+    sandbox.set_fault(RequestFault.CARD_ERROR, operation=CREATE)
+    for _ in range(2):
+        with pytest.raises(stripe.CardError) as raised:
+            shop.pay(key="k")
+        assert (raised.value.http_status, raised.value.code) == (402, "card_declined")
+        error = raised.value.json_body["error"]
+        assert set(error) == {"code", "decline_code", "doc_url", "message", "request_log_url", "type"}
+    assert shop.charges() == []
+    assert shop.pay(key="l").status == "succeeded"
+
+
 def test_it_charges_and_says_500(shop: Shop, sandbox: StripeSandbox) -> None:
     sandbox.set_fault(RequestFault.ERROR_AFTER, operation=CREATE)
     for _ in range(2):
