@@ -59,8 +59,14 @@ class Attempt:
 
     @property
     def uncharged(self) -> bool:
-        """Whether it has ended before Stripe made anything of it: whoever asked for it may ask anew."""
-        return not self.open and self.payment_intent_id is None
+        """Whether it has ended before Stripe or a bank made anything of it: whoever asked for it may ask anew."""
+        return not self.open and self.payment_intent_id is None and not self.declined_unmade
+
+    @property
+    def declined_unmade(self) -> bool:
+        """Whether the bank declined, and no PaymentIntent was made."""
+        failed = self.status is AttemptStatus.FAILED and self.payment_intent_id is None
+        return failed and self.intent_status is not None
 
     def in_hand(self, now: datetime) -> bool:
         """Whether somebody is at it."""
@@ -227,6 +233,7 @@ def unanswered_top_up(
             or_(
                 PaymentAttempt.status == AttemptStatus.OPEN.value,
                 PaymentAttempt.payment_intent_id.is_not(None),  # else nothing was charged
+                PaymentAttempt.intent_status.is_not(None),  # or declined, and so answered, without one
             ),
         )
         .order_by(PaymentAttempt.created_at, PaymentAttempt.id)

@@ -44,6 +44,8 @@ from metering.runtime.clock import Clock, to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
 NEVER_CHARGED: Final = "never_charged"
+DECLINED_UNMADE: Final = IntentStatus.REQUIRES_PAYMENT_METHOD.value
+"""The status of an attempt that was declined with no PaymentIntent made: what Stripe says of one that was declined."""
 
 _DESCRIPTIONS: Final = {AttemptKind.TOP_UP: "Top-up", AttemptKind.AUTO_RELOAD: "Auto-reload"}
 
@@ -175,7 +177,11 @@ class _Settling:
                 card = None if finding.missing else card_of(self._org, attempt)
                 if finding.missing is not None:
                     dropped = self._drop(attempt, finding.missing)
-                if attempt.kind is AttemptKind.AUTO_RELOAD:
+                if finding.declined:
+                    change_attempt(self._org.connection, attempt, intent_status=DECLINED_UNMADE)
+                if attempt.kind is AttemptKind.AUTO_RELOAD and finding.declined:
+                    self._pause_after_decline(finding.code, attempt, card_of(self._org, attempt))
+                elif attempt.kind is AttemptKind.AUTO_RELOAD:
                     held = read_standing(self._org.connection, self._org.id).pause
                     pause = pause_after_refusal(
                         finding.code, finding.concern, held=held, card=card, now=self._org.now
@@ -256,9 +262,13 @@ class _Settling:
         status = AttemptStatus.CANCELLED if code is None else AttemptStatus.FAILED
         finish_attempt(self._org.connection, attempt, status, self._org.now, code=code, message=message)
         if reload and code is not None:
-            declines = read_standing(self._org.connection, self._org.id).declines
-            pause = pause_after_decline(code, declines, card_of(self._org, attempt, intent), self._org.now)
-            pause_after_failure(self._org, pause, attempt, declines=declines + is_soft(code))
+            self._pause_after_decline(code, attempt, card_of(self._org, attempt, intent))
+
+    def _pause_after_decline(self, code: str, attempt: Attempt, card: str) -> None:
+        """Let reloads rest after a decline of this card."""
+        declines = read_standing(self._org.connection, self._org.id).declines
+        pause = pause_after_decline(code, declines, card, self._org.now)
+        pause_after_failure(self._org, pause, attempt, declines=declines + is_soft(code))
 
     def _note(self, attempt: Attempt, intent: Intent) -> None:
         """Note how far an open attempt has come."""

@@ -14,6 +14,7 @@ from metering.api.parameters import plain_query
 from metering.api.responses import (
     ACCOUNT,
     BODY_REFUSED,
+    CARD_DECLINED,
     FAILED,
     INVALID_PAYMENT_METHOD,
     PROVIDER_UNAVAILABLE,
@@ -67,6 +68,7 @@ class DefaultPaymentMethod(Body):
         invalid_request("name", "is not a known field"),
         UNAUTHENTICATED,
         BODY_REFUSED,
+        CARD_DECLINED,
         PROVIDER_UNAVAILABLE,
         FAILED,
     ),
@@ -91,6 +93,7 @@ async def post_setup_intent(request: Request, org_id: OrgId) -> SetupIntentAnswe
         INVALID_PAYMENT_METHOD,
         UNAUTHENTICATED,
         BODY_REFUSED,
+        CARD_DECLINED,
         PROVIDER_UNAVAILABLE,
         FAILED,
     ),

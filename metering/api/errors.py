@@ -19,6 +19,7 @@ from db.models.errors import OrgError
 from db.postgres.failures import Failure, diagnose, driver_error
 from metering.api.thread_pools import OverloadedError, OverShareError
 from metering.payments.errors import (
+    CardDeclinedError,
     IdempotencyConflictError,
     InvalidAmountError,
     InvalidPaymentMethodError,
@@ -102,6 +103,7 @@ TABLE: Final[Mapping[type[Exception], tuple[HTTPStatus, str]]] = {
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     BodyTooSlowError: (HTTPStatus.REQUEST_TIMEOUT, "request_timeout"),
     PaymentMethodRequiredError: (HTTPStatus.UNPROCESSABLE_ENTITY, "payment_method_required"),
+    CardDeclinedError: (HTTPStatus.PAYMENT_REQUIRED, "card_declined"),
     ProviderRefusedError: (HTTPStatus.INTERNAL_SERVER_ERROR, "provider_refused"),
     ProviderMisconfiguredError: (HTTPStatus.BAD_GATEWAY, "provider_misconfigured"),
     ProviderUnavailableError: (HTTPStatus.BAD_GATEWAY, "provider_unavailable"),

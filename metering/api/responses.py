@@ -214,6 +214,12 @@ PROVIDER_UNAVAILABLE: Final = answers(
         "Stripe refuses the request as we make it, and charges nothing; to repeat it is no use.",
     ),
 )
+CARD_DECLINED: Final = documented_error(
+    HTTPStatus.PAYMENT_REQUIRED,
+    "card_declined",
+    "Your card has insufficient funds. (insufficient_funds)",
+    "The bank declined the card.",
+)
 INVALID_PAYMENT_METHOD: Final = documented_error(
     HTTPStatus.BAD_REQUEST,
     "invalid_payment_method",

@@ -18,6 +18,7 @@ from metering.api.errors import InvalidField, InvalidRequestError
 from metering.api.parameters import plain_query
 from metering.api.responses import (
     BODY_REFUSED,
+    CARD_DECLINED,
     FAILED,
     INVALID_PAYMENT_METHOD,
     PAYMENT_METHOD_REQUIRED,
@@ -128,12 +129,7 @@ async def _read_key(
         invalid_request("payment_method_id", "must be a valid string"),
         INVALID_PAYMENT_METHOD,
         UNAUTHENTICATED,
-        documented_error(
-            HTTPStatus.PAYMENT_REQUIRED,
-            "card_declined",
-            "Your card has insufficient funds. (insufficient_funds)",
-            "The bank declined the card.",
-        ),
+        CARD_DECLINED,
         answer(
             HTTPStatus.PAYMENT_REQUIRED,
             AuthenticationRequiredAnswer,

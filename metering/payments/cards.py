@@ -22,7 +22,9 @@ from db.postgres.engine import transaction
 from metering.payments.context import Payments
 from metering.payments.customers import customer_key
 from metering.payments.errors import (
+    CardDeclinedError,
     InvalidPaymentMethodError,
+    PaymentError,
     ProviderMisconfiguredError,
     ProviderRefusedError,
     ProviderUnavailableError,
@@ -31,7 +33,13 @@ from metering.payments.metrics import MISSING_AT_STRIPE
 from metering.payments.outcomes import SetupIntentMade
 from metering.payments.settling import follow
 from metering.payments.stripe_api import SavedCard
-from metering.payments.stripe_failures import StripeFailure, StripeMisconfigured, StripeRefused, StripeUnknown
+from metering.payments.stripe_failures import (
+    StripeDeclined,
+    StripeFailure,
+    StripeMisconfigured,
+    StripeRefused,
+    StripeUnknown,
+)
 from metering.rules.payments import Missing
 from metering.runtime.crashpoints import CrashPoint, reach
 
@@ -118,7 +126,7 @@ def _create_customer(payments: Payments, org_id: int, key: str) -> str:
 def create_setup_intent(payments: Payments, org_id: int) -> SetupIntentMade:
     """Begin saving a card: the customer's browser confirms the SetupIntent.
 
-    Raises ProviderUnavailableError, ProviderRefusedError.
+    Raises CardDeclinedError, ProviderUnavailableError, ProviderRefusedError.
     """
     try:
         customer_id = ensure_customer(payments, org_id)
@@ -136,8 +144,8 @@ def create_setup_intent(payments: Payments, org_id: int) -> SetupIntentMade:
 def set_default_payment_method(payments: Payments, org_id: int, payment_method_id: str) -> BillingAccount:
     """Make a saved card the one that is charged, at Stripe and here; reloads that waited for one are made at once.
 
-    Raises InvalidPaymentMethodError for one that isn't attached to this org's customer, ProviderUnavailableError,
-    ProviderRefusedError.
+    Raises InvalidPaymentMethodError for one that isn't attached to this org's customer, CardDeclinedError,
+    ProviderUnavailableError, ProviderRefusedError.
     """
     card = own_card(payments, require_account(payments, org_id), payment_method_id)
     try:
@@ -169,7 +177,10 @@ def set_default_payment_method(payments: Payments, org_id: int, payment_method_i
 
 
 def own_card(payments: Payments, billing: BillingAccount, payment_method_id: str) -> SavedCard:
-    """A payment method that belongs to the org's customer. Raises InvalidPaymentMethodError, ProviderUnavailableError."""
+    """A payment method that belongs to the org's customer.
+
+    Raises InvalidPaymentMethodError, CardDeclinedError, ProviderUnavailableError.
+    """
     foreign = InvalidPaymentMethodError(
         "payment_method_id is not a saved card of this organization: save it first with a SetupIntent"
     )
@@ -177,6 +188,8 @@ def own_card(payments: Payments, billing: BillingAccount, payment_method_id: str
         raise foreign
     try:
         card = payments.stripe.retrieve_card(payment_method_id)
+    except StripeDeclined as declined:
+        raise not_done(declined) from declined
     except StripeRefused as refused:
         raise foreign from refused
     except StripeFailure as failure:
@@ -186,11 +199,13 @@ def own_card(payments: Payments, billing: BillingAccount, payment_method_id: str
     return card
 
 
-def not_done(failure: StripeFailure | None) -> ProviderUnavailableError | ProviderRefusedError:
+def not_done(failure: StripeFailure | None) -> PaymentError:
     """What a customer is told of a failure of Stripe's: not what it was, which may be about our own account.
 
     Of something of which nothing has been sent before: else it is `undecided`.
     """
+    if isinstance(failure, StripeDeclined):
+        return CardDeclinedError(f"{failure.message} ({failure.code})")
     if isinstance(failure, StripeRefused):
         return ProviderRefusedError(REFUSED)
     return undecided(failure)

@@ -14,7 +14,13 @@ from metering.payments.cards import replace_customer
 from metering.payments.context import Payments
 from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
 from metering.payments.settling import follow, settle_and_follow
-from metering.payments.stripe_failures import StripeFailure, StripeKeyTaken, StripeRefused, StripeUnknown
+from metering.payments.stripe_failures import (
+    StripeDeclined,
+    StripeFailure,
+    StripeKeyTaken,
+    StripeRefused,
+    StripeUnknown,
+)
 from metering.rules.lookup_schedule import WORK_LEASE, surely_absent
 from metering.rules.payments import (
     AttemptKind,
@@ -146,12 +152,15 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     try:
         intent = payments.stripe.charge(attempt, timely=timely)
     except StripeRefused as refused:
-        # Of a repeat: this time nothing was made, but the first time it may have been.
-        found = _find_intent(payments, attempt) if attempt.first_sent_at != attempt.last_sent_at else None
+        # Of a repeat: this time nothing was made, but the first time it may have been. A declined card mostly has a PaymentIntent,
+        # told or not. The key has its answer now, so what Stripe doesn't list after it was not made, and never will be.
+        declined = isinstance(refused, StripeDeclined)
+        repeated = attempt.first_sent_at != attempt.last_sent_at
+        found = _find_intent(payments, attempt) if declined or repeated else None
         if found is not None:
             return IntentSeen(found)
         code = refused.code if refused.missing is None else refused.missing.code
-        return ChargeRefused(code, refused.message, refused.missing, refused.concern)
+        return ChargeRefused(code, refused.message, refused.missing, refused.concern, declined)
     except (StripeUnknown, StripeKeyTaken):
         # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever, or says
         # that this key has made something by another request: one of another version of this program.

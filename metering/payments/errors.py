@@ -30,6 +30,10 @@ class IdempotencyConflictError(PaymentError):
     """The `Idempotency-Key` was used before for another request."""
 
 
+class CardDeclinedError(PaymentError):
+    """The card is declined where nothing was to be charged yet. The text bears the bank's reason."""
+
+
 class ProviderUnavailableError(PaymentError):
     """Stripe can't be asked, or what it did isn't known. The same request may be sent again: it never charges twice."""
 

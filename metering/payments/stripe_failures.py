@@ -45,6 +45,10 @@ class StripeRefused(StripeFailure):
     """It never will, as it was asked: nothing was made, nothing was charged. Any 4xx that isn't undecided."""
 
 
+class StripeDeclined(StripeRefused):
+    """A card was declined, and the error holds no PaymentIntent. `code` is the bank's reason, or Stripe's."""
+
+
 class StripeUndecided(StripeFailure):
     """It has not decided anything: too many requests, the same key still under way. Ask again later."""
 
@@ -76,6 +80,8 @@ def failure_of(operation: str, error: "stripe.StripeError") -> StripeFailure:
         return StripeMisconfigured(code, message)
     if status in _UNDECIDED_STATUSES:
         return StripeUndecided(code, message)
+    if isinstance(error, stripe.CardError):
+        return StripeDeclined(code, message, concern=Concern.CUSTOMER)
     concern = refusal_concerns(type_=said.get("type"), code=said.get("code"), param=said.get("param"))
     return StripeRefused(code, message, missing=_missing(operation, code, said.get("param")), concern=concern)
 
@@ -129,6 +135,8 @@ def without_keys(text: str) -> str:
 
 def outcome_of(failure: StripeFailure) -> str:
     """What came of a request, for metrics and the log."""
+    if isinstance(failure, StripeDeclined):
+        return "declined"
     if isinstance(failure, StripeRefused):
         return "refused"
     return "undecided" if isinstance(failure, StripeUndecided) else "unknown"

@@ -318,6 +318,8 @@ def _outcome(payments: Payments, progress: AttemptProgress) -> TopUpOutcome:
         if intent.status == IntentStatus.SUCCEEDED and attempt.status is not AttemptStatus.SUCCEEDED:
             raise not_done(None)  # the money came, and is not booked: never say that it is
         return _told_of(intent)
+    if attempt.declined_unmade:
+        return CardDeclined(attempt.failure_code or "", attempt.failure_message or "")
     if attempt.status is AttemptStatus.FAILED:
         raise _why_refused(payments, attempt)
     raise not_done(None)

@@ -148,6 +148,8 @@ class ChargeRefused:
     missing: Missing | None = None
     """What of ours Stripe doesn't have, if it is that."""
     concern: Concern = Concern.CUSTOMER
+    declined: bool = False
+    """Whether it was the card that was declined, before a PaymentIntent was made."""
 
 
 @dataclass(frozen=True, slots=True)
