@@ -164,13 +164,13 @@ def test_a_top_up_of_which_it_is_not_certain_is_not_told_as_declined(
 def test_who_saves_a_card_is_told_it_too(reloading: ReloadWorld) -> None:
     world = reloading
     method = world.save_card()
+    customer = world.account().stripe_customer_id or ""
     for operation, ask in (
         ("payment_methods.retrieve", lambda: set_default_payment_method(world.payments, 1, method)),
         ("customers.update", lambda: set_default_payment_method(world.payments, 1, method)),
         ("setup_intents.create", lambda: create_setup_intent(world.payments, 1)),
         ("payment_methods.retrieve", lambda: world.top_up(method=world.sandbox.save_card(customer))),
     ):
-        customer = world.account().stripe_customer_id or ""
         meet_card_error(world, operation)
         with pytest.raises(CardDeclinedError, match="insufficient funds"):
             ask()
