@@ -152,7 +152,7 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     try:
         intent = payments.stripe.charge(attempt, timely=timely)
     except StripeRefused as refused:
-        # Of a repeat: this time nothing was made, but the first time it may have been. A declined card mostly has a PaymentIntent,
+        # Of a repeat: this time nothing was made, but the first time it may have been. A decline mostly has a PaymentIntent,
         # told or not. The key has its answer now, so what Stripe doesn't list after it was not made, and never will be.
         declined = isinstance(refused, StripeDeclined)
         repeated = attempt.first_sent_at != attempt.last_sent_at
