@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from http.client import HTTPConnection
+from typing import Any
 
 import pytest
 import stripe
@@ -49,8 +50,8 @@ def test_a_card_error_without_an_intent_is_kept_by_its_key(shop: Shop, sandbox: 
         with pytest.raises(stripe.CardError) as raised:
             shop.pay(key="k")
         assert (raised.value.http_status, raised.value.code) == (402, "card_declined")
-        error = raised.value.json_body["error"]
-        assert set(error) == {"code", "decline_code", "doc_url", "message", "request_log_url", "type"}
+        body: Any = raised.value.json_body
+        assert set(body["error"]) == {"code", "decline_code", "doc_url", "message", "request_log_url", "type"}
     assert shop.charges() == []
     assert shop.pay(key="l").status == "succeeded"
 
