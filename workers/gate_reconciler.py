@@ -18,7 +18,7 @@ from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import PAGE, Followed, Gate, Gates
 from workers.failures import sentence
-from workers.metrics import GATES_EXHAUSTED, GATES_MENDED, RECONCILIATION_SECONDS
+from workers.metrics import BALANCES_CENTS, GATES_EXHAUSTED, GATES_MENDED, ORGS, RECONCILIATION_SECONDS
 
 PERIOD_S: Final = 2.0
 """How long after the end of one reconciliation the next one starts, at the least."""
@@ -36,6 +36,10 @@ class GateReconciliation:
 
     orgs: int = 0
     exhausted: int = 0
+    credit_cents: int = 0
+    """All balances above 0 together."""
+    debt_cents: int = 0
+    """All balances below 0 together."""
     mended: int = 0
     """Gates of orgs that were wrong, and were written."""
     orphans: int = 0
@@ -114,6 +118,9 @@ class GateReconciler:
     def _tell(self, reconciled: GateReconciliation) -> None:
         if not reconciled.pages_failed:
             GATES_EXHAUSTED.set(reconciled.exhausted)
+            ORGS.set(reconciled.orgs)
+            BALANCES_CENTS.labels("positive").set(reconciled.credit_cents)
+            BALANCES_CENTS.labels("negative").set(reconciled.debt_cents)
         RECONCILIATION_SECONDS.observe(reconciled.took_s)
         if reconciled.mended or reconciled.orphans:
             log.warning(
@@ -143,6 +150,8 @@ class GateReconciler:
         for balance in read_balances(self._engine, held):
             reconciled.orgs += 1
             reconciled.exhausted += balance.balance_cents <= 0
+            reconciled.credit_cents += max(balance.balance_cents, 0)
+            reconciled.debt_cents += min(balance.balance_cents, 0)
             gate = held[balance.org_id]
             if gate.follows(balance):
                 continue

@@ -6,13 +6,16 @@ from typing import Final
 
 import redis
 import structlog
+from prometheus_client import REGISTRY
 
 from metering.payments.context import Payments
 from workers.audit_job import audit_tasks
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker
+from workers.charges_standing import ChargesCollector
 from workers.dead_workers import DeadWorkers
 from workers.gate_reconciler import GateReconciler
+from workers.metrics import BacklogCollector, ValkeyMemoryCollector
 from workers.payment_reconciler import ATTEMPT_THREADS, payment_tasks
 
 POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
@@ -42,14 +45,19 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
         finally:
             stop.set()
 
+    charges = ChargesCollector(payments.engine, payments.clock)
     reconciler = GateReconciler(payments.engine, payments.gates, clock=payments.clock)
     tasks = [
         *payment_tasks(payments),
         *audit_tasks(payments.engine, payments.clock),
         DeadWorkers(broker).task(),
+        charges.task(),
     ]
     runs = {"gates": reconciler.run} | {each.name: each.run for each in tasks}
     reconciling = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
+    collectors = (charges, BacklogCollector(client), ValkeyMemoryCollector(client))
+    for collector in collectors:
+        REGISTRY.register(collector)
     for thread in reconciling:
         thread.start()
     worker.start()
@@ -61,6 +69,8 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
         worker.stop(timeout=30_000)
         for thread in reconciling:
             thread.join()
+        for collector in collectors:
+            REGISTRY.unregister(collector)
     if failures:
         raise failures[0]
     log.info("jobs have stopped")

@@ -3,7 +3,7 @@
 from collections import Counter as Tally
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import redis
 from prometheus_client import Counter, Gauge, Histogram
@@ -43,6 +43,13 @@ GATES_EXHAUSTED: Final = Gauge(
     "metering_gates_exhausted", "Orgs whose gate is exhausted (closed), as of the last reconciliation."
 )
 GATES_EXHAUSTED.set(UNKNOWN)
+ORGS: Final = Gauge("metering_orgs", "Orgs that there are, as of the last reconciliation.")
+ORGS.set(UNKNOWN)
+BALANCES_CENTS: Final = Gauge(
+    "metering_balances_cents",
+    "The sum of all balances above 0 (positive) and of all below (negative), as of the last reconciliation.",
+    ["sign"],
+)
 GATES_MENDED: Final = Counter(
     "metering_gates_mended", "Gates that the reconciler found wrong and repaired or closed."
 )
@@ -75,6 +82,38 @@ def count_posted(posted: Posted) -> None:
 def age_s(stream_id: str, now: datetime) -> float:
     """How long before `now` an entry came into the stream, by Redis's clock; never negative, where clocks differ."""
     return max(now.timestamp() - int(stream_id.partition("-")[0]) / 1_000, 0.0)
+
+
+class ValkeyMemoryCollector(Collector):
+    """How full Valkey is, asked when Prometheus asks; nothing is told while it can't be asked, or the user may not ask."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics' names, without asking."""
+        yield GaugeMetricFamily(
+            "metering_valkey_memory_bytes",
+            "What Valkey holds in memory, as far as it counts towards its limit.",
+        )
+        yield GaugeMetricFamily(
+            "metering_valkey_memory_limit_bytes",
+            "Valkey's `maxmemory`, above which it takes no more in. Not told where it has none.",
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        try:
+            told: Any = self._client.info("memory")
+        except redis.RedisError:
+            return
+        used, limit = self.describe()
+        # Buffers of replicas and of the append-only file aren't counted where it is decided whether there is room.
+        held = told["used_memory"] - told.get("mem_not_counted_for_evict", 0)
+        for metric, value in ((used, held), (limit, told.get("maxmemory", 0))):
+            if isinstance(metric, GaugeMetricFamily) and (metric is used or value):
+                metric.add_metric([], value)
+                yield metric
 
 
 class BacklogCollector(Collector):

@@ -10,6 +10,7 @@ from db.accounts.api_keys import key_hash
 from db.accounts.billing import BillingAccount
 from db.accounts.statements import BILLING_OF_KEY, ORG_OF_KEY
 from db.postgres.engine import connect_args, psycopg_url
+from db.postgres.metrics import PoolUse
 from db.postgres.writable import WritableConnection, check_async
 
 CONNECTIONS: Final = 8
@@ -51,6 +52,11 @@ class QuickReads:
     async def close(self) -> None:
         """Close all connections."""
         await self._pool.close()
+
+    def use(self) -> PoolUse:
+        """How its connections are used."""
+        told = self._pool.get_stats()
+        return PoolUse(max(told.get("pool_size", 0) - told.get("pool_available", 0), 0), CONNECTIONS)
 
     async def org_of_key(self, api_key: str) -> int | None:
         """The org that an API key names; None for a key that isn't there or was revoked."""

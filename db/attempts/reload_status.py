@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, text
 
 from db.attempts.statements import COUNTS_IN_MONTH
 from db.postgres.arrays import array
+from metering.rules.payments import AttemptKind
 from metering.rules.reloads import LiftsWith, may_lift_at
 
 
@@ -40,6 +41,26 @@ class ReloadStatus:
     """Orgs that have reloads enabled, and a monthly limit."""
     least_left: list[MonthLeft]
     """Those of them that have least left of it, at most as many as were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempts:
+    """Attempts of one kind that are not decided yet. `oldest_s`: the age of the oldest, in seconds; 0 where there is none."""
+
+    number: int = 0
+    oldest_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChargesStanding:
+    """How charges and reloads stand, in numbers that Prometheus is told."""
+
+    attempts: dict[str, OpenAttempts]
+    """By kind, each kind."""
+    enabled: int
+    """Orgs that have reloads enabled."""
+    paused: dict[str, int]
+    """Those of them whose reloads are paused, by the code that led to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +153,16 @@ def read_charges(connection: Connection, org_ids: Iterable[int], now: datetime) 
     """How things stand for some orgs, by org."""
     rows = connection.execute(_CHARGES, {"org_ids": array(org_ids), "now": now})
     return {row[0]: OrgCharges(*row) for row in rows}
+
+
+def read_charges_standing(connection: Connection, now: datetime) -> ChargesStanding:
+    """How charges and reloads stand at `now`. Reads what is open and the states of reloads: no more with years of payments."""
+    opened = {kind.value: OpenAttempts() for kind in AttemptKind}
+    for row in connection.execute(_ATTEMPTS):
+        opened[row.kind] = OpenAttempts(row.number, max((now - row.oldest_at).total_seconds(), 0.0))
+    enabled, _ = connection.execute(_ENABLED).one()
+    paused = connection.execute(_PAUSED, {"now": now})
+    return ChargesStanding(opened, enabled, dict(paused.all()))
 
 
 def read_reload_status(connection: Connection, now: datetime, *, limit: int) -> ReloadStatus:

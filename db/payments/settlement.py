@@ -149,6 +149,7 @@ class _Settling:
             self._note(attempt, intent)
         settled = self._conclude(before, credited=credited, recovered=recovered, set_aside=set_aside)
         settled.displaced = displaced
+        settled.declined = None if recovered else _new_decline(before, settled.attempt, intent)
         named = (intent.org_id, intent.attempt_id)
         settled.metadata_differ = attempt.id != booked_attempt_id(intent.id) and named != (
             attempt.org_id,
@@ -316,3 +317,9 @@ class _Settling:
             reloads,
             ended=before.status is not attempt.status and not attempt.open,
         )
+
+
+def _new_decline(before: Attempt, after: Attempt | None, intent: Intent) -> str | None:
+    """The code of a decline that was not known of the attempt before."""
+    code = None if intent.decline is None else intent.decline.code
+    return code if after is not None and before.failure_code != code == after.failure_code else None

@@ -41,6 +41,8 @@ class Settled:
     change: BalanceChange | None = None
     """The balance, if it changed."""
     reloads: Reloads = field(default_factory=Reloads)
+    declined: str | None = None
+    """The code by which the card was declined, if that is news."""
     ended: bool = False
     """Whether it was this that ended the attempt."""
     displaced: bool = False

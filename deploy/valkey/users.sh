@@ -26,6 +26,6 @@ echo "user telephony on #$telephony" \
 echo "user meter on #$meter" \
     "~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"
 echo "user jobs on #$jobs" \
-    "%R~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup"
+    "%R~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup +info|memory"
 echo "user api on #$api" \
     "~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"

@@ -62,6 +62,7 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
     """What the API works with; None if the role was told to stop before Stripe was there."""
     from db.accounts.quick_reads import QuickReads
     from db.postgres.engine import make_engine
+    from db.postgres.metrics import CONNECTIONS, use_of
     from metering.api.context import ApiContext
     from metering.api.thread_pools import QUICK_CONNECTIONS
     from metering.console.connections import LOCK_TIMEOUT_MS, located
@@ -82,13 +83,18 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
         statement_timeout_ms=STATEMENT_TIMEOUT_MS,
     )
     try:
-        with located(postgres=False) as found:
+        reads = QuickReads(quick.url, application_name="metering api, quick")
+        with (
+            located(postgres=False) as found,
+            CONNECTIONS.told("api_threads", lambda: use_of(quick)),
+            CONNECTIONS.told("api_quick", reads.use),
+        ):
             client = connect_redis_async(
                 found.redis_url, timeout_s=gate_reader.TIMEOUT_S, max_connections=gate_reader.MAX_CONNECTIONS
             )
             yield ApiContext(
                 engine=quick,
-                reads=QuickReads(quick.url, application_name="metering api, quick"),
+                reads=reads,
                 gate_reader=gate_reader.GateReader(client),
                 payments=opened.payments,
                 webhook_secrets=opened.webhook_secrets,

@@ -8,12 +8,9 @@ def jobs(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = 
 
     SIGTERM and Ctrl-C end it with the job in hand finished. Any number may run side by side.
     """
-    from prometheus_client import REGISTRY
-
     from metering.console.connections import LOCK_TIMEOUT_MS
     from metering.console.payments import open_payments
     from workers.jobs import POOL_SIZE, run_jobs
-    from workers.metrics import BacklogCollector
 
     with running_role(
         "jobs",
@@ -26,5 +23,4 @@ def jobs(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = 
         opened = open_payments(role)
         if opened is None:
             return
-        REGISTRY.register(BacklogCollector(role.client))
         run_jobs(opened.payments, role.client, stop=role.stop)

@@ -52,9 +52,11 @@ def running_role(
     """
     import structlog
 
+    from db.postgres.metrics import CONNECTIONS, use_of
     from metering.console.connections import engine_for, located
     from metering.console.stopping import stop_on_signals
     from metering.console.stripe_access import named_stripe
+    from metering.runtime.build_info import tell_build
     from metering.runtime.logs import configure_logs
     from metering.runtime.metrics_server import serving_metrics
     from metering.runtime.redis_connection import connect_redis
@@ -72,7 +74,9 @@ def running_role(
             found.database_url, command=command, lock_timeout_ms=lock_timeout_ms, pool_size=pool_size
         ) as engine,
         connect_redis(found.redis_url) as client,
+        CONNECTIONS.told(command, lambda: use_of(engine)),
     ):
+        tell_build(command)
         _wait_for_schema(engine, stop)
         # Only now: a health check that reads them must not find a role well that can't work yet.
         with serving_metrics(settings.metrics_host, settings.metrics_port, command) as metrics_url:

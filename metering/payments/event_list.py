@@ -16,7 +16,7 @@ from db.payments.set_aside_events import (
 from db.payments.stripe_events import advance_event_list, claim_event_list, known_events
 from db.postgres.failures import Failure, diagnose
 from metering.payments.context import Payments
-from metering.payments.events import HANDLED, handle, read_event
+from metering.payments.events import HANDLED, Source, handle, read_event
 from metering.payments.metrics import STRIPE_EVENTS
 from metering.payments.stripe_api import StripeEventSeen
 from metering.payments.stripe_failures import StripeFailure
@@ -59,7 +59,7 @@ def read_events(payments: Payments, *, every: timedelta = EVERY) -> int | None:
             set_aside(
                 payments.engine, event.ref, livemode=event.livemode, data=event.data, error=error, now=now
             )
-            STRIPE_EVENTS.labels(SET_ASIDE).inc()
+            STRIPE_EVENTS.labels(Source.LIST.value, SET_ASIDE).inc()
     reach(CrashPoint.EVENTS_BEFORE_ADVANCE)
     # Never past the time of reading: what was made meanwhile may not have been in the list yet.
     advance_event_list(payments.engine, min(now, seen[-1].created_at if seen else now))
@@ -92,7 +92,8 @@ def _try_to_handle(payments: Payments, event: StripeEventSeen | KeptEvent) -> st
     """Handle an event; give why that isn't possible now, in words. Raises what Postgres raises where it is away."""
     ref = event.ref
     try:
-        handle(payments, read_event(ref.id, ref.type, ref.created_at, event.livemode, event.data))
+        read = read_event(ref.id, ref.type, ref.created_at, event.livemode, event.data)
+        handle(payments, read, source=Source.LIST)
     except StripeFailure as failure:
         log.warning(
             "an event of Stripe's is set aside", stripe_event=ref.id, type=ref.type, code=failure.code

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
 from db.accounts.billing import (
@@ -54,6 +55,14 @@ UNKNOWN_CUSTOMER: Final = "unknown_customer"
 UNKNOWN_OBJECT: Final = "unknown_object"
 
 
+class Source(StrEnum):
+    """How an event came."""
+
+    WEBHOOK = "webhook"
+    LIST = "list"
+    """Stripe's list of events: no webhook had brought it by then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """An event of Stripe's. `thing` is its object as it was then, `previous` what had changed."""
@@ -75,8 +84,8 @@ def read_event(id_: str, type_: str, created_at: datetime, livemode: bool, data:
     )
 
 
-def handle(payments: Payments, event: Event) -> str:
-    """Do what an event asks for, once; give what became of it.
+def handle(payments: Payments, event: Event, *, source: Source) -> str:
+    """Do what an event asks for, once; give what became of it. `source` is how it came.
 
     It is written down in the transaction of its effect, so that one which fails, here or by a crash, is not lost when it comes
     again. Raises StripeFailure, and what Postgres raises: then it has to come again.
@@ -100,7 +109,7 @@ def handle(payments: Payments, event: Event) -> str:
         outcome = _card_is_updated(payments, event)
     else:
         outcome = _look(payments, event)
-    STRIPE_EVENTS.labels(outcome).inc()
+    STRIPE_EVENTS.labels(source.value, outcome).inc()
     return outcome
 
 

@@ -9,6 +9,7 @@ from db.attempts.reload_rule import Reloads
 from db.payments.settlement_outcome import NOT_BOOKED, Settled
 from metering.rules.payments import AttemptKind, AttemptStatus, Missing
 from metering.rules.reloads import SIGNALLED_SKIP_REASONS
+from metering.rules.stripe_codes import known_code
 
 STRIPE_REQUEST_SECONDS: Final = Histogram(
     "metering_stripe_request_seconds",
@@ -25,8 +26,15 @@ RELOADS_SKIPPED: Final = Counter(
     ["reason"],
 )
 TOP_UPS: Final = Counter("metering_top_up_attempts", "Top-up charges that ended, by outcome.", ["outcome"])
+DECLINES: Final = Counter(
+    "metering_declines",
+    "Charges whose card was declined, by kind and Stripe's code; codes that aren't known here are `other`.",
+    ["kind", "code"],
+)
 STRIPE_EVENTS: Final = Counter(
-    "metering_stripe_events", "Stripe events handled (webhooks and the event list), by outcome.", ["outcome"]
+    "metering_stripe_events",
+    "Stripe's events handled, by source (webhook, or the event list: no webhook had brought it) and outcome.",
+    ["source", "outcome"],
 )
 NOT_BOOKED_TOTAL: Final = Counter(
     "metering_stripe_not_booked",
@@ -60,6 +68,8 @@ def count_settled(settled: Settled) -> None:
     if settled.outcome in NOT_BOOKED:
         NOT_BOOKED_TOTAL.labels(settled.outcome.value).inc()
     METADATA_DIFFERS.inc(settled.metadata_differ)
+    if settled.declined is not None and settled.attempt is not None:
+        DECLINES.labels(settled.attempt.kind.value, known_code(settled.declined)).inc()
     if settled.ended and settled.attempt is not None:
         count_ended(settled.attempt)
 

@@ -11,7 +11,7 @@ import stripe
 from metering.payments.cards import not_done
 from metering.payments.context import Payments
 from metering.payments.errors import SignatureError
-from metering.payments.events import handle, read_event
+from metering.payments.events import Source, handle, read_event
 from metering.payments.stripe_failures import StripeFailure
 
 TOLERANCE: Final = timedelta(minutes=5)
@@ -34,7 +34,7 @@ def receive(payments: Payments, body: bytes, signature: str | None, secrets: Seq
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SignatureError("the body is signed, but is no event of Stripe's") from error
     try:
-        return handle(payments, read)
+        return handle(payments, read, source=Source.WEBHOOK)
     except StripeFailure as failure:
         raise not_done(failure) from failure
 

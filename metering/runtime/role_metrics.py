@@ -15,6 +15,7 @@ METER: Final = "meter"
 JOBS: Final = "jobs"
 API: Final = "api"
 
+_ALL: Final = frozenset({METER, JOBS, API})
 _BILLING: Final = frozenset({METER})
 _STANDING: Final = frozenset({JOBS})
 _CHARGES: Final = frozenset({JOBS, API})
@@ -31,19 +32,31 @@ ROLES: Final = {
     "metering_stream_pending_events": _STANDING,
     "metering_stream_oldest_event_seconds": _STANDING,
     "metering_gates_exhausted": _STANDING,
+    "metering_orgs": _STANDING,
+    "metering_balances_cents": _STANDING,
+    "metering_attempts_open": _STANDING,
+    "metering_attempts_oldest_open_seconds": _STANDING,
+    "metering_auto_reload_orgs": _STANDING,
+    "metering_auto_reload_paused_orgs": _STANDING,
+    "metering_valkey_memory_bytes": _STANDING,
+    "metering_valkey_memory_limit_bytes": _STANDING,
     "metering_gates_mended": _STANDING,
     "metering_sweep_seconds": _STANDING,
     "metering_invariant_violations": _STANDING,
     "metering_audit_age_seconds": _STANDING,
     "metering_audit_seconds": _STANDING,
     "metering_auto_reload_attempts": _CHARGES,
-    "metering_auto_reload_skipped": frozenset({METER, JOBS, API}),
+    "metering_auto_reload_skipped": _ALL,
+    "metering_declines": _CHARGES,
     "metering_top_up_attempts": _CHARGES,
     "metering_stripe_request_seconds": _CHARGES,
     "metering_stripe_events": _CHARGES,
     "metering_stripe_missing": _CHARGES,
     "metering_stripe_not_booked": _CHARGES,
     "metering_stripe_metadata_differs": _CHARGES,
+    "metering_build_info": _ALL,
+    "metering_postgres_connections_in_use": _ALL,
+    "metering_postgres_connections_limit": _ALL,
     "metering_http_requests": frozenset({API}),
     "metering_http_request_seconds": frozenset({API}),
 }

@@ -11,8 +11,10 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+import db.postgres.metrics
 import metering.api.http_metrics
 import metering.payments.metrics
+import metering.runtime.build_info
 import workers.audit_job
 import workers.metrics
 from metering.runtime.role_metrics import API, JOBS, METER, ROLES, UNKNOWN, role_registry
@@ -20,7 +22,14 @@ from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 from tests.docs.pages import page, rows
 
-MADE_BY: Final = (metering.api.http_metrics, metering.payments.metrics, workers.audit_job, workers.metrics)
+MADE_BY: Final = (
+    db.postgres.metrics,
+    metering.api.http_metrics,
+    metering.payments.metrics,
+    metering.runtime.build_info,
+    workers.audit_job,
+    workers.metrics,
+)
 """Whoever makes metrics: imported here, so that all are registered."""
 
 
@@ -57,13 +66,17 @@ def test_a_role_exports_what_it_knows_and_nothing_else(cli: Cli, role: str) -> N
             assert all(not math.isnan(value) for values in scraped(url).values() for value in values)
             if role == JOBS:
                 wait_until(lambda: scraped(url).get("metering_gates_exhausted") == {0.0}, "a reconciliation")
+                wait_until(lambda: scraped(url).get("metering_attempts_open") == {0.0}, "a look at charges")
             found = {name for name in scraped(url) if name.startswith("metering_")}
+            assert scraped(url)["metering_build_info"] == {1.0}
+            assert all(scraped(url)["metering_postgres_connections_limit"])
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
     known = {name for name, roles in ROLES.items() if role in roles}
     assert found <= known
-    assert known - found <= {"metering_audit_age_seconds"}, "there once an audit has ended"
+    maybe = {"metering_audit_age_seconds", "metering_valkey_memory_limit_bytes"}
+    assert known - found <= maybe, "there once an audit has ended, and where Valkey has a limit"
 
 
 def scraped(url: str) -> dict[str, set[float]]:

@@ -32,7 +32,7 @@ from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, make_broker
 from workers.dead_workers import DeadWorkers
 from workers.enqueue import AttemptQueue
 from workers.jobs import run_jobs
-from workers.metrics import BacklogCollector
+from workers.metrics import BacklogCollector, ValkeyMemoryCollector
 from workers.stream import backlog
 
 SCRIPT = ROOT / "deploy" / "valkey" / "users.sh"
@@ -77,7 +77,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     assert made.returncode == 0, made.stderr
     (directory / "users.acl").write_text(made.stdout)
     guarded = Guarded(directory / "valkey.sock")
-    flags = f"--port 0 --unixsocket {guarded.socket_path} --aclfile {directory / 'users.acl'} --save ''"
+    flags = f"--port 0 --unixsocket {guarded.socket_path} --aclfile {directory / 'users.acl'} --save '' --maxmemory 1gb"
     process = subprocess.Popen(
         [Valkey.program(), *shlex.split(flags)], cwd=directory, stdout=subprocess.DEVNULL
     )
@@ -269,6 +269,9 @@ def test_the_roles_do_their_work_as_their_users(
         world.settings(enabled=True, minimum_cents=100, amount_cents=5_000)
         world.top_up(500)
         assert list(BacklogCollector(clients["jobs"]).collect()) != []
+        assert (
+            len(list(ValkeyMemoryCollector(clients["jobs"]).collect())) == 2
+        )  # the file says how much it may hold
         with MeteringClient(valkey.url("telephony")) as telephony:
             telephony.push(event(duration_seconds=6_000, ended_at=system_clock().isoformat()))
         enqueue_by_api(world, clients["api"])

@@ -14,7 +14,7 @@ from db.postgres.engine import transaction
 from metering.payments.cards import set_default_payment_method
 from metering.payments.charges import process_attempt
 from metering.payments.errors import PaymentError
-from metering.payments.events import HANDLED, handle, read_event
+from metering.payments.events import HANDLED, Source, handle, read_event
 from metering.payments.settling import follow
 from metering.payments.stripe_failures import StripeFailure
 from metering.rules.gates import Balance
@@ -445,7 +445,7 @@ class ReloadMachine(RuleBasedStateMachine):
         for raw in map(shown, events):
             created_at = datetime.fromtimestamp(raw["created"], UTC)
             read = read_event(raw["id"], raw["type"], created_at, raw["livemode"], raw["data"])
-            handle(self.world.payments, read)
+            handle(self.world.payments, read, source=Source.WEBHOOK)
 
     def _intents(self, status: str) -> list[Json]:
         with self.world.sandbox._store.work() as work:

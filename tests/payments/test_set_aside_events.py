@@ -72,11 +72,11 @@ def test_one_that_is_poison_is_tried_less_and_less_and_told(world: World) -> Non
     tried: list[str] = []
     handle = events.handle
 
-    def poisonous(payments: Any, event: Any) -> str:
+    def poisonous(payments: Any, event: Any, **how: Any) -> str:
         tried.append(event.ref.id)
         if event.ref.type == "payment_intent.succeeded":
             raise KeyError("a field that Stripe has renamed")
-        return handle(payments, event)
+        return handle(payments, event, **how)
 
     with patch.object(event_list, "handle", poisonous):
         for _ in range(120):

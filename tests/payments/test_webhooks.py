@@ -106,9 +106,9 @@ def test_events_in_reverse_order_and_repeated_lead_to_the_same(world: World) -> 
 
 def test_an_event_is_known_by_its_id_and_counted(world: World) -> None:
     event = met_challenge(world)
-    before = STRIPE_EVENTS.labels("known")._value.get()
+    before = STRIPE_EVENTS.labels("webhook", "known")._value.get()
     assert world.deliver(event, event, event) == ["credited", "known", "known"]
-    assert STRIPE_EVENTS.labels("known")._value.get() == before + 2
+    assert STRIPE_EVENTS.labels("webhook", "known")._value.get() == before + 2
     assert kept(world)[event["id"]] == "credited"
 
 

@@ -466,3 +466,14 @@ def test_a_reconciliation_outlives_an_outage_of_redis(database: Database, data_d
             finally:
                 stop.set()
             reconciling.result()
+
+
+def test_balances_in_all_and_orgs_are_told(
+    database: Database, redis_client: redis.Redis, orgs: range
+) -> None:
+    adjust_silently(database, 2, -30, "debt")
+    reconciler(database, redis_client).reconcile()
+    told = REGISTRY.get_sample_value
+    assert told("metering_balances_cents", {"sign": "positive"}) == 20 * 100
+    assert told("metering_balances_cents", {"sign": "negative"}) == -30
+    assert (told("metering_orgs"), told("metering_gates_exhausted")) == (40, 20)
