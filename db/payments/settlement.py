@@ -190,6 +190,7 @@ class _Settling:
                     pause_after_failure(self._org, pause, attempt)
         settled = self._conclude(attempt, credited=False, recovered=False)
         settled.reloads.add(dropped)
+        settled.declined = _declined_unmade(finding) if settled.ended else None
         return settled
 
     def _drop(self, attempt: Attempt, missing: Missing) -> Reloads:
@@ -323,3 +324,8 @@ def _new_decline(before: Attempt, after: Attempt | None, intent: Intent) -> str 
     """The code of a decline that was not known of the attempt before."""
     code = None if intent.decline is None else intent.decline.code
     return code if after is not None and before.failure_code != code == after.failure_code else None
+
+
+def _declined_unmade(finding: ChargeRefused | ChargeAbsent) -> str | None:
+    """The code of a decline that came without a PaymentIntent."""
+    return finding.code if isinstance(finding, ChargeRefused) and finding.declined else None

@@ -53,6 +53,14 @@ def test_a_declined_top_up_is_counted_with_the_kind_of_its_attempt(world: World)
     assert declines("top_up", "lost_card") == before + 1
 
 
+def test_a_decline_without_a_payment_intent_is_counted(world: World) -> None:
+    before = declines("top_up", "insufficient_funds")
+    world.save_card()
+    world.sandbox.set_fault(RequestFault.CARD_ERROR, operation="payment_intents.create", count=1)
+    world.top_up()
+    assert declines("top_up", "insufficient_funds") == before + 1
+
+
 def test_a_code_that_nobody_knows_makes_no_label(reloading: ReloadWorld) -> None:
     before = declines("auto_reload", "other")
     failing(reloading, "made_up_by_a_bank")
