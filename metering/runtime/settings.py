@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Final, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS, MIN_TOP_UP_CENTS
+from metering.runtime.secret_files import SecretFileError, SecretFiles
 
 PREFIX: Final = "METERING_"
+SECRETS: Final = (
+    *("METERING_DATABASE_URL", "METERING_REDIS_URL", "METERING_TELEPHONY_TOKEN", "METERING_OPERATOR_TOKEN"),
+    *("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"),
+)
+"""Those that may lie in a file: `NAME_FILE` names it."""
 
 POSTGRES_PORT: Final = "5432"
 DRIVER: Final = "postgresql+psycopg"
@@ -35,6 +41,23 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment, and the files that it names."""
+        del dotenv_settings, file_secret_settings
+        # What has a name of its own goes by that; the prefix is pydantic's.
+        files = {
+            name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else name: name for name in SECRETS
+        }
+        return init_settings, env_settings, SecretFiles(settings_cls, files)
 
     database_url: str | None = None
     """`postgresql://user:password@host/name`, several hosts with commas in between, or `host=... dbname=...` as libpq has it.
@@ -217,6 +240,8 @@ def read_settings() -> Settings:
     """Read the environment. Raises SettingsError; its text never holds a value, which may be a secret."""
     try:
         return Settings()
+    except SecretFileError as error:
+        raise SettingsError(str(error)) from error
     except ValidationError as error:
         problems = (
             f"{_variable(problem['loc'])} {problem['msg'].removeprefix('Value error, ')}".lstrip()

@@ -1,13 +1,14 @@
 """Settings: each bad one is named, with what to do, and no value is ever shown."""
 
 import os
+from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
 from db.postgres.engine import psycopg_url
-from metering.runtime.settings import SettingsError, read_settings
+from metering.runtime.settings import SECRETS, SettingsError, read_settings
 
 WORD = "s3cr3t"
 
@@ -114,3 +115,68 @@ def test_a_postgres_that_cannot_be_read_is_named(
     with pytest.raises(SettingsError, match=f"^METERING_DATABASE_URL {why}") as raised:
         read_settings()
     assert WORD not in str(raised.value)
+
+
+IN_FILES = {
+    "METERING_DATABASE_URL": "postgresql://u:p@h/d",
+    "METERING_REDIS_URL": "redis://:p@h",
+    "METERING_TELEPHONY_TOKEN": "t",
+    "METERING_OPERATOR_TOKEN": "o",
+    "STRIPE_API_KEY": "sk_test_x",
+    "STRIPE_WEBHOOK_SECRET": "whsec_x,whsec_y",
+}
+
+
+def test_secrets_may_lie_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert IN_FILES.keys() == set(SECRETS)
+    for name, value in IN_FILES.items():
+        monkeypatch.setenv(name, value)
+    from_variables = read_settings()
+    for name, value in IN_FILES.items():
+        monkeypatch.setenv(name, "")
+        (tmp_path / name).write_text(f"{value}\r\n")
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / name))
+    assert read_settings() == from_variables
+    assert from_variables.operator_token is not None
+    assert not any(value in repr(read_settings()) for value in ("sk_test_x", "whsec_x"))
+
+
+def test_an_empty_file_counts_as_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        (tmp_path / "empty").write_text("\n")
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "empty"))
+        assert getattr(read_settings(), name.removeprefix("METERING_").lower()) is None
+        monkeypatch.setenv(f"{name}_FILE", "")
+    assert read_settings().database_url is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "which can't be read (No such file or directory)"),
+        (b"a\nb\n", "more than one line"),
+        (b"\xff" + WORD.encode(), "no text in UTF-8"),
+        (b"x" * 70_000, "more than one line"),
+        (WORD.encode(), "STRIPE_API_KEY must be a secret key"),
+    ],
+)
+def test_a_bad_file_is_named_and_not_shown(
+    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("STRIPE_API_KEY_FILE", str(path))
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    assert said in str(raised.value)
+    assert "STRIPE_API_KEY" in str(raised.value)
+    assert WORD not in str(raised.value)
+
+
+def test_a_variable_and_its_file_are_not_both_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("a")
+    monkeypatch.setenv("METERING_TELEPHONY_TOKEN", "b")
+    monkeypatch.setenv("METERING_TELEPHONY_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(SettingsError, match="are both set: unset one"):
+        read_settings()
