@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.accounts.statements import ORG_OF_KEY, ORGS_OF_KEYS
@@ -52,19 +52,18 @@ def list_keys(connection: Connection, org_id: int) -> list[ApiKey]:
     )
 
 
-def revoke_key(connection: Connection, key_id: int, now: datetime) -> ApiKey:
-    """Stop a key from the commit on; one that was revoked before stays so, since then. Raises ApiKeyError if it isn't there."""
-    connection.execute(
-        update(ApiKey)
-        .where(ApiKey.id == key_id)
-        .values(
-            revoked_at=func.coalesce(ApiKey.revoked_at, now)
-        )  # the row is locked here: the first time stays
+def revoke_key(connection: Connection, key_id: int, now: datetime) -> tuple[ApiKey, bool]:
+    """Stop a key from the commit on; give it, and whether that changed it.
+
+    One that was revoked before stays so, since then. Raises ApiKeyError if it isn't there.
+    """
+    revoked = connection.execute(
+        update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).values(revoked_at=now)
     )
     key = Session(connection).get(ApiKey, key_id)
     if key is None:
         raise ApiKeyError(f"key: there is no key {key_id}; `metering key list ORG` shows those of an org.")
-    return key
+    return key, revoked.rowcount > 0
 
 
 def find_org(connection: Connection, api_key: str) -> int | None:

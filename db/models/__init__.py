@@ -5,6 +5,7 @@ from db.models.api_key import ApiKey
 from db.models.audit import AuditedAccount, AuditFinding, AuditPass, AuditSuspect
 from db.models.base import Base
 from db.models.idempotency_key import IdempotencyKey
+from db.models.operator import Operator, OperatorLogEntry
 from db.models.payment_attempt import PaymentAttempt
 from db.models.payment_method import PaymentMethod
 from db.models.pending_signal import PendingSignal
@@ -27,6 +28,8 @@ __all__ = [
     "Base",
     "IdempotencyKey",
     "Kind",
+    "Operator",
+    "OperatorLogEntry",
     "PaymentAttempt",
     "PaymentMethod",
     "PendingSignal",

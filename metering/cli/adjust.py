@@ -46,8 +46,10 @@ def adjust(
     """Correct an org's balance, once per key."""
     from db.ledger.adjustments import adjust as adjust_balance
     from db.ledger.balances import read_balances
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.console.operators import require_operator
     from metering.rules.money import format_usd
     from metering.runtime.clock import system_clock
     from workers.reload_follower import ReloadFollower
@@ -56,11 +58,26 @@ def adjust(
     text_value("reason", reason, max_chars=MAX_REASON_CHARS)
     text_value("key", key, max_chars=MAX_KEY_CHARS)
     with open_database(command="adjust") as engine:
+        actor = require_operator(engine, "adjust", org_id=org)
         try:
             with transaction(engine) as connection:
                 done = adjust_balance(
                     connection, org, amount_cents=cents, reason=reason, key=key, clock=system_clock
                 )
+                if done.change is not None:
+                    log_action(
+                        connection,
+                        actor,
+                        "adjust",
+                        org_id=org,
+                        subject=key,
+                        reason=reason,
+                        details={
+                            "amount_cents": cents,
+                            "transaction_id": done.transaction_id,
+                            "balance_after_cents": done.balance_after_cents,
+                        },
+                    )
         except ValueError as error:
             raise CommandError(str(error)) from error
         if done.change is not None:

@@ -48,7 +48,7 @@ def list_(
 
     if org is not None:
         id_value("org", org)
-    with open_database(command="attempt") as engine, engine.connect() as connection:
+    with open_database(command="attempt list") as engine, engine.connect() as connection:
         attempts, total = list_attempts(connection, limit=limit, offset=offset, org_id=org, open_only=open_)
     if as_json:
         show_list([_json(each) for each in attempts], total)

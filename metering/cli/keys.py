@@ -24,13 +24,18 @@ OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.",
 def create(org: OrgArgument, as_json: JsonOption = False) -> None:
     """Make an API key for an org. It is shown this once: only its hash is kept."""
     from db.accounts.api_keys import create_key
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.console.operators import require_operator
     from metering.runtime.clock import system_clock
 
     id_value("ORG", org)
-    with open_database(command="key") as engine, transaction(engine) as connection:
-        made = create_key(connection, org, system_clock())
+    with open_database(command="key create") as engine:
+        actor = require_operator(engine, "key create", org_id=org)
+        with transaction(engine) as connection:
+            made = create_key(connection, org, system_clock())
+            log_action(connection, actor, "key create", org_id=org, subject=made.key_id)
     if as_json:
         show_json({"key_id": made.key_id, "api_key": made.api_key})
         return
@@ -45,7 +50,7 @@ def list_(org: OrgArgument, as_json: JsonOption = False) -> None:
     from metering.console.connections import open_database
 
     id_value("ORG", org)
-    with open_database(command="key") as engine, engine.connect() as connection:
+    with open_database(command="key list") as engine, engine.connect() as connection:
         keys = list_keys(connection, org)
     if as_json:
         show_list([_json(key) for key in keys], len(keys))
@@ -68,14 +73,20 @@ def revoke(
 ) -> None:
     """Revoke a key: it stops at once, and for ever."""
     from db.accounts.api_keys import revoke_key
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.console.operators import require_operator
     from metering.runtime.clock import system_clock
 
     id_value("KEY_ID", key_id)
-    with open_database(command="key") as engine, transaction(engine) as connection:
-        key = revoke_key(connection, key_id, system_clock())
-        revoked = _json(key)
+    with open_database(command="key revoke") as engine:
+        actor = require_operator(engine, "key revoke")
+        with transaction(engine) as connection:
+            key, changed = revoke_key(connection, key_id, system_clock())
+            revoked = _json(key)
+            if changed:
+                log_action(connection, actor, "key revoke", org_id=key.org_id, subject=key_id)
     if as_json:
         show_json({**revoked, "org_id": key.org_id})
     else:

@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from metering import __version__
-from metering.cli import attempts, keys, orgs, payments, rejected, reloads, tiers
+from metering.cli import attempts, keys, operators, orgs, payments, rejected, reloads, tiers
 from metering.cli.adjust import adjust
 from metering.cli.api import api
 from metering.cli.audit import audit
@@ -14,6 +14,7 @@ from metering.cli.bench import bench
 from metering.cli.chaos import chaos
 from metering.cli.demo import demo
 from metering.cli.jobs import jobs
+from metering.cli.log import log
 from metering.cli.meter import meter
 from metering.cli.migrate import migrate
 from metering.cli.push import push
@@ -50,7 +51,8 @@ app = typer.Typer(
     help="Prepaid call metering: call events in, exact debits out.",
     epilog="Settings come from the environment: METERING_DATABASE_URL and METERING_REDIS_URL; unset, the commands use the "
     "embedded servers under METERING_DATA_DIR (.metering), which `demo` and `up` start. STRIPE_API_KEY names a Stripe account; "
-    "unset, the embedded database goes with a stand-in that charges nobody.",
+    "unset, the embedded database goes with a stand-in that charges nobody. METERING_OPERATOR holds your token as an "
+    "operator, once there are any.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # its tracebacks may show values, and values may be secrets
@@ -82,12 +84,14 @@ app.command(rich_help_panel=SET_UP)(migrate)
 app.add_typer(orgs.app, name="org", rich_help_panel=SET_UP)
 app.add_typer(keys.app, name="key", rich_help_panel=SET_UP)
 app.add_typer(tiers.app, name="tier", rich_help_panel=SET_UP)
+app.add_typer(operators.app, name="operator", rich_help_panel=SET_UP)
 app.command(rich_help_panel=CALLS)(push)
 app.command(rich_help_panel=CALLS)(adjust)
 app.add_typer(payments.app, name="payment", rich_help_panel=CALLS)
 app.add_typer(rejected.app, name="rejected", rich_help_panel=CALLS)
 app.add_typer(attempts.app, name="attempt", rich_help_panel=LOOK)
 app.add_typer(reloads.app, name="reload", rich_help_panel=LOOK)
+app.command(rich_help_panel=LOOK)(log)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(audit)
 app.command(rich_help_panel=LOOK)(bench)

@@ -45,15 +45,20 @@ def create(
 ) -> None:
     """Make an org, with a balance of 0.00 and the next free id, or the given one."""
     from db.accounts.orgs import create_org
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.console.operators import require_operator
     from metering.runtime.clock import system_clock
 
     if org_id is not None:
         id_value("id", org_id)
     text_value("NAME", name, max_chars=MAX_NAME_CHARS)
-    with open_database(command="org") as engine, transaction(engine) as connection:
-        made = create_org(connection, name, system_clock(), org_id=org_id)
+    with open_database(command="org create") as engine:
+        actor = require_operator(engine, "org create", org_id=org_id)
+        with transaction(engine) as connection:
+            made = create_org(connection, name, system_clock(), org_id=org_id)
+            log_action(connection, actor, "org create", org_id=made, details={"name": name})
     follow_gate(Balance(made, balance_cents=0, version=0))
     if as_json:
         show_json({"org_id": made})
@@ -68,7 +73,7 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
     from metering.console.connections import open_database
     from metering.rules.money import format_usd
 
-    with open_database(command="org") as engine, engine.connect() as connection:
+    with open_database(command="org list") as engine, engine.connect() as connection:
         accounts, total = list_orgs(connection, limit=limit, offset=offset)
     if as_json:
         results = [

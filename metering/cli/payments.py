@@ -41,7 +41,7 @@ def list_(
 
     if not unbooked:
         raise CommandError("Say --unbooked. Charges that we made are in `metering attempt list`.")
-    with open_database(command="payment") as engine, open_command_stripe() as stripe:
+    with open_database(command="payment list") as engine, open_command_stripe() as stripe:
         try:
             found = find_unbooked(engine, stripe, system_clock)
         except StripeFailure as failure:
@@ -80,6 +80,7 @@ def book(
     customer that no org has becomes this org's, for good. What went back to the card is taken off at once.
     """
     from metering.cli.gates import follow_gate
+    from metering.console.operators import require_operator
     from metering.console.payments import open_command_payments
     from metering.payments.stripe_failures import StripeFailure
     from metering.payments.unbooked import BookingError, book_payment
@@ -89,9 +90,10 @@ def book(
     id_value("ORG", org)
     text_value("PAYMENT_INTENT", payment_intent, max_chars=MAX_INTENT_CHARS)
     text_value("reason", reason, max_chars=MAX_REASON_CHARS)
-    with open_command_payments("payment") as payments:
+    with open_command_payments("payment book") as payments:
+        actor = require_operator(payments.engine, "payment book", org_id=org)
         try:
-            done = book_payment(payments, org, payment_intent, reason)
+            done = book_payment(payments, org, payment_intent, reason, actor)
         except BookingError as error:
             raise CommandError(str(error)) from error
         except StripeFailure as failure:

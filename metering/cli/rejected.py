@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Select
 
     from db.models import RejectedEvent
+    from db.operators.log import Actor
 
 PAGE_EVENTS: Final = 500
 
@@ -60,7 +61,7 @@ def list_(
     from db.ledger.rejections import list_rejected
     from metering.console.connections import open_database
 
-    with open_database(command="rejected") as engine, engine.connect() as connection:
+    with open_database(command="rejected list") as engine, engine.connect() as connection:
         events, total = list_rejected(
             connection, limit=limit, offset=offset, reason=reason, waiting_only=not all_
         )
@@ -126,6 +127,7 @@ def replay(
     once, however often it is replayed; what still can't be billed is rejected anew.
     """
     from metering.console.connections import open_database, open_redis
+    from metering.console.operators import require_operator
     from metering.runtime.clock import system_clock
 
     chosen = ids or []
@@ -135,11 +137,13 @@ def replay(
         )
     for rejected_id in chosen:
         id_value("ID", rejected_id)
-    with open_database(command="rejected") as engine, open_redis() as client, progress_bar() as bar:
+    with open_database(command="rejected replay") as engine, open_redis() as client, progress_bar() as bar:
+        actor = require_operator(engine, "rejected replay")
         task = bar.add_task("replaying", total=None, events=0)
         done = _replay(
             client,
             engine,
+            actor,
             _pages_by_id(engine, chosen) if chosen else _pages_by_reason(engine, reason, again=again),
             system_clock,
             again=again,
@@ -167,6 +171,7 @@ def _show(done: Replay, *, as_json: bool) -> None:
 def _replay(
     client: "redis.Redis",
     engine: "Engine",
+    actor: "Actor",
     pages: Iterator[Sequence["RejectedEvent"]],
     clock: Callable[[], datetime],
     *,
@@ -177,6 +182,7 @@ def _replay(
     import redis
 
     from db.ledger.rejections import mark_replayed
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.cli.push import append_events
 
@@ -199,6 +205,14 @@ def _replay(
         pushed = {event.id: answer.decode() for event, answer in pairs if isinstance(answer, bytes)}
         with transaction(engine) as connection:
             mark_replayed(connection, pushed, clock())
+            for rejected_id, stream_id in pushed.items():
+                log_action(
+                    connection,
+                    actor,
+                    "rejected replay",
+                    subject=rejected_id,
+                    details={"replayed_as": stream_id},
+                )
         done.replayed_as |= pushed
         report(len(done.replayed_as))
         for _, answer in pairs:

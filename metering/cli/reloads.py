@@ -1,6 +1,5 @@
 """`metering reload`."""
 
-import getpass
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +39,7 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
     from metering.console.connections import open_database
     from metering.runtime.clock import system_clock
 
-    with open_database(command="reload") as engine, engine.connect() as connection:
+    with open_database(command="reload list") as engine, engine.connect() as connection:
         stops, total = list_reload_stops(connection, system_clock(), limit=limit, offset=offset)
     if as_json:
         show_list([asdict(each) | {"lifted_by": lifted_by(each)} for each in stops], total)
@@ -86,18 +85,29 @@ def resume(
     from db.accounts.resumptions import NotPausedError, resume_reloads
     from db.ledger.balances import read_balances
     from db.models.errors import OrgError
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.console.operators import require_operator
     from metering.runtime.clock import system_clock
     from workers.reload_follower import ReloadFollower
 
     id_value("ORG", org)
     text_value("reason", reason, max_chars=MAX_REASON_CHARS)
-    with open_database(command="reload") as engine:
+    with open_database(command="reload resume") as engine:
+        actor = require_operator(engine, "reload resume", org_id=org)
         try:
             with transaction(engine) as connection:
                 pause, reloads = resume_reloads(
-                    connection, org, by=getpass.getuser(), reason=reason, clock=system_clock
+                    connection, org, by=actor.name, reason=reason, clock=system_clock
+                )
+                log_action(
+                    connection,
+                    actor,
+                    "reload resume",
+                    org_id=org,
+                    reason=reason,
+                    details={"code": pause.code, "attempts": [str(each) for _, each in reloads.attempts]},
                 )
         except (OrgError, NotPausedError) as error:
             raise CommandError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error

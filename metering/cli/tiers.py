@@ -11,6 +11,7 @@ from metering.console.values import time_value
 from metering.rules.times import format_time
 
 if TYPE_CHECKING:
+    from db.ledger.prices import SetPrice
     from metering.rules.pricing import Price
 
 T = TypeVar("T")
@@ -69,8 +70,10 @@ def set_(
     Calls are priced with what was in force when they started, so a later price never changes what is billed already.
     """
     from db.ledger.prices import set_price
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.console.operators import require_operator
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment
     from metering.runtime.clock import system_clock
@@ -89,8 +92,12 @@ def set_(
         price = Price(name, start, rate_microusd, first_s, next_s, minimum, connect_fee_microusd)
     except ValueError as error:
         raise CommandError(f"{error}.") from error
-    with open_database(command="tier") as engine, transaction(engine) as connection:
-        done = set_price(connection, price, system_clock, restored=restored)
+    with open_database(command="tier set") as engine:
+        actor = require_operator(engine, "tier set")
+        with transaction(engine) as connection:
+            done = set_price(connection, price, system_clock, restored=restored)
+            if done.changed:
+                log_action(connection, actor, "tier set", subject=name, details=_details(done))
     if as_json:
         following = None if done.followed_by is None else _json(done.followed_by)
         show_json({**_json(done.price), "changed": done.changed, "followed_by": following})
@@ -117,7 +124,7 @@ def list_(as_json: JsonOption = False) -> None:
     from db.ledger.prices import list_prices
     from metering.console.connections import open_database
 
-    with open_database(command="tier") as engine, engine.connect() as connection:
+    with open_database(command="tier list") as engine, engine.connect() as connection:
         prices = list_prices(connection)
     if as_json:
         show_list([_json(price) for price in prices], len(prices))
@@ -150,6 +157,15 @@ def _json(price: "Price") -> dict[str, Any]:
         "minimum_seconds": price.minimum_s,
         "connect_fee_usd": format_microusd(price.connect_fee_microusd),
         "in_force_from": price.in_force_from,
+    }
+
+
+def _details(done: "SetPrice") -> dict[str, Any]:
+    """What the log keeps of a price that was set."""
+    fields = _json(done.price)
+    start = done.price.in_force_from
+    return {key: fields[key] for key in fields if key != "tier"} | {
+        "in_force_from": None if start is None else format_time(start)
     }
 
 

@@ -16,6 +16,8 @@ from sqlalchemy.exc import ArgumentError
 from db.postgres.engine import make_engine, psycopg_url
 from db.postgres.schema import check_schema, migrate
 from metering.console.errors import CommandError
+from metering.console.operators import check_token
+from metering.rules.operators import ROLE_NEEDED, OperatorRole
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
 
@@ -91,12 +93,18 @@ def _embedded(data_dir: Path, *, start: bool, postgres: bool, valkey: bool) -> I
 
 @contextmanager
 def open_database(*, command: str) -> Iterator[Engine]:
-    """An engine for the database, disposed of at the end. Raises SchemaMismatchError unless it is at this program's schema."""
+    """An engine for the database, disposed of at the end, for an operator's command.
+
+    One that changes something has to ask `require_operator` as well. Raises SchemaMismatchError unless the database is at this
+    program's schema, CommandError for an operator's token that is not good.
+    """
     with (
         located(valkey=False) as found,
         engine_for(found.database_url, command=command, lock_timeout_ms=LOCK_TIMEOUT_MS) as engine,
     ):
         check_schema(engine)
+        if ROLE_NEEDED[command] is OperatorRole.READ:
+            check_token(engine)
         yield engine
 
 

@@ -22,6 +22,8 @@ def explain(error: Exception) -> str | None:
     from db.ledger.adjustments import AdjustmentConflictError
     from db.ledger.prices import PriceError
     from db.models.errors import OrgError
+    from db.operators.log import OperatorRevokedError
+    from db.operators.operators import OperatorError
     from db.postgres.schema import SchemaMismatchError
     from metering.runtime.metrics_server import MetricsPortError
     from metering.runtime.settings import SettingsError
@@ -33,6 +35,8 @@ def explain(error: Exception) -> str | None:
         | PriceError
         | AdjustmentConflictError
         | ApiKeyError
+        | OperatorError
+        | OperatorRevokedError
         | MetricsPortError
     )
     if isinstance(error, named):

@@ -1,10 +1,12 @@
 """Settling what was found out about a charge, and what follows the commit: gates, signals, the next charge."""
 
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 import redis
 import structlog
+from sqlalchemy import Connection
 
 from db.attempts.reload_rule import Reloads
 from db.ledger.post_calls import BalanceChange
@@ -36,11 +38,13 @@ def settle_and_follow(
     proven: bool = False,
     event: EventRef | None = None,
     description: str | None = None,
+    before_commit: Callable[[Connection, Settled], None] | None = None,
 ) -> Settled:
     """Bring the ledger to a finding, in a transaction of its own, then let follow what has to. Raises what Postgres raises.
 
     Of a customer whom this database doesn't know, and of a payment that may be another attempt's than its metadata name, Stripe
-    is asked before; then it raises StripeFailure too. `proven`: as `settle` has it.
+    is asked before; then it raises StripeFailure too. `proven`: as `settle` has it. `before_commit` writes what belongs into the
+    same transaction.
 
     The only way to the ledger for the answer to a request, the webhook and the reconciler alike.
     """
@@ -64,6 +68,8 @@ def settle_and_follow(
                     event=event,
                     description=description,
                 )
+                if before_commit is not None:
+                    before_commit(connection, settled)
             break
         except Exception as error:
             if diagnose(error) is not Failure.LOCKED or not tries_left:

@@ -12,6 +12,8 @@ from db.accounts.billing import read_billing
 from db.attempts.attempts import find_by_intent
 from db.models import Kind, Transaction
 from db.models.errors import OrgError
+from db.operators.log import Actor, log_action
+from db.payments.settlement_outcome import Settled
 from db.payments.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer
 from db.postgres.engine import transaction
 from metering.payments.audit import SETTLING, charges_since
@@ -141,7 +143,7 @@ def _why(intent: Intent, org_id: int | None, known: set[tuple[int, str]]) -> Unb
     return Unbooked.NOT_SETTLED if ours else Unbooked.UNKNOWN_INTENT
 
 
-def book_payment(payments: Payments, org_id: int, intent_id: str, reason: str) -> Booked:
+def book_payment(payments: Payments, org_id: int, intent_id: str, reason: str, actor: Actor) -> Booked:
     """Credit a payment to the org whose customer has paid, once for ever, with what has gone back of it.
 
     `reason` is the credit's description. A customer whom no org has becomes this org's, in a transaction of its own before
@@ -156,7 +158,7 @@ def book_payment(payments: Payments, org_id: int, intent_id: str, reason: str) -
         raise BookingError(f"Stripe doesn't give the payment {intent_id}: {refused.message}") from refused
     customer_id = _require_bookable(payments, intent)
     recognise(payments, customer_id, before=intent.created_at)
-    claimed = _claim(payments, customer_id, org_id, intent_id)
+    claimed = _claim(payments, customer_id, org_id, intent_id, reason, actor)
     seen = IntentSeen(
         replace(intent, kind=None),  # whatever the metadata say: nobody's reload made it that we know of
         payments.stripe.refunds_of(intent_id),
@@ -166,7 +168,25 @@ def book_payment(payments: Payments, org_id: int, intent_id: str, reason: str) -
         known = find_by_intent(connection, org_id, intent_id)
         before = _credit_of(connection, intent_id)
     attempt_id = booked_attempt_id(intent_id) if known is None else known.id
-    settled = settle_and_follow(payments, seen, of=(org_id, attempt_id), description=reason)
+
+    def log_credit(connection: Connection, settled: Settled) -> None:
+        if settled.change is not None:
+            log_action(
+                connection,
+                actor,
+                "payment book",
+                org_id=org_id,
+                subject=intent_id,
+                reason=reason,
+                details={
+                    "amount_cents": intent.amount_cents,
+                    "balance_after_cents": settled.change.balance_cents,
+                },
+            )
+
+    settled = settle_and_follow(
+        payments, seen, of=(org_id, attempt_id), description=reason, before_commit=log_credit
+    )
     with transaction(payments.engine) as connection:
         credit = _credit_of(connection, intent_id)
     if credit is None:
@@ -208,7 +228,9 @@ def _require_bookable(payments: Payments, intent: Intent) -> str:
     return intent.customer_id
 
 
-def _claim(payments: Payments, customer_id: str, org_id: int, intent_id: str) -> bool:
+def _claim(
+    payments: Payments, customer_id: str, org_id: int, intent_id: str, reason: str, actor: Actor
+) -> bool:
     """Make the customer the org's, unless he is; give whether he wasn't. Raises BookingError for another org's."""
     with transaction(payments.engine) as connection:
         before = find_org_of_customer(connection, customer_id)
@@ -216,6 +238,16 @@ def _claim(payments: Payments, customer_id: str, org_id: int, intent_id: str) ->
             claim_customer(connection, customer_id, org_id)
         except CustomerTakenError as error:
             raise BookingError(f"{intent_id} is not org {org_id}'s: {error}.") from error
+        if before is None:
+            log_action(
+                connection,
+                actor,
+                "payment book",
+                org_id=org_id,
+                subject=intent_id,
+                reason=reason,
+                details={"customer_claimed": customer_id},
+            )
     return before is None
 
 

@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     """The API's port; 0 takes a free one."""
     telephony_token: SecretStr | None = None
     """What telephony asks the gate with, for every org. Unset, only an org's own key opens its gate."""
+    operator: SecretStr | None = None
+    """The token of the operator whose commands these are."""
     operator_token: SecretStr | None = None
     """What opens the operators' page. Unset, nothing does."""
     trusted_proxies: str | None = None
@@ -135,7 +137,7 @@ class Settings(BaseSettings):
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("telephony_token", "operator_token")
+    @field_validator("telephony_token", "operator", "operator_token")
     @classmethod
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):

@@ -6,6 +6,7 @@ import pytest
 
 from db.audit.full import run_audit
 from db.models.errors import OrgError
+from db.operators.log import Actor
 from db.payments.stripe_customers import CustomerTakenError, find_org_of_customer
 from db.postgres.engine import transaction
 from metering.payments.audit import INTENT_HAS_ATTEMPT, audit_against_stripe
@@ -43,7 +44,7 @@ def unbooked(world: World) -> list[tuple[str, int | None, Unbooked]]:
 
 
 def book(world: World, intent: str, org_id: int = 1, reason: str = REASON) -> Booked:
-    return book_payment(world.payments, org_id, intent, reason)
+    return book_payment(world.payments, org_id, intent, reason, Actor("maria", "maria"))
 
 
 def hear_all(world: World) -> None:

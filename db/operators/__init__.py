@@ -1,0 +1,1 @@
+"""Operators, and the log of what they change."""
