@@ -58,5 +58,5 @@ class OperatorLogEntry(Base):
     """What it was done to, besides the org: a key's id, a tier, a payment."""
     reason: Mapped[str | None]
     """Why, in the operator's words; or why it was refused."""
-    details: Mapped[dict[str, Any]] = mapped_column(JSON, server_default=text("'{}'"))
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
     """What was changed, from what to what."""

@@ -14,6 +14,7 @@ from metering.runtime.secret_files import SecretFileError, SecretFiles
 PREFIX: Final = "METERING_"
 SECRETS: Final = (
     *("METERING_DATABASE_URL", "METERING_REDIS_URL", "METERING_TELEPHONY_TOKEN", "METERING_OPERATOR_TOKEN"),
+    "METERING_OPERATOR",
     *("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"),
 )
 """Those that may lie in a file: `NAME_FILE` names it."""

@@ -121,6 +121,7 @@ IN_FILES = {
     "METERING_DATABASE_URL": "postgresql://u:p@h/d",
     "METERING_REDIS_URL": "redis://:p@h",
     "METERING_TELEPHONY_TOKEN": "t",
+    "METERING_OPERATOR": "op_x",
     "METERING_OPERATOR_TOKEN": "o",
     "STRIPE_API_KEY": "sk_test_x",
     "STRIPE_WEBHOOK_SECRET": "whsec_x,whsec_y",

@@ -35,7 +35,7 @@ CREATE TABLE operator_log (
     org_id bigint,
     subject text,
     reason text,
-    details json DEFAULT '{}' NOT NULL,
+    details json NOT NULL,
     CONSTRAINT operator_log_pkey PRIMARY KEY (id)
 );
 CREATE INDEX operator_log_org_id_idx ON operator_log (org_id, id) WHERE org_id IS NOT NULL;

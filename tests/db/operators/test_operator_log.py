@@ -52,7 +52,7 @@ CHANGES = [
     "DELETE FROM operator_log WHERE false",
     "TRUNCATE operator_log",
     "MERGE INTO operator_log USING operators ON true WHEN MATCHED THEN DELETE",
-    "INSERT INTO operator_log (operator, login, action, at) VALUES ('x', 'x', 'x', '2020-01-01')",
+    "INSERT INTO operator_log (operator, login, action, details, at) VALUES ('x', 'x', 'x', '{}', '2020-01-01')",
     "INSERT INTO operator_log (operator, login, action, id) OVERRIDING SYSTEM VALUE VALUES ('x', 'x', 'x', 1)",
 ]
 

@@ -131,7 +131,7 @@ def test_models_and_migrations_say_the_same(database: Database, empty_database: 
 
 
 def test_an_empty_database_is_refused_with_the_remedy(empty_database: Database) -> None:
-    with pytest.raises(SchemaMismatchError, match=r"schema none.* needs 0010: run `metering migrate`"):
+    with pytest.raises(SchemaMismatchError, match=rf"schema none.* needs {REVISION}: run `metering migrate`"):
         check_schema(engine_for(empty_database.owner_url))
 
 
