@@ -102,24 +102,22 @@ def make_attempt(
     """
     top_up = kind is AttemptKind.TOP_UP
     attempt_id = uuid4()
-    connection.execute(
-        insert(PaymentAttempt).values(
-            org_id=org_id,
-            id=attempt_id,
-            kind=kind.value,
-            amount_cents=amount_cents,
-            customer_id=customer_id,
-            payment_method_id=payment_method_id,
-            created_at=at,
-            monthly_limit_cents=monthly_limit_cents,
-            month_committed_cents=month_committed_cents,
-            first_sent_at=at if top_up else None,
-            last_sent_at=at if top_up else None,
-            in_hand_until=at + WORK_LEASE if top_up else None,
-            look_at=at + (WORK_LEASE if top_up else ENQUEUE_GRACE),
-            # The meter, which makes reloads, has no right to this column, and needs none: nobody is there to be sent back.
-            **({"return_url": return_url} if top_up else {}),
-        )
+    _insert_attempt(
+        connection,
+        org_id,
+        attempt_id,
+        kind,
+        amount_cents=amount_cents,
+        customer_id=customer_id,
+        payment_method_id=payment_method_id,
+        created_at=at,
+        sent_at=at if top_up else None,
+        look_at=at + (WORK_LEASE if top_up else ENQUEUE_GRACE),
+        in_hand_until=at + WORK_LEASE if top_up else None,
+        monthly_limit_cents=monthly_limit_cents,
+        month_committed_cents=month_committed_cents,
+        # The meter, which makes reloads, has no right to this column, and needs none: nobody is there to be sent back.
+        **({"return_url": return_url} if top_up else {}),
     )
     return attempt_id
 
@@ -139,6 +137,41 @@ def recover_attempt(
     now: datetime,
 ) -> None:
     """Write again an attempt that the database has lost, from what Stripe holds of it. Nobody waits to be told its outcome."""
+    _insert_attempt(
+        connection,
+        org_id,
+        attempt_id,
+        kind,
+        amount_cents=amount_cents,
+        customer_id=customer_id,
+        payment_method_id=payment_method_id,
+        created_at=at,
+        sent_at=at,
+        look_at=now,
+        payment_intent_id=payment_intent_id,
+        intent_created_at=at,
+        status=status.value,
+        finished_at=None if status is AttemptStatus.OPEN else now,
+        answered_at=now,
+        recovered=True,
+    )
+
+
+def _insert_attempt(
+    connection: Connection,
+    org_id: int,
+    attempt_id: UUID,
+    kind: AttemptKind,
+    *,
+    amount_cents: int,
+    customer_id: str,
+    payment_method_id: str,
+    created_at: datetime,
+    sent_at: datetime | None,
+    look_at: datetime,
+    **others: object,
+) -> None:
+    """Write an attempt's row; `others` are the columns that only some attempts have at first."""
     connection.execute(
         insert(PaymentAttempt).values(
             org_id=org_id,
@@ -147,16 +180,11 @@ def recover_attempt(
             amount_cents=amount_cents,
             customer_id=customer_id,
             payment_method_id=payment_method_id,
-            payment_intent_id=payment_intent_id,
-            intent_created_at=at,
-            created_at=at,
-            first_sent_at=at,
-            last_sent_at=at,
-            status=status.value,
-            finished_at=None if status is AttemptStatus.OPEN else now,
-            look_at=now,
-            answered_at=now,
-            recovered=True,
+            created_at=created_at,
+            first_sent_at=sent_at,
+            last_sent_at=sent_at,
+            look_at=look_at,
+            **others,
         )
     )
 

@@ -227,14 +227,7 @@ class _Settling:
     def _succeed(self, attempt: Attempt, intent: Intent) -> None:
         """End an attempt whose money is credited."""
         finish_attempt(self._org.connection, attempt, AttemptStatus.SUCCEEDED, self._org.now)
-        change_attempt(
-            self._org.connection,
-            attempt,
-            payment_intent_id=intent.id,
-            intent_created_at=to_milliseconds(intent.created_at),
-            intent_status=intent.status,
-            looked_at=self._org.now,
-        )
+        self._note_intent(attempt, intent)
         if attempt.kind is AttemptKind.AUTO_RELOAD:
             standing = read_standing(self._org.connection, self._org.id)
             pause = standing.pause
@@ -246,14 +239,7 @@ class _Settling:
 
     def _end_cancelled(self, attempt: Attempt, intent: Intent) -> None:
         """End an attempt whose PaymentIntent is cancelled: from now on nothing can come of it."""
-        change_attempt(
-            self._org.connection,
-            attempt,
-            payment_intent_id=intent.id,
-            intent_created_at=to_milliseconds(intent.created_at),
-            intent_status=intent.status,
-            looked_at=self._org.now,
-        )
+        self._note_intent(attempt, intent)
         reload = attempt.kind is AttemptKind.AUTO_RELOAD
         # Nobody but us cancels a reload without a decline, unless by hand at Stripe: it must not be charged again at once.
         before = None if attempt.failure_code == DISPLACED else attempt.failure_code
@@ -282,18 +268,26 @@ class _Settling:
             attempt.kind is AttemptKind.TOP_UP and self._org.now < over_at
         ):  # then it is cancelled, if that can be
             look_at = min(self._org.now + LONGEST_LOOKUP_DELAY, over_at)
+        self._note_intent(
+            attempt,
+            intent,
+            failure_code=intent.decline.code if intent.decline else None,
+            failure_message=intent.decline.message if intent.decline else None,
+            tries=tries,
+            look_at=look_at,
+            **self._released(attempt),
+        )
+
+    def _note_intent(self, attempt: Attempt, intent: Intent, **others: object) -> None:
+        """Write down which PaymentIntent is the attempt's, and how it stood when we looked, which was now."""
         change_attempt(
             self._org.connection,
             attempt,
             payment_intent_id=intent.id,
             intent_created_at=to_milliseconds(intent.created_at),
             intent_status=intent.status,
-            failure_code=intent.decline.code if intent.decline else None,
-            failure_message=intent.decline.message if intent.decline else None,
-            tries=tries,
             looked_at=self._org.now,
-            look_at=look_at,
-            **self._released(attempt),
+            **others,
         )
 
     def _released(self, attempt: Attempt) -> dict[str, object]:

@@ -28,6 +28,11 @@ class Prices:
         self._read_at: datetime | None = None
         self._reading = threading.Lock()
 
+    def clear(self) -> None:
+        """Forget what was read, as if the server had just started."""
+        with self._reading:
+            self._book = self._read_at = None
+
     def held(self, tier: str, now: datetime) -> Price | None:
         """The tier's price for a call that starts now, if it is known for sure; asks nobody.
 

@@ -49,6 +49,11 @@ class AuthRateLimit:
         self._failures: TTLCache[str, _Failures] = TTLCache(MAX_ADDRESSES, WINDOW_S, timer=monotonic)
         self._good: LRUCache[bytes, int] = LRUCache(MAX_KEYS)
 
+    def clear(self) -> None:
+        """Forget every failure and every good key, as if the server had just started."""
+        self._failures.clear()
+        self._good.clear()
+
     def org_of(self, key: str) -> int | None:
         """The org of a key that was good lately: whose share of threads it is to use, while it is looked up afresh."""
         org_id: int | None = self._good.get(_digest(key))

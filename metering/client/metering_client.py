@@ -3,13 +3,13 @@
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import redis
 
 from metering.client.answers import as_text, whole_number
 from metering.client.backoff import backoff_s
+from metering.client.closing import ClosedByWith
 from metering.client.errors import InvalidField, Unreachable, failure_of
 from metering.client.event_encoding import check_id, encode_event
 from metering.client.gate import Gate
@@ -19,7 +19,7 @@ from metering.client.primary import check_role, connect, leave_if_told, tells_to
 from metering.client.signals import ENTRY_ID, Signals
 
 
-class MeteringClient:
+class MeteringClient(ClosedByWith):
     """Telephony's side of the metering. Threads may share it; it connects when it is first used."""
 
     def __init__(self, server: str | redis.Redis, *, timeout_s: float = 2.0, tries: int = 3) -> None:
@@ -37,14 +37,6 @@ class MeteringClient:
         self._client = connect(server, timeout_s) if isinstance(server, str) else server
         self._tries = tries
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections that aren't in use, and end what signals() gave, as Signals.close() does."""

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Final, Self
 
 import redis
@@ -16,6 +15,7 @@ import redis
 from metering.client import limits
 from metering.client.answers import as_text
 from metering.client.backoff import backoff_s
+from metering.client.closing import ClosedByWith
 from metering.client.errors import SignalsLost, Unreachable, failure_of
 from metering.client.keys import SIGNAL_FIELD, SIGNALS_LOG
 from metering.client.primary import LeavesReplicas, check_role, leave_if_told
@@ -48,7 +48,7 @@ class Signal:
     """The whole message."""
 
 
-class Signals:
+class Signals(ClosedByWith):
     """An iterator of signals, in the order in which they were said; waits for the next, for ever.
 
     It outlives disconnects and restarts of Redis (given its append-only file), and goes on where it was: nothing is missing and
@@ -76,14 +76,6 @@ class Signals:
         self._read_up_to = since
         self.position = since
         """What to give to signals() as `since` to go on from here: the id of the last signal given, if there was one."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the iteration: within about a second where next() waits, or a time-out where Redis is away."""

@@ -18,30 +18,25 @@ from db.models.errors import OrgError
 from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
 from db.postgres.engine import transaction
-from metering.payments.cards import REFUSED, ensure_customer, not_done, own_card, require_account, undecided
+from metering.payments.cards import ensure_customer, not_done, own_card, require_account
 from metering.payments.charges import AttemptProgress, execute_step, process_attempt
 from metering.payments.context import Payments
 from metering.payments.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
-    InvalidPaymentMethodError,
-    PaymentError,
     PaymentMethodRequiredError,
-    ProviderRefusedError,
 )
-from metering.payments.outcomes import AuthenticationRequired, CardDeclined, TopUpMade, TopUpOutcome
-from metering.payments.settling import settle_and_follow
-from metering.payments.stripe_failures import StripeFailure, StripeRefused
+from metering.payments.outcomes import TopUpMade, TopUpOutcome
+from metering.payments.stripe_failures import StripeFailure
+from metering.payments.top_up_outcome import outcome_of
 from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE
-from metering.rules.payments import AttemptKind, AttemptStatus, Intent, IntentSeen, IntentStatus, Missing
-from metering.rules.reloads import AUTHENTICATION_REQUIRED
+from metering.rules.payments import AttemptKind, IntentStatus
 from metering.runtime.clock import to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
 WAIT_LIMIT_S: Final = WORK_LEASE.total_seconds() + 5
 """How long a request waits for another one with the same attempt in hand: until that one's lease has run out."""
 POLL_EVERY_S: Final = 0.05
-_MISSING_CODES: Final = frozenset(each.code for each in Missing)
 
 _decode: Final[Callable[[str], TopUpOutcome]] = msgspec.json.Decoder(TopUpOutcome).decode
 
@@ -104,7 +99,7 @@ def top_up(
             return _repeat(payments, org_id, idempotency_key or "", begun)
         if begun.made:
             reach(CrashPoint.TOP_UP_AFTER_ATTEMPT)
-            outcome = _outcome(payments, execute_step(payments, Step.SEND, begun.attempt))
+            outcome = outcome_of(payments, execute_step(payments, Step.SEND, begun.attempt))
             return _answer(payments, begun.attempt, idempotency_key, outcome)
         if begun.joined:
             return _join(payments, begun.attempt, idempotency_key)
@@ -265,11 +260,11 @@ def _join(payments: Payments, attempt: Attempt, key: str | None) -> ToppedUp:
                 return ToppedUp(_decode(kept.answer), attempt.id)
         now_known = _read(payments, attempt.org_id, attempt.id) or attempt
         if now_known.outcome_known:
-            return _answer(payments, attempt, key, _outcome(payments, AttemptProgress(now_known)))
+            return _answer(payments, attempt, key, outcome_of(payments, AttemptProgress(now_known)))
         if not now_known.in_hand(payments.clock()):
             progress = process_attempt(payments, attempt.org_id, attempt.id, for_client=True)
             if progress.failure is not None or progress.intent is not None or _ended(progress):
-                return _answer(payments, attempt, key, _outcome(payments, progress))
+                return _answer(payments, attempt, key, outcome_of(payments, progress))
             if progress.attempt is not None and not progress.attempt.in_hand(payments.clock()):
                 break  # it was looked for, and isn't there (yet)
     raise not_done(None)
@@ -293,67 +288,6 @@ def _waiting() -> Iterator[None]:
     while time.monotonic() < deadline_s:
         yield
         time.sleep(POLL_EVERY_S)
-
-
-def _outcome(payments: Payments, progress: AttemptProgress) -> TopUpOutcome:
-    """What a customer is told.
-
-    Raises ProviderUnavailableError where it isn't known, and of a charge that Stripe refused PaymentMethodRequiredError,
-    InvalidPaymentMethodError, ProviderRefusedError.
-    """
-    attempt, intent = progress.attempt, progress.intent
-    if progress.failure is not None or attempt is None:
-        raise undecided(progress.failure)  # the attempt is open: it may have been charged
-    if intent is None and attempt.payment_intent_id is not None:
-        try:
-            intent = payments.stripe.retrieve_intent(attempt.payment_intent_id)
-            if (
-                attempt.open and intent.status != attempt.intent_status
-            ):  # it goes on: no event has told us yet
-                seen, of = IntentSeen(intent), (attempt.org_id, attempt.id)
-                attempt = settle_and_follow(payments, seen, of=of).attempt or attempt
-        except StripeFailure as failure:
-            raise undecided(failure) from failure
-    if intent is not None:
-        if intent.status == IntentStatus.SUCCEEDED and attempt.status is not AttemptStatus.SUCCEEDED:
-            raise not_done(None)  # the money came, and is not booked: never say that it is
-        return _told_of(intent)
-    if attempt.declined_unmade:
-        return CardDeclined(attempt.failure_code or "", attempt.failure_message or "")
-    if attempt.status is AttemptStatus.FAILED:
-        raise _why_refused(payments, attempt)
-    raise not_done(None)
-
-
-def _why_refused(payments: Payments, attempt: Attempt) -> PaymentError:
-    """What a customer is told of a charge that Stripe refused, and will refuse again."""
-    if attempt.failure_code in _MISSING_CODES:  # then the card was dropped
-        if not require_account(payments, attempt.org_id).has_payment_method:
-            return PaymentMethodRequiredError(
-                "the payment provider no longer has the saved card: save one again (POST /v1/billing/setup-intent), then make it"
-                " the default (POST /v1/billing/default-payment-method)"
-            )
-    elif _chargeable(payments, attempt):
-        return ProviderRefusedError(REFUSED)
-    return InvalidPaymentMethodError("this payment method can't be charged: choose another, or save it again")
-
-
-def _chargeable(payments: Payments, attempt: Attempt) -> bool:
-    """Whether the card of a charge that Stripe refused is there, and the customer's: it may have been taken away there."""
-    try:
-        return payments.stripe.retrieve_card(attempt.payment_method_id).customer_id == attempt.customer_id
-    except StripeRefused:
-        return False
-    except StripeFailure as failure:
-        raise not_done(failure) from failure
-
-
-def _told_of(intent: Intent) -> TopUpOutcome:
-    if intent.status == IntentStatus.REQUIRES_PAYMENT_METHOD and intent.decline is not None:
-        if intent.decline.code == AUTHENTICATION_REQUIRED:
-            return AuthenticationRequired(intent.id, intent.client_secret, intent.decline.message)
-        return CardDeclined(intent.decline.code, intent.decline.message)
-    return TopUpMade(intent.id, intent.status, intent.client_secret)
 
 
 def _answer(payments: Payments, attempt: Attempt, key: str | None, outcome: TopUpOutcome) -> ToppedUp:

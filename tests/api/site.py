@@ -121,8 +121,8 @@ class Site:
         self.world.enqueued.clear()
         self.world.clock.at = START
         self.world.make_org(1)
-        self.context.prices.__init__()  # type: ignore[misc]
-        self.context.auth_rate_limit.__init__()  # type: ignore[misc]
+        self.context.prices.clear()
+        self.context.auth_rate_limit.clear()
         self.keys.clear()
 
     def take_webhooks(self) -> None:

@@ -1,8 +1,6 @@
 """Postgres switched over beneath running roles: nobody stays with the server that no longer writes."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from metering.sandbox.stripe.sandbox import API_KEY, WEBHOOK_SECRET, StripeSandb
 from metering.trials.chaos.links import HOST, Links
 from tests.cli.conftest import Cli
 from tests.deploy.stack import free_port
+from tests.deploy.watching import seconds_until_right
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price, push
 from tests.waiting import wait_until
 from workers.stream import backlog
@@ -212,27 +211,12 @@ def calls_of(numbers: range) -> list[dict[str, Any]]:
     ]
 
 
-def seconds_until_right(conditions: Mapping[str, Callable[[], bool]]) -> dict[str, float]:
-    """When each came true, asked side by side: one that hangs holds up none of the others. Infinity: not at all."""
-    began_s = time.monotonic()
-
-    def when(true: Callable[[], bool]) -> float:
-        while time.monotonic() < began_s + WATCHED_S:
-            if true():
-                return round(time.monotonic() - began_s, 2)
-            time.sleep(0.1)
-        return float("inf")
-
-    with ThreadPoolExecutor(len(conditions)) as threads:
-        found = threads.map(when, conditions.values())
-        return dict(zip(conditions, found, strict=True))
-
-
 def assert_right_in_time(found: Installation) -> None:
     """From now on every role has `RIGHT_WITHIN_S`; then everything was billed and charged once, and the audits find nothing."""
     left_cents = STARTING_CENTS - CALLS * CALL_CENTS
     with found.engine() as engine:
         took_s = seconds_until_right(
+            WATCHED_S,
             {
                 "api: readyz": found.ready,
                 "api: PATCH": found.patched,
@@ -240,7 +224,7 @@ def assert_right_in_time(found: Installation) -> None:
                 "api: balance": lambda: found.balance_cents(CALLS_ONLY) == left_cents,
                 "meter: billed": lambda: balances(engine)[CALLS_ONLY] == left_cents,
                 "jobs: reload": lambda: balances(engine)[RELOADS] == left_cents + 1_500,
-            }
+            },
         )
         late = {name: seconds for name, seconds in took_s.items() if seconds > RIGHT_WITHIN_S}
         assert not late, f"too late: {late}, of {took_s}"

@@ -29,6 +29,7 @@ from metering.trials.chaos.links import HOST, Links
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 from tests.deploy.stack import free_port
+from tests.deploy.watching import seconds_until_right
 from tests.signals.listening import gate
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price
 from tests.waiting import wait_until
@@ -193,21 +194,6 @@ def save_card(stripe: StripeSandbox, api: CustomerApi) -> None:
     assert enabled.status == HTTPStatus.OK, enabled.body
 
 
-def seconds_until_right(conditions: Mapping[str, Callable[[], bool]]) -> dict[str, float]:
-    """When each came true, asked side by side: one that hangs holds up none of the others. Infinity: not at all."""
-    began_s = time.monotonic()
-
-    def when(true: Callable[[], bool]) -> float:
-        while time.monotonic() < began_s + WATCHED_S:
-            if true():
-                return round(time.monotonic() - began_s, 2)
-            time.sleep(0.05)
-        return float("inf")
-
-    with ThreadPoolExecutor(len(conditions)) as threads:
-        return dict(zip(conditions, threads.map(when, conditions.values()), strict=True))
-
-
 def test_every_role_and_telephony_leave_a_primary_that_was_demoted(installed: Installation) -> None:
     program = Program(installed.redis_url)
     valkey, engine = installed.valkey, installed.database.engine
@@ -250,6 +236,7 @@ def test_every_role_and_telephony_leave_a_primary_that_was_demoted(installed: In
                 threads.submit(program.push, RELOADS, reloading),
             ]
             took_s = seconds_until_right(
+                WATCHED_S,
                 {
                     "client: pushes": lambda: all(each.done() for each in pushing),
                     "client: gate": lambda: answers(
@@ -268,7 +255,7 @@ def test_every_role_and_telephony_leave_a_primary_that_was_demoted(installed: In
                     "jobs: reload": lambda: balances(engine)[RELOADS] > STARTING_CENTS,
                     "api: /readyz": lambda: installed.status(STEADY, "/readyz") == HTTPStatus.OK,
                     "api: gate": lambda: gate_balance(installed, CROSSES) == paid_cents,
-                }
+                },
             )
         print(json.dumps(took_s, indent=1))  # noqa: T201 - seen with -s: what was measured
         late = {name: seconds for name, seconds in took_s.items() if seconds > RIGHT_WITHIN_S}
@@ -278,6 +265,7 @@ def test_every_role_and_telephony_leave_a_primary_that_was_demoted(installed: In
         # Below zero now, on the new primary: closed for everybody.
         program.push(CROSSES, range(CROSSES * 1_000 + CALLS_AFTER, CROSSES * 1_000 + CALLS_AFTER + 5))
         closed_s = seconds_until_right(
+            WATCHED_S,
             {
                 "client: gate closed": lambda: answers(
                     lambda: program.client.gate(CROSSES).state == "exhausted"
@@ -286,7 +274,7 @@ def test_every_role_and_telephony_leave_a_primary_that_was_demoted(installed: In
                 "api: gate closed": lambda: (
                     installed.status(CROSSES, f"/v1/gate/{CROSSES}") == HTTPStatus.PAYMENT_REQUIRED
                 ),
-            }
+            },
         )
         print(json.dumps(closed_s, indent=1))  # noqa: T201 - the same
         assert max(closed_s.values()) < RIGHT_WITHIN_S, closed_s

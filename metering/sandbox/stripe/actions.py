@@ -108,6 +108,16 @@ def require_confirm(params: Json, names: tuple[str, ...], kind: str) -> None:
             )
 
 
+def require_own_secret(intent: Json, params: Json, kind: str) -> None:
+    """Refuse a `client_secret` that is another intent's."""
+    if params.get("client_secret", intent["client_secret"]) != intent["client_secret"]:
+        raise InvalidRequestError(
+            f"The client_secret provided does not match the client_secret associated with this {kind}.",
+            code=f"{intent['object']}_invalid_parameter",
+            param="client_secret",
+        )
+
+
 def needs_holder(method: Json, *, off_session: bool) -> bool:
     """Whether the card's bank wants its holder now."""
     wants = card_of(method).authentication
@@ -116,6 +126,17 @@ def needs_holder(method: Json, *, off_session: bool) -> bool:
     if wants is Authentication.UNLESS_SET_UP:
         return not off_session or not method[PRIVATE]["set_up"]
     return wants is Authentication.ON_SESSION and not off_session
+
+
+def edit_waiting(work: Work, intent_id: str, kind: str, status: str) -> Json:
+    """An intent that waits, in `status`, for its customer or its bank, to be changed. Refuses one that doesn't."""
+    held = work.find(intent_id, kind, "intent")
+    if held["status"] != status:
+        raise InvalidRequestError(
+            f"This {kind} doesn't wait: its status is {held['status']}, not {status}.",
+            code=f"{kind}_unexpected_state",
+        )
+    return work.edit(held)
 
 
 def next_action(params: Json, intent_id: str) -> Json:

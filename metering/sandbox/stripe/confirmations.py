@@ -5,6 +5,7 @@ from typing import Any
 from metering.sandbox.stripe.actions import (
     authentication_failure,
     chosen_method,
+    edit_waiting,
     needs_holder,
     next_action,
     require_return_url,
@@ -62,13 +63,7 @@ def _require_fitting(intent: Json, params: Json, *, off_session: bool) -> None:
 
 def finish_processing(work: Work, intent_id: str, *, succeeds: bool) -> Json:
     """The bank of a slow card has decided. Answers the intent, whatever came of it."""
-    held = work.find(intent_id, "payment_intent", "intent")
-    if held["status"] != "processing":
-        raise InvalidRequestError(
-            f"This PaymentIntent waits for no bank: its status is {held['status']}.",
-            code="payment_intent_unexpected_state",
-        )
-    intent = work.edit(held)
+    intent = edit_waiting(work, intent_id, "payment_intent", "processing")
     method = work.find(intent["payment_method"], "payment_method", "payment_method")
     try:
         if not succeeds:
@@ -80,13 +75,7 @@ def finish_processing(work: Work, intent_id: str, *, succeeds: bool) -> Json:
 
 def authenticate(work: Work, intent_id: str, *, succeeds: bool) -> Json:
     """What the customer does in the browser: prove to be the holder, or fail to. Answers the intent, whatever came of it."""
-    held = work.find(intent_id, "payment_intent", "intent")
-    if held["status"] != "requires_action":
-        raise InvalidRequestError(
-            f"This PaymentIntent waits for nobody: its status is {held['status']}.",
-            code="payment_intent_unexpected_state",
-        )
-    intent = work.edit(held)
+    intent = edit_waiting(work, intent_id, "payment_intent", "requires_action")
     method = work.find(intent["payment_method"], "payment_method", "payment_method")
     if succeeds:
         try:

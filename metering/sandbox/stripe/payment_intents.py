@@ -9,6 +9,7 @@ from metering.sandbox.stripe.actions import (
     accepted_methods,
     chosen_method,
     require_confirm,
+    require_own_secret,
 )
 from metering.sandbox.stripe.confirmations import confirm_intent
 from metering.sandbox.stripe.errors import InvalidRequestError
@@ -116,12 +117,7 @@ def create(work: Work, params: Json) -> Json:
 def retrieve(work: Work, params: Json, intent_id: str) -> Json:
     """A PaymentIntent. A `client_secret` that is given must be its own."""
     intent = work.find(intent_id, "payment_intent", "intent", in_path=True)
-    if params.get("client_secret", intent["client_secret"]) != intent["client_secret"]:
-        raise InvalidRequestError(
-            "The client_secret provided does not match the client_secret associated with this PaymentIntent.",
-            code="payment_intent_invalid_parameter",
-            param="client_secret",
-        )
+    require_own_secret(intent, params, "PaymentIntent")
     return intent
 
 

@@ -9,8 +9,10 @@ from metering.sandbox.stripe.actions import (
     accepted_methods,
     authentication_failure,
     chosen_method,
+    edit_waiting,
     next_action,
     require_confirm,
+    require_own_secret,
     require_return_url,
 )
 from metering.sandbox.stripe.cards import Authentication, decline_for
@@ -70,12 +72,7 @@ def create(work: Work, params: Json) -> Json:
 def retrieve(work: Work, params: Json, intent_id: str) -> Json:
     """A SetupIntent. A `client_secret` that is given must be its own."""
     intent = work.find(intent_id, "setup_intent", "intent", in_path=True)
-    if params.get("client_secret", intent["client_secret"]) != intent["client_secret"]:
-        raise InvalidRequestError(
-            "The client_secret provided does not match the client_secret associated with this SetupIntent.",
-            code="setup_intent_invalid_parameter",
-            param="client_secret",
-        )
+    require_own_secret(intent, params, "SetupIntent")
     return intent
 
 
@@ -153,13 +150,7 @@ def confirm_setup(work: Work, intent: Json, params: Json) -> Json:
 
 def authenticate_setup(work: Work, intent_id: str, *, succeeds: bool) -> Json:
     """What the customer does in the browser: prove to be the holder, or fail to. Answers the intent, whatever came of it."""
-    held = work.find(intent_id, "setup_intent", "intent")
-    if held["status"] != "requires_action":
-        raise InvalidRequestError(
-            f"This SetupIntent waits for nobody: its status is {held['status']}.",
-            code="setup_intent_unexpected_state",
-        )
-    intent = work.edit(held)
+    intent = edit_waiting(work, intent_id, "setup_intent", "requires_action")
     method = work.find(intent["payment_method"], "payment_method", "payment_method")
     if succeeds:
         try:

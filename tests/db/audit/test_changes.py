@@ -16,27 +16,19 @@ from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read
 from db.postgres.engine import transaction
 from tests.conftest import Database
 from tests.db import execute_as
-from tests.db.audit.test_full import (
+from tests.db.audit.damages import COPY_OF_CALL_105, DAMAGES, REBALANCE, RESTORE, UNPROTECT
+from tests.db.audit.ledger import (
     BOLT,
-    COPY_OF_CALL_105,
-    DAMAGES,
     FINE,
     NOW,
     PAYMENTS,
-    REBALANCE,
-    RESTORE,
-    SECOND_US,
-    UNPROTECT,
     a_call,
-    busy_ledger,
-    ledger,
+    bill_five_calls,
     make_orgs,
     make_prices,
     pay_in,
     post,
 )
-
-__all__ = ["busy_ledger", "ledger"]
 
 # Keeps what the audit has vouched for, and brings it back.
 KEEP_PLACE = "CREATE TABLE kept_place AS TABLE audited_accounts"
@@ -118,10 +110,7 @@ def half_new(database: Database) -> Database:
         pay_in(engine, org_id, 10_000)
     assert audit(database).transactions == 2
     for org_id in (1, 2):
-        post(engine, [a_call(org_id, 101, "bolt", 61 * SECOND_US), a_call(org_id, 102, "fine", 75_000_001)])
-        later = NOW + timedelta(seconds=1)
-        post(engine, [a_call(org_id, 103, "bolt", 1), a_call(org_id, 104, "fine", 2_000)], later)
-        post(engine, [a_call(org_id, 105, "bolt", 180 * SECOND_US)], later + timedelta(seconds=1))
+        bill_five_calls(engine, org_id)
     pay_in(engine, 4, 500)
     execute_as(database.admin_url, PAYMENTS)
     return database

@@ -17,7 +17,7 @@ from db.postgres.instants import microseconds
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
 from tests.conftest import Database
-from tests.db.audit.test_full import BOLT, a_call, make_orgs, make_prices, post
+from tests.db.audit.ledger import BOLT, a_call, make_orgs, make_prices, post
 
 INT8 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
