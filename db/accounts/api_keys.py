@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.accounts.statements import ORG_OF_KEY, ORGS_OF_KEYS
+from db.accounts.statements import NOTE_KEY_USES, ORG_OF_KEY, ORGS_OF_KEYS
 from db.models import Account, ApiKey
 from db.models.errors import OrgError
 from db.postgres.engine import transaction
 
 PREFIX: Final = "sk_live_"
 _RANDOM_BYTES: Final = 32
-_HINT_CHARS: Final = 4
+HINT_CHARS: Final = 4
 
 
 class ApiKeyError(Exception):
@@ -32,13 +32,32 @@ class MadeKey:
     api_key: str
 
 
-def create_key(connection: Connection, org_id: int, now: datetime) -> MadeKey:
-    """Make a key for an org, in the caller's transaction. Raises OrgError for an org that isn't there."""
+def create_key(
+    connection: Connection,
+    org_id: int,
+    now: datetime,
+    *,
+    name: str | None = None,
+    expires_at: datetime | None = None,
+) -> MadeKey:
+    """Make a key for an org, in the caller's transaction, with what people call it and when it ends.
+
+    Raises OrgError for an org that isn't there, ApiKeyError for an end that is past by Postgres's clock.
+    """
     _require_org(connection, org_id)
+    if expires_at is not None and connection.scalar(select(func.clock_timestamp() >= expires_at)):
+        raise ApiKeyError("expires: must be a time to come.")
     api_key = PREFIX + secrets.token_hex(_RANDOM_BYTES)
     key_id = connection.execute(
         insert(ApiKey)
-        .values(org_id=org_id, key_sha256=key_hash(api_key), hint=api_key[-_HINT_CHARS:], created_at=now)
+        .values(
+            org_id=org_id,
+            key_sha256=key_hash(api_key),
+            hint=api_key[-HINT_CHARS:],
+            created_at=now,
+            name=name,
+            expires_at=expires_at,
+        )
         .returning(ApiKey.id)
     ).scalar_one()
     return MadeKey(key_id, api_key)
@@ -50,6 +69,37 @@ def list_keys(connection: Connection, org_id: int) -> list[ApiKey]:
     return list(
         Session(connection).scalars(select(ApiKey).where(ApiKey.org_id == org_id).order_by(ApiKey.id))
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FoundKey:
+    """A key, with what its org is called."""
+
+    key: ApiKey
+    org_name: str
+
+
+def find_keys(connection: Connection, key_or_hint: str, *, limit: int) -> list[FoundKey]:
+    """The key that `key_or_hint` is, or those that end with its four characters, newest first; revoked ones too."""
+    wanted = (
+        ApiKey.hint == key_or_hint
+        if len(key_or_hint) == HINT_CHARS
+        else ApiKey.key_sha256 == key_hash(key_or_hint)
+    )
+    rows = Session(connection).execute(
+        select(ApiKey, Account.name)
+        .join(Account, Account.org_id == ApiKey.org_id)
+        .where(wanted)
+        .order_by(ApiKey.id.desc())
+        .limit(limit)
+    )
+    return [FoundKey(key, name) for key, name in rows]
+
+
+def note_uses(engine: Engine, hashes: Sequence[bytes]) -> None:
+    """Note that keys were used, by their hashes, unless that was noted within the last hour; in a transaction of its own."""
+    with transaction(engine) as connection:
+        connection.exec_driver_sql(NOTE_KEY_USES, (list(hashes),))
 
 
 def revoke_key(connection: Connection, key_id: int, now: datetime) -> tuple[ApiKey, bool]:
@@ -67,7 +117,7 @@ def revoke_key(connection: Connection, key_id: int, now: datetime) -> tuple[ApiK
 
 
 def find_org(connection: Connection, api_key: str) -> int | None:
-    """The org that a key names; None for a key that isn't there or was revoked.
+    """The org that a key names; None for a key that isn't there, was revoked or has ended.
 
     By its hash, under the unique index: how long that takes tells nothing of a key that is there.
     """
@@ -75,7 +125,7 @@ def find_org(connection: Connection, api_key: str) -> int | None:
 
 
 def find_orgs(engine: Engine, hashes: Sequence[bytes]) -> dict[bytes, int]:
-    """The orgs of those of the keys that are there and not revoked, by the keys' hashes; in a transaction of its own."""
+    """The orgs of those of the keys that are good, by the keys' hashes; in a transaction of its own."""
     with transaction(engine) as connection:
         rows = connection.exec_driver_sql(ORGS_OF_KEYS, (list(hashes),)).all()
     return {key: org_id for key, org_id in rows}  # noqa: C416 - rows are no tuples to mypy

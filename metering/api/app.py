@@ -19,8 +19,8 @@ from metering.api.prices import keep_reading
 from metering.api.quick_answers import QuickAnswers
 from metering.api.return_page import serve_return_page
 
-READING_LIMIT_S: Final = 5.0
-"""How long a reading of the prices may hold up the end of the server: Postgres may not answer."""
+BACKGROUND_LIMIT_S: Final = 5.0
+"""How long what is read or written beside the requests may hold up the end of the server: Postgres may not answer."""
 
 
 def make_app(context: ApiContext) -> FastAPI:
@@ -34,12 +34,16 @@ def make_app(context: ApiContext) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop = asyncio.Event()
         await context.reads.open()
-        reading = asyncio.create_task(keep_reading(read_prices, stop))
+        background = [
+            asyncio.create_task(keep_reading(read_prices, stop)),
+            asyncio.create_task(context.key_uses.keep_writing(stop)),
+        ]
         yield
         stop.set()
         # Cut off, its thread would go on, and outlive the engine that it uses.
-        await asyncio.wait([reading], timeout=READING_LIMIT_S)
-        reading.cancel()
+        await asyncio.wait(background, timeout=BACKGROUND_LIMIT_S)
+        for each in background:
+            each.cancel()
         await context.gate_reader.close()
         await context.reads.close()
 

@@ -69,6 +69,7 @@ async def _org_of(context: ApiContext, api_key: str, address: str) -> int:
         wait_s = context.auth_rate_limit.record_failure(address, api_key)
         raise UnauthenticatedError if wait_s is None else TooManyFailuresError(wait_s)
     context.auth_rate_limit.record_success(api_key, org_id)
+    context.key_uses.record(api_key)
     return org_id
 
 

@@ -9,9 +9,10 @@ from fastapi import Request
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from db.accounts.api_keys import find_orgs
+from db.accounts.api_keys import find_orgs, note_uses
 from db.accounts.quick_reads import QuickReads
 from metering.api.key_lookups import KeyLookups
+from metering.api.key_uses import KeyUses
 from metering.api.prices import Prices
 from metering.api.rate_limit import AuthRateLimit
 from metering.api.thread_pools import ThreadPools
@@ -37,15 +38,20 @@ class ApiContext:
     prices: Prices = field(default_factory=Prices)
     auth_rate_limit: AuthRateLimit = field(default_factory=AuthRateLimit)
     key_lookups: KeyLookups = field(init=False)
+    key_uses: KeyUses = field(init=False)
 
     def __post_init__(self) -> None:
         """Make what follows from the rest."""
         object.__setattr__(self, "key_lookups", KeyLookups(self._find_orgs))
+        object.__setattr__(self, "key_uses", KeyUses(self._note_uses))
 
     @property
     def prompt_payments(self) -> Payments:
         """As `payments`, on the quick connections: for what asks Stripe nothing and mustn't wait for whoever does."""
         return replace(self.payments, engine=self.engine)
+
+    async def _note_uses(self, hashes: Sequence[bytes]) -> None:
+        await self.thread_pools.delivery.run(partial(note_uses, self.engine, hashes))
 
     async def _find_orgs(self, hashes: Sequence[bytes]) -> Mapping[bytes, int]:
         return await self.thread_pools.key_lookup.run(partial(find_orgs, self.engine, hashes))

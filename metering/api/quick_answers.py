@@ -75,6 +75,7 @@ class QuickAnswers:
             account = await self._context.reads.billing_of_key(api_key)
         if account is None:
             return None
+        self._context.key_uses.record(api_key)
         answer = account_answer(account, self._context.payments.clock())
         return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -99,7 +100,10 @@ class QuickAnswers:
         if self._context.auth_rate_limit.org_of(credentials) != org_id:
             return False
         async with self._context.thread_pools.quick.slot(org_id):
-            return await self._context.reads.org_of_key(credentials) == org_id
+            good = await self._context.reads.org_of_key(credentials) == org_id
+        if good:
+            self._context.key_uses.record(credentials)
+        return good
 
 
 def _credentials(scope: Scope) -> str | None:

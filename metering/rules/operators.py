@@ -30,6 +30,7 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         # set must be good all the same.
         "attempt list": _READ,
         "audit": _READ,
+        "key find": _READ,
         "key list": _READ,
         "log": _READ,
         "operator list": _READ,

@@ -1,13 +1,18 @@
 """`metering key`."""
 
 import hashlib
+import json
 import re
+from datetime import timedelta
 
 from sqlalchemy import text
 
-from db.accounts.api_keys import find_org
+from db.accounts.api_keys import find_org, find_orgs
+from metering.rules.times import format_time
+from metering.runtime.clock import system_clock
 from tests.cli.conftest import Cli
 from tests.conftest import Database
+from tests.waiting import wait_until
 
 
 def org_of(database: Database, api_key: str) -> int | None:
@@ -68,3 +73,51 @@ def test_what_is_not_there_is_named(cli: Cli) -> None:
     assert "there is no key 1" in cli.fail("key", "revoke", "1")
     assert cli.fail("key", "create", "0").startswith("ORG: must be a whole number")
     assert cli.fail("key", "revoke", "0").startswith("KEY_ID: must be a whole number")
+
+
+def test_a_key_has_a_name_and_an_end(cli: Cli, database: Database) -> None:
+    cli.run("org", "create", "Acme", "--id", "42")
+    soon = format_time(system_clock() + timedelta(seconds=1.5))
+    made = cli.json("key", "create", "42", "--name", "the dialer in Cologne", "--expires", soon)
+    assert org_of(database, made["api_key"]) == 42
+    (listed,) = cli.json("key", "list", "42")["results"]
+    assert (listed["name"], listed["expires_at"], listed["last_used_at"]) == (
+        "the dialer in Cologne",
+        soon,
+        None,
+    )
+    assert "the dialer in Cologne" in cli.run("key", "list", "42").stdout
+    wait_until(lambda: org_of(database, made["api_key"]) is None, limit_s=10)
+    with database.engine.connect() as connection:
+        assert find_orgs(database.engine, [hashlib.sha256(made["api_key"].encode()).digest()]) == {}
+        assert connection.scalar(text("SELECT expires_at <= clock_timestamp() FROM api_keys"))
+    assert cli.fail("key", "create", "42", "--expires", soon) == "expires: must be a time to come."
+    assert cli.fail("key", "create", "42", "--name", "a\nb").startswith("name: must be 1 to 100 printable")
+    assert cli.json("key", "list", "42")["total"] == 1
+
+
+def test_find_says_whose_a_key_is(cli: Cli) -> None:
+    for org_id, name in (("7", "Beta"), ("42", "Acme")):
+        cli.run("org", "create", name, "--id", org_id)
+    mine = cli.json("key", "create", "42", "--name", "leaked")
+    other = cli.json("key", "create", "7")
+    for asked in (mine["api_key"], mine["api_key"][-4:]):
+        found = cli.json("key", "find", asked)["results"]
+        assert (found[-1]["org_id"], found[-1]["org_name"], found[-1]["key_id"], found[-1]["name"]) == (
+            42,
+            "Acme",
+            mine["key_id"],
+            "leaked",
+        )
+    cli.run("key", "revoke", str(mine["key_id"]))
+    shown = cli.run("key", "find", mine["api_key"])
+    assert "Acme" in shown.stdout
+    assert mine["api_key"][:-4] not in shown.stdout + shown.stderr
+    # From a pipe, so that it is in no shell's history.
+    for arguments in (("key", "find", "--json"), ("key", "find", "-", "--json")):
+        piped = cli.process(*arguments, stdin=f"{other['api_key']}\n".encode())
+        assert piped.returncode == 0, piped.stderr
+        assert json.loads(piped.stdout)["results"][0]["org_id"] == 7
+    assert "no such key" in cli.fail("key", "find", "sk_live_" + "0" * 64)
+    assert cli.fail("key", "find", "hello").startswith("KEY: must be a whole key")
+    assert "sk_live_0" not in cli.fail("key", "find", "sk_live_" + "0" * 64)
