@@ -14,6 +14,7 @@ import structlog
 
 from db.ledger.post_calls import Posted
 from metering.rules.gates import Balance
+from metering.rules.rejections import Rejection
 from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -61,7 +62,9 @@ class AfterCommit:
         clock: Clock,
         stop: threading.Event,
         monotonic: Callable[[], float] = time.monotonic,
+        tell_calls: bool = False,
     ) -> None:
+        self._tell_calls = tell_calls
         self._stream = stream
         self._gates = gates
         self._reloads = reloads
@@ -141,12 +144,8 @@ class AfterCommit:
         self._reloads.follow(posted.reloads)
 
     def _tell(self, batch: CommittedBatch, signals: Sequence[Signal], took_s: float) -> None:
-        """One line per batch, with the range of stream ids in which each of its calls is found; one per rejected event."""
+        """A line for each rejected event; below info one for the batch, with the range of stream ids in which its calls are."""
         parsed, posted = batch.parsed, batch.posted
-        for call in posted.debits if self._log.is_enabled_for(logging.DEBUG) else ():
-            self._log.debug(
-                "call billed", org_id=call.event.org_id, call_id=call.event.call_id, stream_id=call.stream_id
-            )
         for rejected in posted.rejected:
             self._log.warning(
                 "event rejected",
@@ -154,7 +153,11 @@ class AfterCommit:
                 reason=rejected.rejection.reason.value,
                 detail=rejected.rejection.detail,
             )
-        self._log.info(
+        if not self._log.is_enabled_for(logging.DEBUG):
+            return
+        if self._tell_calls:
+            self._tell_each(batch)
+        self._log.debug(
             "batch",
             first_stream_id=parsed[0].stream_id,
             last_stream_id=parsed[-1].stream_id,
@@ -171,6 +174,27 @@ class AfterCommit:
             to_commit_ms=round((batch.committed_s - batch.started_s) * 1_000, 1),
             took_ms=round(took_s * 1_000, 1),
         )
+
+    def _tell_each(self, batch: CommittedBatch) -> None:
+        """A line for each call: what became of it."""
+        posted = batch.posted
+        outcomes = {call.stream_id: "debited" for call in posted.debits}
+        outcomes |= {call.stream_id: "deferred" for call in posted.deferred}
+        charged = {
+            call.stream_id: call.charge.amount_cents for call in posted.debits if call.charge is not None
+        }
+        for entry in batch.parsed:
+            event = entry.event
+            if not isinstance(event, Rejection):
+                self._log.debug(
+                    "call",
+                    outcome=outcomes.get(entry.stream_id)
+                    or ("duplicate" if event.duration_us else "unbilled"),
+                    org_id=event.org_id,
+                    call_id=event.call_id,
+                    stream_id=entry.stream_id,
+                    amount_cents=charged.get(entry.stream_id),
+                )
 
     def _follow_gates(self) -> list[Signal]:
         """Bring the gates to the balances that were committed.

@@ -8,6 +8,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
 
 from metering.runtime.names import JOBS
+from workers.log_context import LogContext
 
 MONEY_QUEUE: Final = "money"
 """Charges and what settles them."""
@@ -37,6 +38,7 @@ def make_broker(client: redis.Redis) -> RedisBroker:
         maintenance_chance=NO_MAINTENANCE,
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
         middleware=[
+            LogContext(),
             AgeLimit(),
             TimeLimit(time_limit=TIME_LIMIT_MS),
             ShutdownNotifications(),

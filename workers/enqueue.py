@@ -10,6 +10,7 @@ from dramatiq import Message
 
 from workers.broker import MONEY_QUEUE, make_broker
 from workers.failures import sentence
+from workers.log_context import message_options
 
 AUTO_RELOAD_ACTOR: Final = "auto_reload.charge"
 """Takes an org's id and an attempt's, as text."""
@@ -35,7 +36,7 @@ class AttemptQueue:
                 actor_name=AUTO_RELOAD_ACTOR,
                 args=(org_id, str(attempt_id)),
                 kwargs={},
-                options={},
+                options=message_options(),
             )
             try:
                 self._broker.enqueue(message)

@@ -69,7 +69,10 @@ class Meter:
         block_ms: int = BLOCK_MS,
         abandoned_after_ms: int = ABANDONED_AFTER_MS,
         monotonic: Callable[[], float] = time.monotonic,
+        tell_calls: bool = False,
     ) -> None:
+        """`tell_calls`: log a line for each call, where the level lets that through."""
+        self._tell_calls = tell_calls
         self._stream = stream
         self._clock = clock
         self._stop = stop
@@ -93,6 +96,7 @@ class Meter:
             clock=self._clock,
             stop=self._stop,
             monotonic=self._monotonic,
+            tell_calls=self._tell_calls,
         )
         self._prefetch = Prefetch(
             self._stream,

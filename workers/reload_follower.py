@@ -27,6 +27,8 @@ class ReloadFollower:
         """Do what follows. Never fails for want of Redis or Postgres."""
         count_reloads(reloads)
         self._queue.enqueue_all(reloads.attempts)
+        for org_id, attempt_id in reloads.attempts:
+            log.info("an auto-reload is due", org_id=org_id, attempt=str(attempt_id))
         if reloads.attempts:
             reach(CrashPoint.RELOADS_AFTER_ENQUEUE)
         try:

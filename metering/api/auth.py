@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from structlog.contextvars import bind_contextvars
 
 from db.accounts.api_keys import PREFIX, find_org
 from db.postgres.engine import transaction
@@ -70,6 +71,7 @@ async def _org_of(context: ApiContext, api_key: str, address: str) -> int:
         raise UnauthenticatedError if wait_s is None else TooManyFailuresError(wait_s)
     context.auth_rate_limit.record_success(api_key, org_id)
     context.key_uses.record(api_key)
+    bind_contextvars(org_id=org_id)  # for the log
     return org_id
 
 

@@ -1,13 +1,17 @@
-"""HTTP metrics, around every request: it is counted, timed, and answered whatever happens."""
+"""Around every request: it gets an id, is counted and timed, and answered whatever happens."""
 
+import logging
+import re
 import time
 from typing import Final
+from uuid import uuid4
 
 import structlog
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from metering.api.errors import INTERNAL_ERROR, error_response
 
@@ -29,6 +33,14 @@ OTHER: Final = "other"
 CLIENT_GONE: Final = 499
 """Counted where the client was gone before there was an answer."""
 
+REQUEST_ID: Final = b"x-request-id"
+_GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}", re.ASCII)
+"""Of a caller's ids: what can't be taken for anything else in a log. For any other a new one is made."""
+_CHANGE_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_FOR_ANYBODY: Final = frozenset({401, 404, 405, 429})
+"""What anybody can bring about as often as he likes: no log is to be filled with it."""
+_SERVER_ERROR: Final = 500
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -45,13 +57,18 @@ class HttpMetrics:
             return
         began_s, status = time.perf_counter(), CLIENT_GONE
         answered = False
+        request_id = _request_id(scope)
+        # The request's task ends with it, and has a context of its own: nothing has to be taken back.
+        bind_contextvars(request_id=request_id)
 
         async def noting(message: Message) -> None:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
                 # Balances and secrets: of today, and for whoever asked.
-                MutableHeaders(scope=message).setdefault("Cache-Control", "no-store")
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                headers["X-Request-Id"] = request_id
             await send(message)
 
         try:
@@ -69,7 +86,23 @@ class HttpMetrics:
             method = scope["method"] if scope["method"] in METHODS else OTHER
             labels = (UNMATCHED if route == UNMATCHED else method, route, str(status))
             REQUESTS.labels(*labels).inc()
-            REQUEST_SECONDS.labels(*labels).observe(time.perf_counter() - began_s)
+            took_s = time.perf_counter() - began_s
+            REQUEST_SECONDS.labels(*labels).observe(took_s)
+            _tell(method, route, status, took_s)
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's, if it sends one that will do, so that its logs and ours tell of one request by one id; else a new one."""
+    sent = [value for name, value in scope["headers"] if name == REQUEST_ID]
+    return sent[0].decode() if len(sent) == 1 and _GOOD_ID.fullmatch(sent[0]) else uuid4().hex
+
+
+def _tell(method: str, route: str, status: int, took_s: float) -> None:
+    """A line for each request that may have changed something, or that failed here; for others only below info."""
+    told = status >= _SERVER_ERROR or (method not in _CHANGE_NOTHING and status not in _FOR_ANYBODY)
+    if told or log.is_enabled_for(logging.DEBUG):
+        say = log.info if told else log.debug
+        say("request", method=method, route=route, status=status, took_ms=round(took_s * 1_000, 1))
 
 
 def _route(scope: Scope) -> str:

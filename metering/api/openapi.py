@@ -19,6 +19,9 @@ Send your API key with each request: `Authorization: Bearer sk_live_...`. Amount
 
 Errors have one shape: `{"detail": "for people", "code": "for_programs"}`; bad input also names the fields, `errors`. Fields and
 query parameters that aren't known are refused.
+
+Each answer has a header `X-Request-Id`: name it when you ask about a request. It is your own, where you send one of 8 to 64
+letters, digits, `.`, `_` and `-`.
 """
 FRAMEWORKS_ERRORS: Final = frozenset({"HTTPValidationError", "ValidationError"})
 

@@ -233,6 +233,11 @@ class _AcknowledgedResponse(JSONResponse):
             # In a pool of its own: whoever waits in the one to Stripe may be waiting for just this, and until it is noted another
             # top-up that looks the same is taken for this one, so it must not wait for whoever only reads.
             await self._context.thread_pools.delivery.run_for(self._org_id, note)
+            log.info(
+                "a top-up's client has its answer" if delivered else "a top-up's client had gone",
+                attempt=str(self._done.attempt_id),
+                status=self.status_code,
+            )
         except Exception as error:  # noqa: BLE001 - the client has its answer; an identical request gets it once more
             log.warning(
                 "a top-up's answer was delivered, and that can't be recorded", error=type(error).__name__

@@ -61,4 +61,5 @@ def meter(
             clock=system_clock,
             stop=role.stop,
             batch_limit=batch_limit,
+            tell_calls=verbose,
         ).run()

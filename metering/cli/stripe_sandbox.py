@@ -17,8 +17,8 @@ def stripe_sandbox(verbose: VerboseOption = False, stop_with_stdin: StopWithStdi
     from metering.runtime.settings import read_settings
     from metering.sandbox.stripe.keeper import PortTakenError, keep_stand_in
 
-    configure_logs(verbose=verbose)
     settings = read_settings()
+    configure_logs("debug" if verbose else settings.log_level)
     if named_stripe(settings) is not None:
         raise CommandError("STRIPE_API_KEY is set, so Stripe itself is used: unset it to run a stand-in.")
     with stop_on_signals(or_end_of_stdin=stop_with_stdin) as stop:

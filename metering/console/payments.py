@@ -80,7 +80,7 @@ def open_command_stripe() -> Iterator["StripeApi"]:
     if access is None:
         raise CommandError("Stripe can't be asked: set STRIPE_API_KEY, or start `metering up`.")
     logs_before = structlog.get_config()
-    configure_logs()
+    configure_logs("warning")  # what it does it says by itself
     try:
         yield connect_stripe(access.api_key, base_url=access.base_url)
     finally:

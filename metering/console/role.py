@@ -20,7 +20,10 @@ SWITCH_INTERVAL_S: Final = 0.0005
 whole small batch takes (docs/explanation/performance.md)."""
 
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Log more: for a meter, a line for each call that is billed.")
+    bool,
+    typer.Option(
+        "--verbose", help="Log as with METERING_LOG_LEVEL=debug; for a meter, also a line for each call."
+    ),
 ]
 StopWithStdinOption = Annotated[
     bool, typer.Option("--stop-with-stdin", hidden=True, help="Stop when standard input ends.")
@@ -61,10 +64,11 @@ def running_role(
     from metering.runtime.metrics_server import serving_metrics
     from metering.runtime.redis_connection import connect_redis
     from metering.runtime.settings import read_settings
+    from metering.runtime.summaries import summaries
 
-    configure_logs(verbose=verbose)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = read_settings()
+    configure_logs("debug" if verbose else settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     if charges:
         named_stripe(settings)
     with (
@@ -83,7 +87,8 @@ def running_role(
             structlog.get_logger().info("metrics are served", role=command, url=metrics_url)
             gc.collect()
             gc.freeze()  # what is there by now stays: a collection that looked at all of it would halt everything for 80 ms
-            yield RunningRole(engine, client, stop)
+            with summaries(command):
+                yield RunningRole(engine, client, stop)
 
 
 def _wait_for_schema(engine: "Engine", stop: "threading.Event") -> None:

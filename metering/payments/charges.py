@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from db.attempts.attempts import Attempt
 from db.payments.next_step import Step, put_off, take_next_step
@@ -79,6 +80,11 @@ def process_attempt(
 
 def execute_step(payments: Payments, step: Step, attempt: Attempt) -> AttemptProgress:
     """Ask Stripe what `step` says, of an attempt that was taken in hand, and settle what it answers."""
+    with bound_contextvars(org_id=attempt.org_id, attempt=str(attempt.id)):
+        return _execute(payments, step, attempt)
+
+
+def _execute(payments: Payments, step: Step, attempt: Attempt) -> AttemptProgress:
     of = (attempt.org_id, attempt.id)
     try:
         finding = _find_out(payments, step, attempt)

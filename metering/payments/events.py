@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+import structlog
+
 from db.accounts.billing import (
     find_org_of_payment_method,
     lock_billing,
@@ -63,6 +65,9 @@ class Source(StrEnum):
     """Stripe's list of events: no webhook had brought it by then."""
 
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """An event of Stripe's. `thing` is its object as it was then, `previous` what had changed."""
@@ -110,6 +115,15 @@ def handle(payments: Payments, event: Event, *, source: Source) -> str:
     else:
         outcome = _look(payments, event)
     STRIPE_EVENTS.labels(source.value, outcome).inc()
+    say = log.debug if outcome == IGNORED else log.info
+    say(
+        "an event of Stripe's is handled",
+        stripe_event=event.ref.id,
+        type=event.ref.type,
+        object=event.thing.get("id"),
+        source=source.value,
+        outcome=outcome,
+    )
     return outcome
 
 

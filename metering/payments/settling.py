@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from db.attempts.reload_rule import Reloads
 from db.ledger.post_calls import BalanceChange
 from db.payments.settlement import settle
-from db.payments.settlement_outcome import NOT_BOOKED, Settled
+from db.payments.settlement_outcome import NOT_BOOKED, Outcome, Settled
 from db.payments.stripe_events import EventRef
 from db.postgres.engine import transaction
 from db.postgres.failures import Failure, diagnose
@@ -76,6 +76,7 @@ def settle_and_follow(
                 raise
     reach(CrashPoint.SETTLE_AFTER_COMMIT)
     count_settled(settled)
+    _tell(settled, finding, event)
     if settled.outcome in NOT_BOOKED:
         log.error(
             "Stripe told of something that was not booked",
@@ -101,6 +102,26 @@ def settle_and_follow(
         )
     follow(payments, settled.reloads, settled.change)
     return settled
+
+
+def _tell(settled: Settled, finding: Finding, event: EventRef | None) -> None:
+    """One line of a payment's story: with the attempt, the PaymentIntent and Stripe's event it is found among all roles' logs."""
+    attempt = settled.attempt
+    if attempt is None:
+        return
+    say = log.debug if settled.outcome is Outcome.KNOWN else log.info
+    say(
+        "a charge is settled",
+        org_id=attempt.org_id,
+        attempt=str(attempt.id),
+        kind=attempt.kind.value,
+        status=attempt.status.value,
+        amount_cents=attempt.amount_cents,
+        outcome=settled.outcome.value,
+        code=attempt.failure_code,
+        intent=finding.intent.id if isinstance(finding, IntentSeen) else attempt.payment_intent_id,
+        stripe_event=None if event is None else event.id,
+    )
 
 
 def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = None) -> None:
@@ -129,4 +150,5 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
     if reloads.attempts:
         reach(CrashPoint.FOLLOW_BEFORE_ENQUEUE)
     for org_id, attempt_id in reloads.attempts:
+        log.info("an auto-reload is due", org_id=org_id, attempt=str(attempt_id))
         payments.enqueue(org_id, attempt_id)

@@ -114,7 +114,8 @@ def log_refusal(operation: str, outcome: str, error: "stripe.StripeError") -> No
         code=said.get("code"),
         decline_code=said.get("decline_code"),
         param=said.get("param"),
-        request_id=error.request_id,
+        stripe_request_id=error.request_id,
+        intent=(said.get("payment_intent") or {}).get("id"),
         message=said.get("message"),
     )
 

@@ -5,12 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import stripe
+import structlog
 
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
 from metering.payments.stripe_failures import error_body, failure_of, log_refusal, outcome_of
+
+_LOOKS: Final = (".retrieve", ".list")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMELY: ContextVar[Callable[[], bool]] = ContextVar("timely", default=lambda: True)
 
@@ -30,7 +35,7 @@ def ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
     """Ask Stripe for an object; give it as plain values, or raise what the failure means."""
     with _timed(operation) as timing:
         try:
-            found: dict[str, Any] = call().to_dict()
+            answer = call()
         except stripe.CardError as error:
             inside = error_body(error).get("payment_intent")
             if not isinstance(inside, dict):
@@ -38,7 +43,9 @@ def ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
             timing.outcome = "declined"
             log_refusal(operation, timing.outcome, error)
             return inside
-        return found
+    found: dict[str, Any] = answer.to_dict()
+    _tell(operation, found, getattr(answer, "last_response", None))
+    return found
 
 
 def each_of(operation: str, call: Callable[[], Any]) -> Iterator[dict[str, Any]]:
@@ -51,6 +58,18 @@ def each_of(operation: str, call: Callable[[], Any]) -> Iterator[dict[str, Any]]
         if not page.has_more:
             return
         call = page.next_page
+
+
+def _tell(operation: str, found: dict[str, Any], response: Any) -> None:
+    """With its request id, by which Stripe's dashboard and support find it. What only looks is told below info."""
+    say = log.debug if operation.endswith(_LOOKS) else log.info
+    say(
+        "Stripe answered",
+        operation=operation,
+        object=found.get("id"),
+        status=found.get("status"),
+        stripe_request_id=None if response is None else response.request_id,
+    )
 
 
 @dataclass(slots=True)

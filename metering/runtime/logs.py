@@ -19,11 +19,15 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def configure_logs(*, verbose: bool = False) -> None:
-    """Set up the logs of this process: structlog's, and those that libraries write through `logging`, from warnings on.
+LEVELS: Final = ("debug", "info", "warning", "error")
+"""What METERING_LOG_LEVEL may be, each with less than the one before it."""
 
-    `verbose` adds a line per call that is billed.
+
+def configure_logs(level: str = "info") -> None:
+    """Set up the logs of this process, from `level` on: structlog's, and those that libraries write through `logging`, of which
+    nothing below a warning is told.
     """
+    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -42,19 +46,21 @@ def configure_logs(*, verbose: bool = False) -> None:
         ]
     structlog.configure(
         processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
-    _take_in_others(shared, rendering)
+    _take_in_others(shared, rendering, max(number, logging.WARNING))
 
 
 def _take_in_others(
-    shared: list[structlog.typing.Processor], rendering: list[structlog.typing.Processor]
+    shared: list[structlog.typing.Processor],
+    rendering: list[structlog.typing.Processor],
+    level: int,
 ) -> None:
     """Let the lines of `logging` look like ours: whoever reads the logs as JSON must never meet another kind."""
     handler = _StandardError()
     handler.set_name(_OTHERS)
-    handler.setLevel(logging.WARNING)
+    handler.setLevel(level)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

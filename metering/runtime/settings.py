@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from metering.rules.payments import MAX_CHARGE_CENTS, MIN_CHARGE_CENTS, MIN_TOP_UP_CENTS
+from metering.runtime.logs import LEVELS
 from metering.runtime.secret_files import SecretFileError, SecretFiles
 
 PREFIX: Final = "METERING_"
@@ -74,6 +75,9 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """The port of a role's metrics; 0 takes a free one."""
 
+    log_level: str = "info"
+    """From which level on lines are logged (metering/runtime/logs.py)."""
+
     http_host: str = "127.0.0.1"
     """Where the API is served; every interface is `0.0.0.0`."""
     http_port: int = Field(default=8000, ge=0, le=65535)
@@ -137,6 +141,14 @@ class Settings(BaseSettings):
     @classmethod
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("log_level")
+    @classmethod
+    def _check_level(cls, value: str) -> str:
+        level = value.strip().lower()
+        if level not in LEVELS:
+            raise ValueError(f"must be one of {', '.join(LEVELS)}")
+        return level
 
     @field_validator("telephony_token", "operator", "operator_token")
     @classmethod

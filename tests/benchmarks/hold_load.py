@@ -35,7 +35,7 @@ def hold(fixture: Fixture, checkout: Path, rates: Sequence[float], seconds: floa
     os.environ["PYTHONPATH"] = str(checkout)
     measured: list[Numbers] = []
     with (
-        running_roles(fixture.servers.data_dir, [meter_command(0)]) as roles,
+        running_roles(fixture.servers.data_dir, [meter_command(0)], log_level="debug") as roles,
         SignalListener(fixture.client) as listener,
     ):
         observe(fixture, roles, listener, per_second=WARM_UP_PER_SECOND, seconds=WARM_UP_S, orgs=ORGS)

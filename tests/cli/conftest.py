@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,23 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+    @contextmanager
+    def logging_to(self, log_path: Path, *arguments: str) -> Iterator[None]:
+        """Run a role as a process that logs to a file; it is told to stop when the block ends."""
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [*PROGRAM, *arguments],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, **self.settings}

@@ -55,8 +55,9 @@ def test_a_meter_bills_until_it_is_told_to_stop(cli: Cli, tmp_path: Path) -> Non
     status, _, errors = end(process, signal.SIGTERM)
     assert status == 0, errors
     lines = [json.loads(line) for line in errors.splitlines()]
-    assert lines[-1]["event"] == "meter has stopped"
-    assert sum(line["event"] == "call billed" for line in lines) == 10
+    assert [line["event"] for line in lines[-2:]] == ["meter has stopped", "summary"]
+    assert (lines[-1]["events"], lines[-1]["debited_cents"]) == ({"debited": 10}, 160)
+    assert sum(line["event"] == "call" and line["outcome"] == "debited" for line in lines) == 10
     assert meters(cli) == []
 
 

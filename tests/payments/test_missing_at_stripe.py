@@ -245,7 +245,7 @@ def test_any_other_refusal_is_logged_and_is_not_safe_to_repeat(
         "type": "invalid_request_error",
         "code": "parameter_unknown",
         "param": "return_url",
-        "request_id": "req_1",
+        "stripe_request_id": "req_1",
         "log_level": "warning",
     }
     assert said.items() >= expected.items()
@@ -273,7 +273,7 @@ def test_every_refused_request_is_logged_with_its_id(world: World, operation: st
         ask(real)
     said = next(each for each in logs if each["event"] == "Stripe refused a request")
     assert (said["operation"], said["code"]) == (operation, "resource_missing")
-    assert said["request_id"].startswith("req_")
+    assert said["stripe_request_id"].startswith("req_")
     assert said["param"]
 
 

@@ -121,7 +121,7 @@ def test_what_is_told_is_true_and_no_part_of_a_key_is_logged(
             assert key not in str(told.value)
     said = [each for each in logs if each["event"] == "Stripe refused a request"]
     assert {each["status"] for each in said} == {status}
-    assert {each["request_id"] for each in said} == {"req_test"}
+    assert {each["stripe_request_id"] for each in said} == {"req_test"}
     assert key not in repr(logs)
     assert all("[key]" in each["message"] for each in said)
     (attempt,) = world.attempts()

@@ -134,6 +134,7 @@ class Site:
             **{key: value for key, value in os.environ.items() if not key.startswith("METERING_")},
             "METERING_DATABASE_URL": self.database_url,
             "METERING_REDIS_URL": self.redis_url,
+            "METERING_LOG_LEVEL": "debug",  # a line for each batch
         }
         if crash_point is not None:
             environment[ENVIRONMENT_VARIABLE] = crash_point

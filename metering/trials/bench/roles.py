@@ -1,6 +1,7 @@
 """Roles of the product as processes of their own, which find the servers of the run as any would."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,8 +37,13 @@ class Role:
 
 
 @contextmanager
-def running_roles(log_dir: Path, commands: Sequence[Sequence[str]]) -> Iterator[list[Role]]:
-    """Run `python -m` with each of `commands`, until the block ends; each of them ends when its standard input does."""
+def running_roles(
+    log_dir: Path, commands: Sequence[Sequence[str]], *, log_level: str = "info"
+) -> Iterator[list[Role]]:
+    """Run `python -m` with each of `commands`, until the block ends; each of them ends when its standard input does.
+
+    Meters tell of each batch at `debug`.
+    """
     roles: list[Role] = []
     try:
         for number, command in enumerate(commands):
@@ -48,6 +54,7 @@ def running_roles(log_dir: Path, commands: Sequence[Sequence[str]]) -> Iterator[
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
+                    env={**os.environ, "METERING_LOG_LEVEL": log_level},
                 )
             roles.append(Role(process, log_path))
         yield roles

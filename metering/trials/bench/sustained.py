@@ -43,7 +43,7 @@ def measure_latency(
     sustained, latency is measured at 70% of the lowest load that wasn't.
     """
     with (
-        running_roles(fixture.servers.data_dir, [meter_command(0)]) as roles,
+        running_roles(fixture.servers.data_dir, [meter_command(0)], log_level="debug") as roles,
         SignalListener(fixture.client) as listener,
     ):
 

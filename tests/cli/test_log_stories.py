@@ -1,0 +1,184 @@
+"""One id finds the whole story of a call, a payment or a request in the logs of all roles, which run here as processes."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from db.accounts.api_keys import create_key
+from db.ledger.adjustments import adjust
+from db.postgres.engine import transaction
+from metering.runtime.clock import system_clock
+from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
+from tests.cli.conftest import Cli
+from tests.conftest import Database
+from tests.hostile.test_secrets import said_at
+from tests.spine.billing import event, prepare, price, push
+from tests.waiting import wait_until
+
+LIMIT_S: Final = 60.0
+ROLES: Final = ("meter", "jobs", "api")
+ANY: Final = "any"
+"""Where it is chance who comes first: Stripe's answer, or its webhook."""
+
+Line = dict[str, Any]
+
+
+@dataclass
+class Site:
+    """A customer of an installation whose roles log to files."""
+
+    log_dir: Path
+    url: str
+    key: str
+    sandbox: StripeSandbox
+
+    def grep(self, word: str) -> list[tuple[str, Line]]:
+        """The lines of all roles in which a word stands, with the role, in their order."""
+        found = [
+            (role, json.loads(line))
+            for role in ROLES
+            for line in (self.log_dir / role).read_text().splitlines()
+            if word in line and line.endswith("}")
+        ]
+        return sorted(found, key=lambda each: str(each[1]["timestamp"]))
+
+    def story(self, word: str) -> list[tuple[str, str]]:
+        """The same: who said what."""
+        return [(role, line["event"]) for role, line in self.grep(word)]
+
+    def told(self, role: str, event_name: str, which: Callable[[Line], bool] = lambda _: True) -> Line:
+        """The first such line of a role, or of `any`, once it is there."""
+
+        def lines() -> list[Line]:
+            found = self.grep(f'"{event_name}"')
+            return [
+                line
+                for by, line in found
+                if role in {by, ANY} and line["event"] == event_name and which(line)
+            ]
+
+        wait_until(lines, limit_s=LIMIT_S)
+        return lines()[0]
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        return httpx.request(method, f"{self.url}/v1/billing{path}", headers=headers, timeout=60, **options)
+
+
+@pytest.fixture
+def site(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Site]:
+    """Org 1 with 5.00, a card, and reloads below 4.00."""
+    prepare(database.engine, org_ids=[1], prices=[price("bolt", "0.08")])
+    with transaction(database.engine) as connection:
+        key = create_key(connection, 1, system_clock()).api_key
+        adjust(connection, 1, amount_cents=500, reason="x", key="x", clock=system_clock)
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(
+            StripeSandbox(api_keys=["sk_test_stories"], webhook_secrets=[WEBHOOK_SECRET])
+        )
+        cli = Cli(
+            {
+                "METERING_DATABASE_URL": database.url,
+                "METERING_REDIS_URL": redis_url,
+                "METERING_HTTP_PORT": "0",
+                "METERING_METRICS_PORT": "0",
+                "STRIPE_API_KEY": "sk_test_stories",
+                "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+                "STRIPE_API_BASE": sandbox.url,
+            }
+        )
+        for role in ROLES:
+            options = ("--verbose",) if role == "meter" else ()
+            stack.enter_context(cli.logging_to(tmp_path / role, role, *options))
+        url = said_at(tmp_path / "api", "the API is served")["url"]
+        said_at(tmp_path / "meter", "meter is ready")
+        said_at(tmp_path / "jobs", "jobs are running")
+        sandbox.set_webhook(f"{url}/v1/stripe/webhook", secrets=[WEBHOOK_SECRET])
+        site = Site(tmp_path, url, key, sandbox)
+        made = site.ask("POST", "/setup-intent").json()
+        method = sandbox.confirm_setup(made["setup_intent_id"], card="pm_card_visa")
+        assert site.ask("POST", "/default-payment-method", json={"payment_method_id": method}).is_success
+        yield site
+
+
+def enable_reloads(site: Site, minimum_cents: int) -> httpx.Response:
+    settings = {
+        "auto_reload_enabled": True,
+        "auto_reload_minimum_cents": minimum_cents,
+        "auto_reload_amount_cents": 5_000,
+    }
+    answer = site.ask("PATCH", "", json=settings)
+    assert answer.is_success, answer.text
+    return answer
+
+
+def test_one_id_finds_a_reload_from_the_call_to_the_webhook(site: Site, redis_client: redis.Redis) -> None:
+    enable_reloads(site, 400)
+    push(redis_client, [event(call_id=7_654_321, duration_seconds=1_800)])
+    call = site.told("meter", "call", lambda line: line["call_id"] == 7_654_321)
+    assert (call["outcome"], call["amount_cents"], call["org_id"]) == ("debited", 240, 1)
+    due = site.told("meter", "an auto-reload is due")
+    site.told(ANY, "a charge is settled", lambda line: line["attempt"] == due["attempt"])
+
+    story = site.story(due["attempt"])
+    assert story[0] == ("meter", "an auto-reload is due")
+    assert ("jobs", "Stripe answered") in story
+    assert {"a charge is settled"} <= {event_name for _, event_name in story}
+    answered = next(line for _, line in site.grep(due["attempt"]) if line["event"] == "Stripe answered")
+    assert answered["stripe_request_id"].startswith("req_")
+
+    intent = answered["object"]
+    site.told("api", "an event of Stripe's is handled", lambda line: line["object"] == intent)
+    by_intent = site.story(intent)
+    assert {("jobs", "Stripe answered"), ("api", "an event of Stripe's is handled")} <= set(by_intent)
+    assert site.grep(answered["stripe_request_id"])
+
+
+def test_one_id_finds_a_request_and_what_it_led_to_in_the_jobs(site: Site) -> None:
+    answer = enable_reloads(site, 1_000)  # at 5.00: a reload is due at once
+    request_id = answer.headers["X-Request-Id"]
+    site.told("jobs", "Stripe answered", lambda line: line.get("request_id") == request_id)
+    site.told("api", "request", lambda line: line["request_id"] == request_id)
+    story = site.story(request_id)
+    assert ("api", "request") in story
+    assert ("api", "an auto-reload is due") in story
+    assert ("jobs", "Stripe answered") in story
+    assert all(line["org_id"] == 1 for _, line in site.grep(request_id))
+
+
+def test_one_id_finds_a_top_up_and_a_caller_may_choose_it(site: Site) -> None:
+    answer = site.ask(
+        "POST", "/top-up", json={"amount_cents": 700}, headers={"X-Request-Id": "order-1042.retry_1"}
+    )
+    assert answer.status_code == 201
+    assert answer.headers["X-Request-Id"] == "order-1042.retry_1"
+    site.told("api", "request", lambda line: line["request_id"] == "order-1042.retry_1")
+    story = [event_name for role, event_name in site.story("order-1042.retry_1") if role == "api"]
+    assert story[0] == "Stripe answered"
+    assert {"a top-up's client has its answer", "request"} <= set(story)
+    attempts = {line.get("attempt") for _, line in site.grep("order-1042.retry_1")} - {None}
+    assert len(attempts) == 1
+    assert "a charge is settled" in {event_name for _, event_name in site.story(attempts.pop())}
+    assert ("api", "an event of Stripe's is handled") in site.story(answer.json()["payment_intent_id"])
+
+
+@pytest.mark.parametrize("sent", ["short", "x" * 65, 'a"b","level":"error', "with space", "é" * 10])
+def test_an_id_that_could_be_taken_for_something_else_is_replaced(site: Site, sent: str) -> None:
+    answer = site.ask("GET", "", headers={"X-Request-Id": sent.encode()})
+    assert answer.is_success
+    assert answer.headers["X-Request-Id"] != sent
+    assert len(answer.headers["X-Request-Id"]) == 32
+
+
+def test_what_is_only_read_leaves_no_line(site: Site) -> None:
+    request_id = site.ask("GET", "").headers["X-Request-Id"]
+    done = site.ask("PATCH", "", json={"auto_reload_monthly_limit_cents": 900}).headers["X-Request-Id"]
+    site.told("api", "request", lambda line: line["request_id"] == done)
+    assert site.grep(request_id) == []
