@@ -165,7 +165,7 @@ def test_one_id_finds_a_top_up_and_a_caller_may_choose_it(site: Site) -> None:
     assert {"a top-up's client has its answer", "request"} <= set(story)
     attempts = {line.get("attempt") for _, line in site.grep("order-1042.retry_1")} - {None}
     assert len(attempts) == 1
-    assert "a charge is settled" in {event_name for _, event_name in site.story(attempts.pop())}
+    assert "a charge is settled" in {event_name for _, event_name in site.story(str(attempts.pop()))}
     assert ("api", "an event of Stripe's is handled") in site.story(answer.json()["payment_intent_id"])
 
 
