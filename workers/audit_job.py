@@ -1,9 +1,10 @@
 """The continuous audit: what is new every minute, everything now and then, one process at a time over all that run."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -14,7 +15,8 @@ from sqlalchemy import Engine
 from db.audit.changes import audit_changes
 from db.audit.full import Violation, find_violations_apart
 from db.audit.passes import CHANGES, WHOLE, Claim, claim_pass, finish_pass, read_standing, release_pass
-from metering.runtime.clock import Clock
+from db.postgres.clock import ask_clock
+from metering.runtime.clock import age_s
 from metering.runtime.crashpoints import CrashPoint, reach
 from workers.periodic import PeriodicTask
 
@@ -54,9 +56,9 @@ AUDIT_SECONDS: Final = Histogram(
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def audit_tasks(engine: Engine, clock: Clock) -> list[PeriodicTask]:
+def audit_tasks(engine: Engine) -> list[PeriodicTask]:
     """What goes round in every jobs process. Each kind of pass has a thread: the long one holds up none of the short ones."""
-    job = AuditJob(engine, clock)
+    job = AuditJob(engine)
     return [
         PeriodicTask("audit of changes", job.audit_changes, POLL_EVERY_S),
         PeriodicTask("audit of everything", job.audit_everything, POLL_EVERY_S),
@@ -66,9 +68,8 @@ def audit_tasks(engine: Engine, clock: Clock) -> list[PeriodicTask]:
 class AuditJob:
     """Audits when it is time and nobody else does, and tells Prometheus what is known."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._clock = clock
         self._left: dict[str, Claim] = {}
         """By kind of pass: what this process may have claimed and has not given up, because Postgres went away."""
 
@@ -80,7 +81,6 @@ class AuditJob:
                 changes = audit_changes(
                     self._engine,
                     since=None if claim.seen_to is None else claim.seen_to - MARGIN,
-                    clock=self._clock,
                     stop=stop.is_set,
                     limit_per_invariant=LIMIT_PER_INVARIANT,
                 )
@@ -96,7 +96,7 @@ class AuditJob:
             return
         with self._released_unless_finished(claim):
             found = find_violations_apart(
-                self._engine, clock=self._clock, stop=stop.is_set, limit_per_invariant=LIMIT_PER_INVARIANT
+                self._engine, stop=stop.is_set, limit_per_invariant=LIMIT_PER_INVARIANT
             )
             if found is not None:
                 self._finish(claim, found)
@@ -106,7 +106,7 @@ class AuditJob:
         """Take a pass upon this process, if it is time. First it gives up what an outage left: its lease would last for long."""
         if name in self._left:
             self._release(self._left[name])
-        now = self._clock()
+        now = ask_clock(self._engine)
         self._left[name] = Claim(name, now, None)  # until the answer is there it may have been claimed
         claim = claim_pass(self._engine, name, now, every=every, rest=rest, lease=lease)
         if claim is None:
@@ -122,11 +122,11 @@ class AuditJob:
             self._release(claim)
 
     def _release(self, claim: Claim) -> None:
-        release_pass(self._engine, claim, self._clock())
+        release_pass(self._engine, claim, ask_clock(self._engine))
         del self._left[claim.name]
 
     def _finish(self, claim: Claim, violations: list[Violation], *, cleared: set[int] | None = None) -> None:
-        now = self._clock()
+        now = ask_clock(self._engine)
         reach(CrashPoint.AUDIT_BEFORE_FINISH)
         if not finish_pass(self._engine, claim, now, violations, cleared=cleared or ()):
             log.warning(
@@ -150,12 +150,10 @@ class AuditJob:
 
     def _tell(self) -> None:
         standing = read_standing(self._engine)
+        asked_s = time.monotonic()
         for invariant, violations in standing.violations.items():
             INVARIANT_VIOLATIONS.labels(invariant).set(violations)
         for scope, finished_at in standing.finished_at.items():
             if finished_at is not None:
-                AUDIT_AGE_SECONDS.labels(scope).set_function(partial(self._age_s, finished_at))
-
-    def _age_s(self, finished_at: datetime) -> float:
-        """Reckoned when it is asked for: it grows too while audits, or whoever tells of them, fail or hang."""
-        return (self._clock() - finished_at).total_seconds()
+                age = partial(age_s, standing.read_at - finished_at, asked_s)
+                AUDIT_AGE_SECONDS.labels(scope).set_function(age)

@@ -1,7 +1,6 @@
 """A batch on its way from the stream to the ledger: stream entries, parsed once, priced with the price book of the moment."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import msgspec
 
@@ -41,13 +40,13 @@ class PricedBatch(msgspec.Struct, frozen=True):
         return self
 
 
-def parse_entries(entries: Sequence[Entry], now: datetime) -> list[ParsedEntry]:
+def parse_entries(entries: Sequence[Entry]) -> list[ParsedEntry]:
     """Parse each entry; never raises, whatever the entries hold."""
     return [
         ParsedEntry(
             entry.stream_id,
             entry.raw,
-            parse_event(entry.raw, now) if entry.events == 1 else _not_one_event(entry),
+            parse_event(entry.raw) if entry.events == 1 else _not_one_event(entry),
         )
         for entry in entries
     ]

@@ -112,7 +112,6 @@ class BatchPoster:
                 priced.calls,
                 priced.rejected,
                 price_book_version=priced.book_version,
-                clock=self._clock,
                 skip_locked=skip_locked,
             )
         reach(CrashPoint.METER_AFTER_COMMIT)

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 
 from db.attempts.reload_status import ChargesStanding, read_charges_standing
+from db.postgres.clock import read_clock
 from metering.rules.stripe_codes import known_code
-from metering.runtime.clock import Clock
 from workers.periodic import PeriodicTask
 
 PERIOD_S: Final = 15.0
@@ -33,9 +33,8 @@ class _Read:
 class ChargesCollector(Collector):
     """What was last read. Ages grow on until it is read again."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._clock = clock
         self._read: _Read | None = None
 
     def task(self) -> PeriodicTask:
@@ -46,7 +45,7 @@ class ChargesCollector(Collector):
         """Ask Postgres, then rest for as long as that is to cost. Raises what Postgres raises."""
         began_s = time.monotonic()
         with self._engine.connect() as connection:
-            standing = read_charges_standing(connection, self._clock())
+            standing = read_charges_standing(connection, read_clock(connection))
         now_s = time.monotonic()
         rest_s = max((now_s - began_s) * REST - PERIOD_S, 0.0)
         self._read = _Read(standing, now_s, now_s + TOLD_FOR_S + rest_s)

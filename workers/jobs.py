@@ -45,11 +45,11 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
         finally:
             stop.set()
 
-    charges = ChargesCollector(payments.engine, payments.clock)
+    charges = ChargesCollector(payments.engine)
     reconciler = GateReconciler(payments.engine, payments.gates, clock=payments.clock)
     tasks = [
         *payment_tasks(payments),
-        *audit_tasks(payments.engine, payments.clock),
+        *audit_tasks(payments.engine),
         DeadWorkers(broker).task(),
         charges.task(),
     ]

@@ -101,7 +101,6 @@ class Meter:
         self._prefetch = Prefetch(
             self._stream,
             book=lambda: self._prices.book,
-            clock=self._clock,
             batch_limit=self._batch_limit,
             block_ms=self._block_ms,
             monotonic=self._monotonic,
@@ -216,7 +215,7 @@ class Meter:
             return
         started_s = self._monotonic()
         reach(CrashPoint.METER_AFTER_READ)
-        parsed = parse_entries(entries, self._clock())
+        parsed = parse_entries(entries)
         reach(CrashPoint.METER_AFTER_PARSE)
         self._bill_parsed(parsed, started_s, recovered=True)
 

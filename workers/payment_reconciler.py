@@ -6,20 +6,24 @@ may do all of it at the same time.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from db.attempts.attempts import due_attempts
+from db.attempts.attempts import due_attempts, longest_open
 from db.attempts.reload_rule import ask_due, ask_page
 from db.postgres.failures import Failure, diagnose
 from metering.payments.charges import process_attempt
 from metering.payments.context import Payments
-from metering.payments.event_list import read_events
+from metering.payments.event_list import follow_event_list
+from metering.payments.metrics import LONGEST_OPEN_ATTEMPT_SECONDS
 from metering.payments.settling import follow
+from metering.runtime.clock import age_s
 from metering.signals.reload_signals import publish_overdue
 from workers.failures import sentence
 from workers.periodic import PeriodicTask
@@ -29,6 +33,7 @@ PERIOD_S: Final = 2.0
 ATTEMPT_THREADS: Final = 8
 """How many attempts one process works on at once, besides those that were enqueued for it."""
 PAGE: Final = 100
+TELL_EVERY_S: Final = 15.0
 
 AttemptKey = tuple[int, UUID]
 """An org and the id of one of its attempts."""
@@ -43,11 +48,20 @@ def payment_tasks(payments: Payments) -> list[PeriodicTask]:
         PeriodicTask("reload rule", ReloadRule(payments).run_once, PERIOD_S),
         PeriodicTask(
             "signals",
-            lambda _: publish_overdue(payments.engine, payments.signals, payments.clock()),
+            lambda _: publish_overdue(payments.engine, payments.signals),
             PERIOD_S,
         ),
-        PeriodicTask("Stripe's events", lambda _: read_events(payments), PERIOD_S),
+        PeriodicTask("longest open attempt", lambda _: tell_longest_open(payments), TELL_EVERY_S),
+        PeriodicTask("Stripe's events", lambda _: follow_event_list(payments), PERIOD_S),
     ]
+
+
+def tell_longest_open(payments: Payments) -> None:
+    """Tell Prometheus how long the charge has been open that has been so longest."""
+    age = longest_open(payments.engine)
+    # Of one that is open it grows while nobody can ask again.
+    told = partial(age_s, age, time.monotonic()) if age else age.total_seconds
+    LONGEST_OPEN_ATTEMPT_SECONDS.set_function(told)
 
 
 class ReloadRule:
@@ -62,11 +76,11 @@ class ReloadRule:
 
         What it costs follows what is due: an org that is paused is looked at when its pause ends, and as the walk comes by.
         """
-        for reloads in ask_due(self._payments.engine, self._payments.clock()):
+        for reloads in ask_due(self._payments.engine):
             follow(self._payments, reloads)
             if stop.is_set():
                 return
-        reloads, self._walked_to = ask_page(self._payments.engine, self._payments.clock(), self._walked_to)
+        reloads, self._walked_to = ask_page(self._payments.engine, self._walked_to)
         follow(self._payments, reloads)
 
 
@@ -110,7 +124,7 @@ class DueAttempts:
         again = 0
         while True:
             limit = PAGE + again
-            due = due_attempts(self._payments.engine, self._payments.clock(), limit=limit)
+            due = due_attempts(self._payments.engine, limit=limit)
             new = [key for key in due if key not in seen]
             again = len(due) - len(new)  # not begun yet, or failed: the next page lies behind them
             seen.update(new)

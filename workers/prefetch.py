@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 
 from metering.rules.pricing import PriceBook
-from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from workers.batch import ParsedEntry, PricedBatch, parse_entries, price_entries
 from workers.stream import MAX_BATCH_BYTES, CallStream, Entry
@@ -62,14 +61,12 @@ class Prefetch:
         stream: CallStream,
         *,
         book: Callable[[], PriceBook],
-        clock: Clock,
         batch_limit: int,
         block_ms: int,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
         self._book = book
-        self._clock = clock
         self._batch_limit = batch_limit
         self._block_ms = block_ms
         self._monotonic = monotonic
@@ -215,7 +212,7 @@ class Prefetch:
         """Entries, parsed and priced."""
         read_s = self._monotonic()
         reach(CrashPoint.METER_AFTER_READ)
-        parsed = parse_entries(entries, self._clock())
+        parsed = parse_entries(entries)
         reach(CrashPoint.METER_AFTER_PARSE)
         size_bytes = sum(len(entry.raw) for entry in entries)
         return ReadBatch(parsed, read_s, _priced(parsed, self._book()), size_bytes)

@@ -16,7 +16,6 @@ from db.models import Account, PaymentMethod
 from db.postgres.engine import driver_connection, transaction
 from metering.rules.payments import AttemptStatus
 from metering.rules.reloads import MAX_LIFTS, lifted_by_change, may_lift_at, was_declined
-from metering.runtime.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +81,25 @@ def read_account(engine: Engine, org_id: int) -> BillingAccount | None:
         return read_billing(connection, org_id)
 
 
-def lock_billing(
-    connection: Connection, org_id: int, clock: Clock
-) -> tuple[BalanceChange, BillingAccount] | None:
+def lock_billing(connection: Connection, org_id: int) -> tuple[BalanceChange, BillingAccount] | None:
     """Lock an org's account and read it, in the caller's transaction; None for an org that isn't there."""
-    change = lock_accounts(driver_connection(connection), [org_id], clock).get(org_id)
+    change = lock_accounts(driver_connection(connection), [org_id]).get(org_id)
     billing = read_billing(connection, org_id)
     return None if change is None or billing is None else (change, billing)
 
 
-def keep_customer(connection: Connection, org_id: int, customer_id: str, clock: Clock) -> str:
+def keep_customer(connection: Connection, org_id: int, customer_id: str) -> str:
     """Make a customer, whom the org has claimed, its present one, unless it has another; give the one that counts."""
-    locked = lock_billing(connection, org_id, clock)
+    locked = lock_billing(connection, org_id)
     if locked is not None and locked[1].stripe_customer_id is not None:
         return locked[1].stripe_customer_id
     connection.execute(update(Account).where(Account.org_id == org_id).values(stripe_customer_id=customer_id))
     return customer_id
 
 
-def change_customer(
-    connection: Connection, org_id: int, missing_id: str, customer_id: str, clock: Clock
-) -> Reloads | None:
+def change_customer(connection: Connection, org_id: int, missing_id: str, customer_id: str) -> Reloads | None:
     """Put a new customer, without cards, in the place of one whom Stripe doesn't have; None where another is there by now."""
-    locked = lock_billing(connection, org_id, clock)
+    locked = lock_billing(connection, org_id)
     if locked is None or locked[1].stripe_customer_id != missing_id:
         return None
     reloads = drop_cards(connection, *locked)
@@ -117,7 +112,7 @@ def drop_cards(connection: Connection, change: BalanceChange, before: BillingAcc
     connection.execute(
         update(PaymentMethod)
         .where(PaymentMethod.org_id == change.org_id, PaymentMethod.detached_at.is_(None))
-        .values(detached_at=change.posted_at)
+        .values(detached_at=change.now)
     )
     return _take_default(connection, change, before)
 
@@ -146,7 +141,7 @@ def set_default_card(
     card_identity: str | None,
 ) -> Reloads:
     """Make a payment method of the org's customer its default, under the org's lock; the rule is asked at once."""
-    note_ready(connection, change.org_id, payment_method_id, change.posted_at)
+    note_ready(connection, change.org_id, payment_method_id, change.now)
     connection.execute(
         update(Account)
         .where(Account.org_id == change.org_id)
@@ -178,13 +173,13 @@ def note_detached(
     statement = insert_or_update(PaymentMethod).values(
         org_id=change.org_id,
         payment_method_id=payment_method_id,
-        ready_at=change.posted_at,
-        detached_at=change.posted_at,
+        ready_at=change.now,
+        detached_at=change.now,
     )
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[PaymentMethod.org_id, PaymentMethod.payment_method_id],
-            set_={"detached_at": change.posted_at},
+            set_={"detached_at": change.now},
         )
     )
     if before.default_payment_method_id != payment_method_id:
@@ -235,16 +230,14 @@ def _after_change(
         raise ValueError(f"there is no org {change.org_id}")
     card_changed = now.card != card_before
     if not (card_changed or setting_changed):
-        return ask_reload_rule(connection, {change.org_id: change.posted_at})
+        return ask_reload_rule(connection, {change.org_id: change.now})
     attempt = open_reload(connection, change.org_id)
     unsent = attempt is not None and attempt.first_sent_at is None
     if attempt is not None and unsent:
         # Made anew at once, with what is now in force, if it is still due.
-        finish_attempt(
-            connection, attempt, AttemptStatus.CANCELLED, change.posted_at, code="settings_changed"
-        )
+        finish_attempt(connection, attempt, AttemptStatus.CANCELLED, change.now, code="settings_changed")
     _lift_pause(connection, change, now.card, setting_changed=setting_changed)
-    reloads = ask_reload_rule(connection, {change.org_id: change.posted_at})
+    reloads = ask_reload_rule(connection, {change.org_id: change.now})
     reloads.cancelled += unsent
     return reloads
 
@@ -260,6 +253,6 @@ def _lift_pause(
     another_card = card is not None and lifted_by_change(pause, card=card, setting_changed=False)
     if card is not None and another_card and not was_declined(card, pause, standing.declined_cards):
         write_pause(connection, change.org_id, None, declines=0)
-    elif may_lift_at(standing.lifts, change.posted_at) <= change.posted_at:
-        lifts = [*sorted(standing.lifts), change.posted_at][-MAX_LIFTS:]
+    elif may_lift_at(standing.lifts, change.now) <= change.now:
+        lifts = [*sorted(standing.lifts), change.now][-MAX_LIFTS:]
         write_pause(connection, change.org_id, None, declines=0, lifts=lifts)

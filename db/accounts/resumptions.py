@@ -7,25 +7,22 @@ from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing, wri
 from db.models import ReloadResumption
 from db.models.errors import OrgError
 from metering.rules.reloads import Pause
-from metering.runtime.clock import Clock
 
 
 class NotPausedError(ValueError):
     """An org's reloads are not paused."""
 
 
-def resume_reloads(
-    connection: Connection, org_id: int, *, by: str, reason: str, clock: Clock
-) -> tuple[Pause, Reloads]:
+def resume_reloads(connection: Connection, org_id: int, *, by: str, reason: str) -> tuple[Pause, Reloads]:
     """Lift the pause of an org's reloads, whatever it is for, in the caller's transaction; give it, and what follows.
 
     It is kept by whom, when and why. What settings may lift, and which cards are another one, begins anew. Raises OrgError for an
     org that isn't there, NotPausedError.
     """
-    locked = lock_billing(connection, org_id, clock)
+    locked = lock_billing(connection, org_id)
     if locked is None:
         raise OrgError(f"there is no org {org_id}")
-    now = locked[0].posted_at
+    now = locked[0].now
     pause = read_standing(connection, org_id).pause
     if pause is None or not pause.holds(now):
         raise NotPausedError(f"the reloads of org {org_id} are not paused")

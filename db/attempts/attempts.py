@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, func, insert, or_, select, update
 
 from db.models import PaymentAttempt
+from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
-from metering.rules.lookup_schedule import CLOCK_SKEW, SEND_WINDOW, WORK_LEASE
+from metering.rules.lookup_schedule import CLOCK_SKEW, LATEST_LOOK, LONGEST_LEASE, SEND_WINDOW, WORK_LEASE
 from metering.rules.payments import AttemptKind, AttemptStatus, Intent
 
 ENQUEUE_GRACE: Final = timedelta(seconds=5)
@@ -69,8 +70,12 @@ class Attempt:
         return failed and self.intent_status is not None
 
     def in_hand(self, now: datetime) -> bool:
-        """Whether somebody is at it."""
-        return self.in_hand_until is not None and now < self.in_hand_until
+        """Whether somebody is at it. A lease that ends later than any can was taken by a clock that was wrong, and is none."""
+        return self.in_hand_until is not None and now < self.in_hand_until <= now + LONGEST_LEASE
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether it is to be looked at; so too where that was put off for longer than ever is: by a clock that was wrong."""
+        return not now < self.look_at <= now + LATEST_LOOK
 
 
 _COLUMNS: Final = [getattr(PaymentAttempt, name) for name in Attempt.__dataclass_fields__]
@@ -294,12 +299,25 @@ def finish_attempt(
     )
 
 
-def due_attempts(engine: Engine, now: datetime, *, limit: int) -> list[tuple[int, UUID]]:
-    """Open attempts that somebody has to look at, longest due first. Whoever works on one first takes it (`begin_work`)."""
+def longest_open(engine: Engine) -> timedelta:
+    """How long ago the attempt that has been open longest was made, or last sent, if that was later; 0 where none is open."""
     with transaction(engine) as connection:
+        at = func.greatest(PaymentAttempt.created_at, PaymentAttempt.last_sent_at)
+        still_open = PaymentAttempt.status == AttemptStatus.OPEN.value
+        age: timedelta | None = connection.scalar(
+            select(func.metering_now() - func.min(at)).where(still_open)
+        )
+    return max(age or timedelta(), timedelta())
+
+
+def due_attempts(engine: Engine, *, limit: int) -> list[tuple[int, UUID]]:
+    """Open attempts that somebody has to look at, longest due first. Whoever works on one first takes it (`take_next_step`)."""
+    with transaction(engine) as connection:
+        now = read_clock(connection)
+        due = or_(PaymentAttempt.look_at <= now, PaymentAttempt.look_at > now + LATEST_LOOK)
         rows = connection.execute(
             select(PaymentAttempt.org_id, PaymentAttempt.id)
-            .where(PaymentAttempt.status == AttemptStatus.OPEN.value, PaymentAttempt.look_at <= now)
+            .where(PaymentAttempt.status == AttemptStatus.OPEN.value, due)
             .order_by(PaymentAttempt.look_at)
             .limit(limit)
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -62,11 +62,9 @@ def read_signals(engine: Engine, keys: Iterable[SignalKey]) -> list[StoredSignal
     return _read(engine, SIGNALS_BY_KEY, {"org_ids": array(org_ids), "ids": array(ids)})
 
 
-def overdue_signals(
-    engine: Engine, *, older_than: datetime, after: int = 0, limit: int
-) -> list[StoredSignal]:
-    """Signals of before `older_than` that nobody has said, or deleted after saying them: those with the next ids past `after`."""
-    return _read(engine, SIGNALS_LEFT, {"older_than": older_than, "after": after, "limit": limit})
+def overdue_signals(engine: Engine, *, age: timedelta, after: int = 0, limit: int) -> list[StoredSignal]:
+    """Signals older than `age` that nobody has said, or deleted after saying them: those with the next ids past `after`."""
+    return _read(engine, SIGNALS_LEFT, {"age": age, "after": after, "limit": limit})
 
 
 def delete_signals(engine: Engine, keys: Iterable[SignalKey]) -> None:

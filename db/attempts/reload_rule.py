@@ -17,6 +17,7 @@ from db.attempts.outbox import SKIPPED_SIGNAL, add_signal
 from db.attempts.statements import DUE_RELOADS, LOCK_FREE_ORGS, RELOAD_FACTS, RELOADS_ENABLED
 from db.models import ReloadState
 from db.postgres.arrays import array
+from db.postgres.clock import ask_clock, read_clock
 from db.postgres.engine import transaction
 from metering.rules.payments import AttemptKind
 from metering.rules.reloads import (
@@ -30,7 +31,6 @@ from metering.rules.reloads import (
     paced_until,
     reload_due,
 )
-from metering.runtime.clock import to_milliseconds
 
 PAGE: Final = 500
 """How many orgs a reconciliation looks at in one transaction."""
@@ -62,7 +62,7 @@ class Reloads:
 
 
 def ask_reload_rule(connection: Connection, orgs: Mapping[int, datetime]) -> Reloads:
-    """Ask the rule for orgs that the caller's transaction has locked, each with its time of posting; write what follows.
+    """Ask the rule for orgs that the caller's transaction has locked, each with Postgres's clock after that; write what follows.
 
     What is due becomes an open attempt, which holds its part of the month's limit from here on. Balances and settings are
     those that the transaction has written so far.
@@ -73,56 +73,55 @@ def ask_reload_rule(connection: Connection, orgs: Mapping[int, datetime]) -> Rel
     return reloads
 
 
-def ask_due(engine: Engine, now: datetime) -> Iterator[Reloads]:
+def ask_due(engine: Engine) -> Iterator[Reloads]:
     """Ask the rule for every org for which time alone may have changed its answer: a pause has ended, a month has turned.
 
     A page at a time, each committed before its result is given. One that somebody else holds is left for the next time.
     """
-    now = to_milliseconds(now)
+    now = ask_clock(engine)
     after_at, after = SINCE_EVER, 0
     while True:
         with transaction(engine) as connection:
             values = {"now": now, "after_at": after_at, "after": after, "limit": PAGE}
             page = connection.execute(DUE_RELOADS, values).all()
         if page:
-            yield _ask(engine, [row.org_id for row in page], now)
+            yield _ask(engine, [row.org_id for row in page])
         if len(page) < PAGE:
             return
         after_at, after = page[-1]
 
 
-def ask_page(engine: Engine, now: datetime, after: int) -> tuple[Reloads, int]:
+def ask_page(engine: Engine, after: int) -> tuple[Reloads, int]:
     """Ask the rule for a page of the orgs that have reloads enabled, those with ids above `after`.
 
     Gives what followed, and where the next page begins: 0 behind the last one. So it is found out what nobody has noted: by a
     clock that was wrong, by a program of before that runs beside this one, by hand. Only orgs for which there is something to
     write are locked.
     """
-    now = to_milliseconds(now)
     with transaction(engine) as connection:
         page = connection.execute(RELOADS_ENABLED, {"after": after, "limit": WALK_PAGE}).all()
+        now = read_clock(connection)
         facts = _facts(connection, {row.org_id: now for row in page if row.worth_asking})
         stirring = [each.org_id for each in facts if _changes_something(each, _decide(each))]
-    reloads = _ask(engine, stirring, now) if stirring else Reloads()
+    reloads = _ask(engine, stirring) if stirring else Reloads()
     return reloads, page[-1].org_id if len(page) == WALK_PAGE else 0
 
 
-def ask_every(engine: Engine, now: datetime) -> Iterator[Reloads]:
+def ask_every(engine: Engine) -> Iterator[Reloads]:
     """Ask the rule for every org that has reloads enabled, page by page; gives what followed, where anything did."""
     after: int | None = None
     while after != 0:
-        reloads, after = ask_page(engine, now, after or 0)
+        reloads, after = ask_page(engine, after or 0)
         if reloads != Reloads():
             yield reloads
 
 
-def _ask(engine: Engine, org_ids: Iterable[int], now: datetime) -> Reloads:
+def _ask(engine: Engine, org_ids: Iterable[int]) -> Reloads:
     """Lock those of the orgs that are free, and ask the rule for them."""
     with transaction(engine) as connection:
         locked = connection.execute(LOCK_FREE_ORGS, {"org_ids": array(org_ids)}).all()
-        return ask_reload_rule(
-            connection, {row.org_id: max(now, row.last_posted_at or now) for row in locked}
-        )
+        now = read_clock(connection)
+        return ask_reload_rule(connection, {row.org_id: now for row in locked})
 
 
 def _facts(connection: Connection, orgs: Mapping[int, datetime]) -> Iterable[Row[Any]]:

@@ -96,7 +96,7 @@ RELOADS_ENABLED: Final = text("""
 
 # Before the reconciler asks the rule: locks those of the orgs that are free. Sorted, as everywhere; by the primary key.
 LOCK_FREE_ORGS: Final = text("""
-    SELECT org_id, last_posted_at FROM accounts
+    SELECT org_id FROM accounts
     WHERE org_id = ANY(CAST(:org_ids AS bigint[])) ORDER BY org_id FOR NO KEY UPDATE SKIP LOCKED
 """)
 
@@ -117,7 +117,10 @@ SIGNALS_BY_KEY: Final = text("""
 
 # Every round of the payment reconciler. Locks nothing; walks over the table, which is nearly empty.
 SIGNALS_LEFT: Final = text("""
-    SELECT org_id, id, body FROM pending_signals WHERE created_at < :older_than AND id > :after ORDER BY id LIMIT :limit
+    SELECT org_id, id, body FROM pending_signals
+    WHERE id > :after AND (created_at < (SELECT metering_now()) - CAST(:age AS interval)
+        OR created_at > (SELECT metering_now()) + interval '1 minute') -- by a clock that was wrong
+    ORDER BY id LIMIT :limit
 """)
 
 # After each was said, sorted by (org_id, id), so that two who said the same ones can't wait for each other.

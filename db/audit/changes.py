@@ -13,7 +13,6 @@ from db.audit.invariants import INVARIANTS
 from db.models import AuditSuspect
 from db.postgres.arrays import array
 from db.postgres.engine import transaction
-from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 
 ORGS_AT_ONCE: Final = 5_000
@@ -46,7 +45,6 @@ def audit_changes(
     engine: Engine,
     *,
     since: datetime | None,
-    clock: Clock,
     stop: Callable[[], bool] = lambda: False,
     limit_per_invariant: int = 100,
 ) -> Changes:
@@ -57,7 +55,7 @@ def audit_changes(
     """
     changes = Changes()
     snapshots = engine.execution_options(isolation_level="REPEATABLE READ")
-    look = _ChangeAudit(clock, limit_per_invariant)
+    look = _ChangeAudit(limit_per_invariant)
     with transaction(engine) as connection:
         suspects = set(connection.scalars(select(AuditSuspect.org_id)))
     for page in _pages(snapshots):
@@ -76,7 +74,7 @@ def audit_changes(
         with transaction(snapshots) as connection:
             look.at_payments(connection, orgs[first : first + ORGS_AT_ONCE], changes)
     with transaction(snapshots) as connection:
-        prepare_session(connection, clock())
+        prepare_session(connection)
         changes.add(look.find(connection, windows.ORPHANS, windows.SHADOWS_OF_ORPHANS))
         changes.add(look.find(connection, windows.OPEN_ATTEMPTS | windows.EVENTS, ""))
     # Only those that this pass has looked at from its start: others may be found by another pass meanwhile.
@@ -111,14 +109,13 @@ def _pages(snapshots: Engine) -> Iterator[list[int]]:
 
 @dataclass(slots=True)
 class _ChangeAudit:
-    clock: Clock
     limit: int
     cut_off: bool = False
     """Whether there may be more violations than were listed: then it isn't known in which orgs all is right."""
 
     def at_window(self, connection: Connection, org_ids: Sequence[int], changes: Changes) -> int:
         """Look at what is new in some orgs, vouch for those in which all is right; give how many transactions are new."""
-        prepare_session(connection, self.clock())
+        prepare_session(connection)
         for statement in windows.MAKE_WINDOW:
             connection.execute(
                 text(statement), {"org_ids": array(org_ids)} if ":org_ids" in statement else {}
@@ -139,7 +136,7 @@ class _ChangeAudit:
 
     def at_payments(self, connection: Connection, org_ids: Sequence[int], changes: Changes) -> None:
         """Look at all payments of some orgs."""
-        prepare_session(connection, self.clock())
+        prepare_session(connection)
         changes.add(self._payments(connection, org_ids))
 
     def _payments(self, connection: Connection, org_ids: Sequence[int]) -> list[Violation]:

@@ -8,8 +8,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine, text
 
 from db.audit.invariants import INVARIANTS, Invariant
+from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
-from metering.runtime.clock import Clock, system_clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,6 @@ _COUNTS: Final = text("""
 # Room to sort a million transactions in memory, which halves the time.
 _WORK_MEM: Final = text("SET LOCAL work_mem = '64MB'")
 
-# For the invariants that look at the time: the audit's, not the server's.
-_NOW: Final = text("SELECT set_config('metering.now', :now, true)")
-
 # MATERIALIZED keeps order and limit out of the search: expecting many violations where there are none, the planner would walk
 # the whole table by an index, row by row, only to have the first ones early.
 _FIRST: Final = """
@@ -57,7 +54,7 @@ _FIRST: Final = """
 """
 
 
-def run_audit(engine: Engine, *, clock: Clock = system_clock, limit_per_invariant: int = 100) -> AuditReport:
+def run_audit(engine: Engine, *, limit_per_invariant: int = 100) -> AuditReport:
     """Look for violations of every invariant, in one snapshot of the database, while others go on writing.
 
     Lists at most `limit_per_invariant` violations of each, in the order of orgs and transactions. Needs to SELECT and no more.
@@ -66,8 +63,8 @@ def run_audit(engine: Engine, *, clock: Clock = system_clock, limit_per_invarian
     with engine.connect().execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True
     ) as connection:
-        taken_at = clock()
-        prepare_session(connection, taken_at)
+        taken_at = read_clock(connection)
+        prepare_session(connection)
         counts = _count(connection)
         violations: list[Violation] = []
         truncated = False
@@ -83,10 +80,9 @@ def _count(connection: Connection) -> dict[str, int]:
     return {name: int(value) for name, value in zip(names, connection.execute(_COUNTS).one(), strict=True)}
 
 
-def prepare_session(connection: Connection, now: datetime) -> None:
-    """Set what invariants need, for the rest of the transaction: room to sort, and the time."""
+def prepare_session(connection: Connection) -> None:
+    """Set what invariants need, for the rest of the transaction: room to sort."""
     connection.execute(_WORK_MEM)
-    connection.execute(_NOW, {"now": now.isoformat()})
 
 
 def find_violations(
@@ -102,7 +98,7 @@ def find_violations(
 
 
 def find_violations_apart(
-    engine: Engine, *, clock: Clock, stop: Callable[[], bool], limit_per_invariant: int
+    engine: Engine, *, stop: Callable[[], bool], limit_per_invariant: int
 ) -> list[Violation] | None:
     """Look at everything as `run_audit` does, but for each invariant in a snapshot of its own; None if told to stop.
 
@@ -113,6 +109,6 @@ def find_violations_apart(
         if stop():
             return None
         with transaction(engine) as connection:
-            prepare_session(connection, clock())
+            prepare_session(connection)
             violations += find_violations(connection, invariant, limit=limit_per_invariant)
     return violations

@@ -12,6 +12,7 @@ from db.audit.full import Violation
 from db.audit.invariants import INVARIANTS
 from db.models import AuditFinding, AuditPass
 from db.postgres.arrays import array
+from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
 
 CHANGES: Final = "changes"
@@ -64,6 +65,8 @@ class Standing:
 
     violations: dict[str, int]
     finished_at: dict[str, datetime | None]
+    read_at: datetime
+    """What time it was when this was read."""
 
 
 def claim_pass(
@@ -125,4 +128,5 @@ def read_standing(engine: Engine) -> Standing:
     with transaction(engine) as connection:
         known = dict(connection.execute(select(AuditFinding.invariant, AuditFinding.violations)).all())
         passes = dict(connection.execute(select(AuditPass.name, AuditPass.finished_at)).all())
-    return Standing({name: known.get(name, 0) for name in INVARIANTS}, passes)
+        now = read_clock(connection)
+    return Standing({name: known.get(name, 0) for name in INVARIANTS}, passes, now)

@@ -18,7 +18,7 @@ _PAYMENT_ATTEMPTS: Final = table("payment_attempts")
 STEPS: Final = frozenset(
     {
         *("balance_is_sum", "transactions_counted", "balance_is_last"),
-        *("chain_unbroken", "order_of_time", "last_posted_at_is_newest"),
+        *("chain_unbroken", "order_of_time", "last_posted_at_is_newest", "posted_by_now"),
     }
 )
 """Each new transaction follows from the one before it, and the account from the last."""
@@ -36,7 +36,7 @@ PAYMENTS: Final = frozenset(
 """All payments of an org fit together, old and new: they are few."""
 OWNERSHIP: Final = frozenset({"payment_in_customers_org"})
 """No payment of an org is another's: attempts and customers of all orgs are looked up, by their keys."""
-OPEN_ATTEMPTS: Final = frozenset({"one_open_reload", "attempt_watched"})
+OPEN_ATTEMPTS: Final = frozenset({"one_open_reload", "attempt_watched", "attempt_ends"})
 """Of all attempts that are open, by the indexes that the reconciler uses."""
 EVENTS: Final = frozenset({"stripe_event_handled"})
 """Of all events that are set aside: they are few, and no org's."""

@@ -11,7 +11,6 @@ from db.ledger.postings import post
 from db.models import Kind, Transaction
 from db.models.errors import OrgError
 from db.postgres.engine import driver_connection
-from metering.runtime.clock import Clock
 
 MAX_ADJUSTMENT_CENTS: Final = 10**15
 """Ten trillion dollars: far beyond any correction, and far from where 64-bit sums end."""
@@ -33,9 +32,7 @@ class Adjusted:
     """What the reload rule said to the new balance."""
 
 
-def adjust(
-    connection: Connection, org_id: int, *, amount_cents: int, reason: str, key: str, clock: Clock
-) -> Adjusted:
+def adjust(connection: Connection, org_id: int, *, amount_cents: int, reason: str, key: str) -> Adjusted:
     """Change an org's balance by `amount_cents` (either sign, not 0), once per `key`, in the caller's transaction.
 
     The same key with the same amount and reason does nothing (docs/reference/commands.md#metering-adjust-org). Raises
@@ -45,7 +42,7 @@ def adjust(
     if not 0 < abs(amount_cents) <= MAX_ADJUSTMENT_CENTS:
         raise ValueError(f"cents: must be a whole number from 1 to {MAX_ADJUSTMENT_CENTS}, or its negative.")
     driver = driver_connection(connection)
-    account = lock_accounts(driver, [org_id], clock).get(org_id)
+    account = lock_accounts(driver, [org_id]).get(org_id)
     if account is None:
         raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
     made = connection.execute(
@@ -73,5 +70,5 @@ def adjust(
         source_key=key,
     )
     write_accounts(driver, [account])
-    reloads = ask_reload_rule(connection, {org_id: account.posted_at})
+    reloads = ask_reload_rule(connection, {org_id: account.now})
     return Adjusted(transaction_id, amount_cents, account.balance_cents, account, reloads)

@@ -15,6 +15,7 @@ from db.attempts.reload_rule import Reloads, ask_reload_rule
 from db.ledger.debit_rows import END, START, pack_debit, pack_posting
 from db.ledger.rejections import RejectedEntry, keep_rejected
 from db.ledger.statements import (
+    CLOCK,
     COPY_DEBITS,
     EXISTING_ACCOUNTS,
     FIND_BILLED_CALLS,
@@ -26,11 +27,10 @@ from db.ledger.statements import (
 from db.postgres.arrays import bigints, instants
 from db.postgres.engine import driver_connection, execute_last
 from db.postgres.exchange import Row, Statement, exchange
-from db.postgres.instants import instant, microseconds
-from metering.rules.events import CallEvent, same_call
+from db.postgres.instants import instant
+from metering.rules.events import ENDS_TOO_LATE, CallEvent, latest_end, same_call
 from metering.rules.pricing import Charge, Price, charge_call
 from metering.rules.rejections import Reason, Rejection
-from metering.runtime.clock import Clock, to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
 
@@ -72,6 +72,9 @@ class BalanceChange(msgspec.Struct, gc=False):
     transaction_count: int
     posted_us: int
     """The time of posting, as Postgres keeps it (`db.postgres.instants`): thousands are read and written at once."""
+    now_us: int
+    """Postgres's clock, read under the org's lock: what is decided, is decided by it. The same, unless the org's newest
+    transaction has a later time."""
     reload_below_cents: int | None = None
     """The org wants to be reloaded below this balance; None while it has that disabled."""
 
@@ -79,6 +82,11 @@ class BalanceChange(msgspec.Struct, gc=False):
     def posted_at(self) -> datetime:
         """The time of posting."""
         return instant(self.posted_us)
+
+    @property
+    def now(self) -> datetime:
+        """Postgres's clock, read under the org's lock."""
+        return instant(self.now_us)
 
     @property
     def wants_reload(self) -> bool:
@@ -122,25 +130,26 @@ _ORG_ID: Final = attrgetter("event.org_id")
 
 
 def lock_accounts(
-    connection: psycopg.Connection, org_ids: Iterable[int], clock: Clock, *, skip_locked: bool = False
+    connection: psycopg.Connection, org_ids: Iterable[int], *, skip_locked: bool = False
 ) -> dict[int, BalanceChange]:
     """Lock the accounts that exist among `org_ids`, in order of id, and read them; with `skip_locked` only those that are free.
 
-    Returns each as the start of a change, its version already raised by one. `posted_at` is the time of posting: read under the
-    locks, cut to milliseconds, and never before the account's newest transaction, so that id order is time order even where
-    clocks differ (docs/reference/money-rules.md#balances).
+    Returns each as the start of a change, its version already raised by one. `posted_at` is the time of posting: Postgres's
+    clock, read under the locks, and never before the account's newest transaction, so that id order is time order
+    (docs/reference/money-rules.md#balances).
     """
-    [rows] = exchange(connection, [(_lock_statement(skip_locked), [bigints(list(set(org_ids)))])])
-    return _locked(rows, clock)
+    rows, [(now_us,)] = exchange(
+        connection, [(_lock_statement(skip_locked), [bigints(list(set(org_ids)))]), (CLOCK, [])]
+    )
+    return _locked(rows, now_us)
 
 
 def _lock_statement(skip_locked: bool) -> Statement:
     return LOCK_FREE_ACCOUNTS if skip_locked else LOCK_ACCOUNTS
 
 
-def _locked(rows: Sequence[Row], clock: Clock) -> dict[int, BalanceChange]:
-    """The accounts that a lock statement found. They are locked by now: so the clock is read."""
-    now_us = microseconds(to_milliseconds(clock()))
+def _locked(rows: Sequence[Row], now_us: int) -> dict[int, BalanceChange]:
+    """The accounts that a lock statement found; Postgres's clock was read after it."""
     return {
         org_id: BalanceChange(
             org_id,
@@ -148,6 +157,7 @@ def _locked(rows: Sequence[Row], clock: Clock) -> dict[int, BalanceChange]:
             version + 1,
             count,
             max(now_us, last_posted_us or now_us),
+            now_us,
             reload_below_cents,
         )
         for org_id, balance_cents, version, count, last_posted_us, reload_below_cents in rows
@@ -176,7 +186,6 @@ def post_calls(
     rejected: Sequence[RejectedEntry],
     *,
     price_book_version: int,
-    clock: Clock,
     skip_locked: bool = False,
 ) -> Posted:
     """Bill each of `calls` once, each org's in their order, and keep what can't be billed, in the caller's transaction.
@@ -194,7 +203,9 @@ def post_calls(
         # An org's calls lie side by side in each index: a quarter less work for Postgres than in the order in which they came.
         calls = sorted(calls, key=_ORG_ID)
         org_ids = {call.event.org_id for call in calls}
-        accounts, newest_price, known = _lock_and_look(driver, org_ids, calls, clock, skip_locked=skip_locked)
+        accounts, newest_price, now_us, known = _lock_and_look(
+            driver, org_ids, calls, skip_locked=skip_locked
+        )
         held = _held_by_others(driver, org_ids - accounts.keys()) if skip_locked else set()
         reach(CrashPoint.LEDGER_AFTER_LOCK)
         if newest_price != price_book_version:
@@ -202,17 +213,17 @@ def post_calls(
         if held:
             posted.deferred = [call for call in calls if call.event.org_id in held]
             calls = [call for call in calls if call.event.org_id not in held]
-        _sort_out(calls, accounts, known, posted)
+        _sort_out(calls, accounts, known, latest_end(instant(now_us)), posted)
         if posted.debits:
             posted.changes = _write_debits(driver, posted.debits, accounts)
-            wanting = {org_id: each.posted_at for org_id, each in posted.changes.items() if each.wants_reload}
+            wanting = {org_id: each.now for org_id, each in posted.changes.items() if each.wants_reload}
             if wanting:
                 write_accounts(driver, posted.changes.values())
                 posted.reloads = ask_reload_rule(connection, wanting)
             else:
                 execute_last(connection, UPDATE_ACCOUNTS, _account_columns(posted.changes.values()))
     if posted.rejected:
-        keep_rejected(driver, posted.rejected, clock())
+        keep_rejected(driver, posted.rejected)
     reach(CrashPoint.LEDGER_AFTER_WRITE)
     return posted
 
@@ -229,17 +240,16 @@ def _lock_and_look(
     driver: psycopg.Connection,
     org_ids: set[int],
     calls: Sequence[PricedCall],
-    clock: Clock,
     *,
     skip_locked: bool,
-) -> tuple[dict[int, BalanceChange], int, dict[tuple[int, int], CallEvent]]:
-    """Lock the orgs; then the price book's version; then those of `calls` that were billed before.
+) -> tuple[dict[int, BalanceChange], int, int, dict[tuple[int, int], CallEvent]]:
+    """Lock the orgs; then the price book's version and Postgres's clock; then those of `calls` that were billed before.
 
     Sent together, because each round trip costs a small batch as much as its statement; Postgres takes them one after the other,
     each on a snapshot of its own, so that what is looked for is looked for under the locks.
     """
     keys = [bigints([call.event.org_id for call in calls]), bigints([call.event.call_id for call in calls])]
-    locked, [newest], billed = exchange(
+    locked, [(newest_price, now_us)], billed = exchange(
         driver,
         [
             (_lock_statement(skip_locked), [bigints(list(org_ids))]),
@@ -247,7 +257,8 @@ def _lock_and_look(
             (FIND_BILLED_CALLS, keys),
         ],
     )
-    return _locked(locked, clock), newest[0], {(row[0], row[1]): _billed_event(*row) for row in billed}
+    known = {(row[0], row[1]): _billed_event(*row) for row in billed}
+    return _locked(locked, now_us), newest_price, now_us, known
 
 
 def _billed_event(
@@ -278,13 +289,18 @@ def _sort_out(
     calls: Sequence[PricedCall],
     accounts: dict[int, BalanceChange],
     known: dict[tuple[int, int], CallEvent],
+    latest: datetime,
     posted: Posted,
 ) -> None:
-    """Tell what is to be debited from duplicates, conflicts, calls that cost nothing, and unknown orgs and tiers."""
+    """Tell what is to be debited from duplicates, conflicts, calls that cost nothing, that end after `latest`, and unknown orgs
+    and tiers.
+    """
     for call in calls:
         event = call.event
         key = (event.org_id, event.call_id)
-        if event.org_id not in accounts:
+        if event.ended_at > latest and known.get(key) != event:
+            posted.rejected.append(call.reject(ENDS_TOO_LATE.reason, ENDS_TOO_LATE.detail))
+        elif event.org_id not in accounts:
             posted.rejected.append(call.reject(Reason.UNKNOWN_ORG, f"org_id: there is no org {event.org_id}"))
         elif (billed := known.get(key)) is not None:
             if same_call(billed, event):

@@ -27,9 +27,7 @@ class RejectedEntry:
     rejection: Rejection
 
 
-def keep_rejected(
-    driver: psycopg.Connection, entries: Sequence[RejectedEntry], received_at: datetime
-) -> None:
+def keep_rejected(driver: psycopg.Connection, entries: Sequence[RejectedEntry]) -> None:
     """Keep each entry as the bytes that came, in the caller's transaction."""
     with driver.cursor() as cursor:
         cursor.executemany(
@@ -42,7 +40,6 @@ def keep_rejected(
                     entry.raw[:MAX_KEPT_BYTES] if entry.rejection.reason is Reason.TOO_LARGE else entry.raw,
                     len(entry.raw),
                     hashlib.sha256(entry.raw).digest(),
-                    received_at,
                 )
                 # Two meters that hold the same entries must not wait for each other's rows in opposite orders.
                 for entry in sorted(entries, key=lambda entry: entry.stream_id)

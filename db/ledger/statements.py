@@ -23,7 +23,13 @@ LOCK_FREE_ACCOUNTS: Final = Statement("lock_free_accounts", f"{_LOCK} SKIP LOCKE
 """Only those that nobody holds: where a stranger's session has held up a batch for too long."""
 
 # Under the locks, so that nobody can set another price meanwhile that counts. Locks nothing; the end of the primary key.
-PRICE_BOOK_VERSION: Final = Statement("price_book_version", "SELECT coalesce(max(id), 0) FROM tier_prices")
+# Postgres's clock with it, which so has no statement of its own.
+PRICE_BOOK_VERSION: Final = Statement(
+    "price_book_version_and_clock", "SELECT coalesce(max(id), 0), metering_now() FROM tier_prices"
+)
+
+# Where no calls are posted: after the locks, in the same turn. Within the locking statement it could be read before the wait.
+CLOCK: Final = Statement("clock", "SELECT metering_now()")
 
 # Under the locks, on a snapshot of its own: a call billed while the locks were waited for is seen. Locks nothing. By
 # transactions_call_key: LATERAL with LIMIT keeps the planner on it, one probe per call, whatever it believes of the table's size.
@@ -69,7 +75,7 @@ UPDATE_ACCOUNTS: Final = Statement(
 # (stream_id, raw_sha256): a batch that comes again, after a crash before its ack, finds its rejections there.
 KEEP_REJECTED: Final = """
     INSERT INTO rejected_events (stream_id, reason, detail, raw, raw_length_bytes, raw_sha256, received_at)
-    VALUES (%s, %s, %s, %s, %s, %s, %s)
+    VALUES (%s, %s, %s, %s, %s, %s, metering_now())
     ON CONFLICT (stream_id, raw_sha256) DO NOTHING
 """
 

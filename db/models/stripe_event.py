@@ -50,6 +50,8 @@ class StripeCursor(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     position: Mapped[datetime]
-    """Every event up to then has been seen to."""
+    """Every event up to then, by Stripe's clock, has been seen to."""
     looked_at: Mapped[datetime]
     """When a reconciliation last set out to read: others need not do so at once."""
+    read_at: Mapped[datetime | None]
+    """When the list was last read to its end."""

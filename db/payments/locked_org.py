@@ -21,7 +21,7 @@ class LockedOrg:
     """Changed by what is posted."""
     billing: BillingAccount
     now: datetime
-    """Not before the org's last transaction, whatever the clock says."""
+    """Postgres's clock, read under the lock."""
     signals: list[SignalKey] = field(default_factory=list)
     """Written to the outbox, to be published after the commit."""
 

@@ -16,10 +16,9 @@ from db.attempts.months import reloads_so_far
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing
 from db.ledger.post_calls import BalanceChange
 from db.payments.displaced_attempts import DISPLACED
-from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE, lookup_delay, may_send
+from metering.rules.lookup_schedule import SEND_WINDOW, TOP_UP_WINDOW, WORK_LEASE, lookup_delay, may_send
 from metering.rules.payments import AttemptKind, AttemptStatus
 from metering.rules.reloads import Due, ReloadAccount, Skipped, reload_due, same_month
-from metering.runtime.clock import Clock, to_milliseconds
 
 NO_LONGER_WANTED: Final = "no_longer_wanted"
 MONTH_TURNED: Final = "month_turned"
@@ -52,27 +51,30 @@ class NextStep:
 
 
 def take_next_step(
-    connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock, for_client: bool = False
+    connection: Connection, org_id: int, attempt_id: UUID, *, for_client: bool = False
 ) -> NextStep:
     """Take an attempt in hand, in the caller's transaction: for WORK_LEASE nobody else does.
 
     `for_client`: a customer's request waits for a top-up, so it may be sent again. The reconciler never sends one: nobody might
     be there any more who wants it.
     """
-    locked = lock_billing(connection, org_id, clock)
+    locked = lock_billing(connection, org_id)
     attempt = find_attempt(connection, org_id, attempt_id)
     if locked is None or attempt is None or not attempt.open:
         return NextStep(Step.NOTHING, attempt)
     account, billing = locked
-    now = max(to_milliseconds(clock()), attempt.created_at)
-    too_early = attempt.look_at > now and attempt.first_sent_at is not None and not for_client
+    now = account.now
+    if attempt.last_sent_at is not None and attempt.last_sent_at > now:
+        # By a clock that was wrong: it was sent by now at the latest.
+        change_attempt(connection, attempt, last_sent_at=now)
+    too_early = not attempt.is_due(now) and attempt.first_sent_at is not None and not for_client
     if too_early or attempt.in_hand(now):
         return NextStep(Step.NOTHING, attempt)
     if attempt.kind is AttemptKind.TOP_UP:
         step = _top_up_step(attempt, now, for_client=for_client)
     elif (reason := _why_unwanted(connection, attempt, account, billing, now)) is not None:
         finish_attempt(connection, attempt, AttemptStatus.CANCELLED, now, code=reason)
-        reloads = ask_reload_rule(connection, {org_id: max(account.posted_at, now)})
+        reloads = ask_reload_rule(connection, {org_id: now})
         return NextStep(Step.NOTHING, find_attempt(connection, org_id, attempt_id), reloads, ended=True)
     else:
         step = _reload_step(connection, attempt, account, billing, now)
@@ -93,16 +95,16 @@ def take_next_step(
     return NextStep(step, find_attempt(connection, org_id, attempt_id))
 
 
-def put_off(connection: Connection, org_id: int, attempt_id: UUID, *, clock: Clock) -> Attempt | None:
+def put_off(connection: Connection, org_id: int, attempt_id: UUID) -> Attempt | None:
     """Note that an attempt was looked at and nothing was decided: it is looked at again, later each time.
 
     Gives it as it is now.
     """
-    lock_billing(connection, org_id, clock)
+    locked = lock_billing(connection, org_id)
     attempt = find_attempt(connection, org_id, attempt_id)
-    if attempt is None or not attempt.open:
+    if locked is None or attempt is None or not attempt.open:
         return attempt
-    now = to_milliseconds(clock())
+    now = locked[0].now
     tries = attempt.tries + 1
     change_attempt(
         connection,
@@ -133,14 +135,14 @@ def _reload_step(
 ) -> Step:
     if attempt.payment_intent_id is not None:
         return Step.RETRIEVE
-    # One that was never sent, and is as old as that, may have been sent all the same: before this database was restored.
-    if not may_send(attempt.first_sent_at or attempt.created_at, now):
-        return Step.FIND
     # Whether a displaced one is still wanted nobody asks: it may have ended long ago.
     if attempt.failure_code == DISPLACED:
         return Step.FIND
     if attempt.first_sent_at is None:
-        return Step.SEND
+        # One that is as old as that may have been sent all the same: before this database was restored.
+        return Step.SEND if now - attempt.created_at < SEND_WINDOW else Step.FIND
+    if not may_send(attempt.first_sent_at, now):
+        return Step.FIND
     # A charge that may not have been made is not made after a no: reloads disabled, a lower limit, money that went back. If it
     # was made, it is found. That the balance has risen is no such no: the answer is wanted soon, and a repeat brings it.
     empty = structs.replace(account, balance_cents=0)

@@ -40,7 +40,7 @@ from metering.rules.payments import (
 )
 from metering.rules.refusals import pause_after_refusal
 from metering.rules.reloads import LOST_MONEY, is_soft, pause_after_decline
-from metering.runtime.clock import Clock, to_milliseconds
+from metering.runtime.clock import to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
 NEVER_CHARGED: Final = "never_charged"
@@ -57,7 +57,6 @@ def settle(
     of: tuple[int, UUID] | None = None,
     proven: bool = False,
     livemode: bool,
-    clock: Clock,
     event: EventRef | None = None,
     description: str | None = None,
 ) -> Settled:
@@ -68,9 +67,9 @@ def settle(
     with the effect, `description` with the credit that an operator asks for. Whatever was not booked is told by the outcome;
     nothing is raised for it.
     """
-    settled = _settle(connection, finding, of, livemode, clock, description, proven=proven)
+    settled = _settle(connection, finding, of, livemode, description, proven=proven)
     if event is not None:
-        keep_event(connection, event, settled.outcome.value, clock())
+        keep_event(connection, event, settled.outcome.value)
     reach(CrashPoint.SETTLE_AFTER_WRITE)
     return settled
 
@@ -80,7 +79,6 @@ def _settle(
     finding: Finding,
     of: tuple[int, UUID] | None,
     livemode: bool,
-    clock: Clock,
     description: str | None,
     *,
     proven: bool,
@@ -93,12 +91,11 @@ def _settle(
     if of is None:
         raise TypeError("whose charge this is about must be said")
     org_id, attempt_id = of
-    locked = lock_billing(connection, org_id, clock)
+    locked = lock_billing(connection, org_id)
     if locked is None:
         return Settled(Outcome.UNKNOWN_ORG)
     account, billing = locked
-    now = max(account.posted_at, to_milliseconds(clock()))
-    settling = _Settling(LockedOrg(connection, account, billing, now), description)
+    settling = _Settling(LockedOrg(connection, account, billing, account.now), description)
     if isinstance(finding, IntentSeen):
         return settling.bring_to(finding, attempt_id, proven=proven)
     attempt = find_attempt(connection, org_id, attempt_id)

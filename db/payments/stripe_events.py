@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy import Connection, Engine, case, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
 from db.models import StripeCursor, StripeEvent
+from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
 
 _EVENTS: Final = "events"
@@ -38,23 +39,30 @@ def known_events(engine: Engine, event_ids: Collection[str]) -> set[str]:
         return set(connection.scalars(_KNOWN, {"ids": list(event_ids)}))
 
 
-def keep_event(connection: Connection, event: EventRef, outcome: str, at: datetime) -> bool:
+def keep_event(connection: Connection, event: EventRef, outcome: str) -> bool:
     """Write an event down, in the transaction of its effect. False if it was there: the effect has happened before."""
     statement = (
         insert_unless_there(StripeEvent)
-        .values(id=event.id, type=event.type, created_at=event.created_at, received_at=at, outcome=outcome)
+        .values(
+            id=event.id,
+            type=event.type,
+            created_at=event.created_at,
+            received_at=func.metering_now(),
+            outcome=outcome,
+        )
         .on_conflict_do_nothing()
         .returning(StripeEvent.id)
     )
     return connection.scalar(statement) is not None
 
 
-def claim_event_list(engine: Engine, now: datetime, *, every: timedelta) -> datetime | None:
+def claim_event_list(engine: Engine, *, every: timedelta) -> datetime | None:
     """Take the reading of Stripe's event list upon oneself, unless somebody did so less than `every` ago.
 
     Gives the time up to which events have been seen to. An installation that has never read begins now: it had no customers.
     """
     with transaction(engine) as connection:
+        now = read_clock(connection)
         connection.execute(
             insert_unless_there(StripeCursor)
             .values(name=_EVENTS, position=now, looked_at=now - every)
@@ -62,17 +70,34 @@ def claim_event_list(engine: Engine, now: datetime, *, every: timedelta) -> date
         )
         return connection.scalar(
             update(StripeCursor)
-            .where(StripeCursor.name == _EVENTS, StripeCursor.looked_at <= now - every)
+            .where(
+                StripeCursor.name == _EVENTS,
+                # A time to come was written by a clock that was wrong: nobody waits for it.
+                or_(StripeCursor.looked_at <= now - every, StripeCursor.looked_at > now),
+            )
             .values(looked_at=now)
             .returning(StripeCursor.position)
         )
 
 
-def advance_event_list(engine: Engine, position: datetime) -> None:
-    """Note that all events up to `position` have been seen to. Never goes back."""
+def finish_event_list(engine: Engine, position: datetime | None, *, wrong: datetime | None = None) -> None:
+    """Note that the list was read, and that all events up to `position`, if that is known, have been seen to.
+
+    Never goes back, but from a position that was `wrong`: a time to come.
+    """
+    values: dict[str, object] = {"read_at": func.metering_now()}
+    if position is not None:
+        later = func.greatest(StripeCursor.position, position)
+        values["position"] = (
+            later if wrong is None else case((StripeCursor.position == wrong, position), else_=later)
+        )
     with transaction(engine) as connection:
-        connection.execute(
-            update(StripeCursor)
-            .where(StripeCursor.name == _EVENTS, StripeCursor.position < position)
-            .values(position=position)
+        connection.execute(update(StripeCursor).where(StripeCursor.name == _EVENTS).values(values))
+
+
+def event_list_age(engine: Engine) -> timedelta | None:
+    """How long ago the list was last read to its end, by any process; None if it never was."""
+    with transaction(engine) as connection:
+        return connection.scalar(
+            select(func.metering_now() - StripeCursor.read_at).where(StripeCursor.name == _EVENTS)
         )

@@ -1,5 +1,6 @@
 """Whether the process lives, and whether what it needs is there."""
 
+from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from typing import Final, Literal
@@ -11,11 +12,13 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from sqlalchemy import Engine, text
 
+from db.postgres.clock import CLOCKS_DIFFER_AFTER, measure_difference
 from db.postgres.engine import transaction
 from db.postgres.writable import QUESTION, refuse_read_only
 from metering.api.context import ApiContext, context_of
 from metering.api.errors import error_response
 from metering.api.responses import Answer, Problem, answer, answers
+from metering.runtime.clock import Clock
 
 router = APIRouter(tags=["Health"])
 
@@ -33,7 +36,10 @@ class NotReadyAnswer(Problem):
     """Something that is needed is away."""
 
     code: Literal["not_ready"]
-    away: list[str] = Field(description="`postgres`, `redis`: they don't answer, or take no writes.")
+    away: list[str] = Field(
+        description="`postgres`, `redis`: they don't answer, or take no writes. `clock`: this machine's differs from that of"
+        " Postgres's by more than 30 s."
+    )
 
 
 @router.get(
@@ -63,25 +69,31 @@ async def healthz() -> OkAnswer:
 async def readyz(request: Request) -> JSONResponse:
     """Asks Postgres and Redis whether they can be written: a server that was demoted answers everything else."""
     context = context_of(request)
-    asked = {"postgres": await _postgres_writes(context), "redis": await context.gate_reader.takes_writes()}
+    difference = await _clock_difference(context)
+    asked = {"postgres": difference is not None, "redis": await context.gate_reader.takes_writes()}
     away = [name for name, answers in asked.items() if not answers]
+    if difference is not None and abs(difference) > CLOCKS_DIFFER_AFTER:
+        away.append("clock")
     if not away:
         return JSONResponse({"ok": True})
     return error_response(HTTPStatus.SERVICE_UNAVAILABLE, f"away: {', '.join(away)}", "not_ready", away=away)
 
 
-async def _postgres_writes(context: ApiContext) -> bool:
+async def _clock_difference(context: ApiContext) -> timedelta | None:
+    """How far this process's clock is ahead of Postgres's; None where Postgres can't be asked, or written."""
     try:
         with fail_after(LIMIT_S):
             # Left behind where it hangs: so the pool bounds how many do.
-            await run_sync(
-                partial(_ask, context.engine), abandon_on_cancel=True, limiter=context.thread_pools.health
+            return await run_sync(
+                partial(_ask, context.engine, context.payments.clock),
+                abandon_on_cancel=True,
+                limiter=context.thread_pools.health,
             )
     except Exception:  # noqa: BLE001 - whatever it is, it is no answer
-        return False
-    return True
+        return None
 
 
-def _ask(engine: Engine) -> None:
+def _ask(engine: Engine, clock: Clock) -> timedelta:
     with transaction(engine) as connection:
         refuse_read_only(connection.scalar(text(QUESTION)))
+    return measure_difference(engine, clock)

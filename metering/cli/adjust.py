@@ -51,7 +51,6 @@ def adjust(
     from metering.console.connections import open_database
     from metering.console.operators import require_operator
     from metering.rules.money import format_usd
-    from metering.runtime.clock import system_clock
     from workers.reload_follower import ReloadFollower
 
     id_value("ORG", org)
@@ -61,9 +60,7 @@ def adjust(
         actor = require_operator(engine, "adjust", org_id=org)
         try:
             with transaction(engine) as connection:
-                done = adjust_balance(
-                    connection, org, amount_cents=cents, reason=reason, key=key, clock=system_clock
-                )
+                done = adjust_balance(connection, org, amount_cents=cents, reason=reason, key=key)
                 if done.change is not None:
                     log_action(
                         connection,

@@ -38,10 +38,14 @@ def list_(
     org: Annotated[
         int | None, typer.Option(metavar="ORG", help="Only this org's.", show_default=False)
     ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Only those whose end isn't known yet.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Only those that have no end yet.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List attempts, newest first. The jobs settle an open one: they ask Stripe again until its end is known."""
+    """List charges, top-ups and auto-reloads, newest first.
+
+    One with the status `open` was begun and has no end yet. Nobody needs to do anything: `jobs` asks Stripe until the end is
+    known, and never charges twice. After 27 hours `metering audit` names it.
+    """
     from db.attempts.attempts import list_attempts
     from metering.console.connections import open_database
     from metering.rules.money import format_usd

@@ -51,11 +51,10 @@ def _compare_with_stripe(engine: "Engine") -> "StripeAudit":
     from metering.console.payments import open_command_stripe
     from metering.payments.audit import audit_against_stripe
     from metering.payments.stripe_failures import StripeFailure
-    from metering.runtime.clock import system_clock
 
     try:
         with open_command_stripe() as stripe:
-            return audit_against_stripe(engine, stripe, system_clock)
+            return audit_against_stripe(engine, stripe)
     except StripeFailure as failure:
         raise CommandError(f"Stripe can't be asked: {failure.message}") from failure
 

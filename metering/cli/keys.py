@@ -42,10 +42,10 @@ def create(
     """Make an API key for an org. It is shown this once: only its hash is kept."""
     from db.accounts.api_keys import create_key
     from db.operators.log import log_action
+    from db.postgres.clock import read_clock
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.console.operators import require_operator
-    from metering.runtime.clock import system_clock
 
     id_value("ORG", org)
     if name is not None:
@@ -54,7 +54,7 @@ def create(
     with open_database(command="key create") as engine:
         actor = require_operator(engine, "key create", org_id=org)
         with transaction(engine) as connection:
-            made = create_key(connection, org, system_clock(), name=name, expires_at=end)
+            made = create_key(connection, org, read_clock(connection), name=name, expires_at=end)
             details = {"name": name, "expires_at": None if end is None else format_time(end)}
             log_action(
                 connection,
@@ -155,16 +155,16 @@ def revoke(
     """Revoke a key: it stops at once, and for ever."""
     from db.accounts.api_keys import revoke_key
     from db.operators.log import log_action
+    from db.postgres.clock import read_clock
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.console.operators import require_operator
-    from metering.runtime.clock import system_clock
 
     id_value("KEY_ID", key_id)
     with open_database(command="key revoke") as engine:
         actor = require_operator(engine, "key revoke")
         with transaction(engine) as connection:
-            key, changed = revoke_key(connection, key_id, system_clock())
+            key, changed = revoke_key(connection, key_id, read_clock(connection))
             revoked = _json(key)
             if changed:
                 log_action(connection, actor, "key revoke", org_id=key.org_id, subject=key_id)

@@ -46,10 +46,10 @@ def create(
     """Make an org, with a balance of 0.00 and the next free id, or the given one."""
     from db.accounts.orgs import create_org
     from db.operators.log import log_action
+    from db.postgres.clock import read_clock
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.console.operators import require_operator
-    from metering.runtime.clock import system_clock
 
     if org_id is not None:
         id_value("id", org_id)
@@ -57,7 +57,7 @@ def create(
     with open_database(command="org create") as engine:
         actor = require_operator(engine, "org create", org_id=org_id)
         with transaction(engine) as connection:
-            made = create_org(connection, name, system_clock(), org_id=org_id)
+            made = create_org(connection, name, read_clock(connection), org_id=org_id)
             log_action(connection, actor, "org create", org_id=made, details={"name": name})
     follow_gate(Balance(made, balance_cents=0, version=0))
     if as_json:

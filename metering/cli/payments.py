@@ -37,13 +37,12 @@ def list_(
     from metering.payments.unbooked import find_unbooked
     from metering.rules.money import format_usd
     from metering.rules.payments import CURRENCY
-    from metering.runtime.clock import system_clock
 
     if not unbooked:
         raise CommandError("Say --unbooked. Charges that we made are in `metering attempt list`.")
     with open_database(command="payment list") as engine, open_command_stripe() as stripe:
         try:
-            found = find_unbooked(engine, stripe, system_clock)
+            found = find_unbooked(engine, stripe)
         except StripeFailure as failure:
             raise CommandError(f"Stripe can't be asked: {quoted(failure)}.") from failure
     if as_json:

@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -128,7 +127,6 @@ def replay(
     """
     from metering.console.connections import open_database, open_redis
     from metering.console.operators import require_operator
-    from metering.runtime.clock import system_clock
 
     chosen = ids or []
     if bool(chosen) == bool(reason is not None or all_):
@@ -145,7 +143,6 @@ def replay(
             engine,
             actor,
             _pages_by_id(engine, chosen) if chosen else _pages_by_reason(engine, reason, again=again),
-            system_clock,
             again=again,
             report=lambda so_far: bar.update(task, events=so_far),
         )
@@ -173,7 +170,6 @@ def _replay(
     engine: "Engine",
     actor: "Actor",
     pages: Iterator[Sequence["RejectedEvent"]],
-    clock: Callable[[], datetime],
     *,
     again: bool,
     report: Callable[[int], None],
@@ -183,6 +179,7 @@ def _replay(
 
     from db.ledger.rejections import mark_replayed
     from db.operators.log import log_action
+    from db.postgres.clock import read_clock
     from db.postgres.engine import transaction
     from metering.cli.push import append_events
 
@@ -204,7 +201,7 @@ def _replay(
         pairs = list(zip(wanted, answers, strict=True))
         pushed = {event.id: answer.decode() for event, answer in pairs if isinstance(answer, bytes)}
         with transaction(engine) as connection:
-            mark_replayed(connection, pushed, clock())
+            mark_replayed(connection, pushed, read_clock(connection))
             for rejected_id, stream_id in pushed.items():
                 log_action(
                     connection,

@@ -36,11 +36,11 @@ app = typer.Typer(
 def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption = False) -> None:
     """List orgs whose auto-reloads are paused or wait, with why, since when and what lifts it."""
     from db.attempts.reload_status import list_reload_stops
+    from db.postgres.clock import read_clock
     from metering.console.connections import open_database
-    from metering.runtime.clock import system_clock
 
     with open_database(command="reload list") as engine, engine.connect() as connection:
-        stops, total = list_reload_stops(connection, system_clock(), limit=limit, offset=offset)
+        stops, total = list_reload_stops(connection, read_clock(connection), limit=limit, offset=offset)
     if as_json:
         show_list([asdict(each) | {"lifted_by": lifted_by(each)} for each in stops], total)
         return
@@ -89,7 +89,6 @@ def resume(
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.console.operators import require_operator
-    from metering.runtime.clock import system_clock
     from workers.reload_follower import ReloadFollower
 
     id_value("ORG", org)
@@ -98,9 +97,7 @@ def resume(
         actor = require_operator(engine, "reload resume", org_id=org)
         try:
             with transaction(engine) as connection:
-                pause, reloads = resume_reloads(
-                    connection, org, by=actor.name, reason=reason, clock=system_clock
-                )
+                pause, reloads = resume_reloads(connection, org, by=actor.name, reason=reason)
                 log_action(
                     connection,
                     actor,

@@ -67,16 +67,16 @@ def status(as_json: JsonOption = False) -> None:
     """Show how things stand: the backlog, the meters, the orgs and their gates, what was rejected, charges and reloads."""
     from db.attempts.reload_status import read_reload_status
     from db.payments.set_aside_events import count_set_aside
+    from db.postgres.clock import read_clock
     from db.postgres.schema import expected_revision
     from metering.console.connections import open_database, open_redis
     from metering.console.reload_status import reload_json, show_reloads
-    from metering.runtime.clock import system_clock
 
-    now = system_clock()
     with open_database(command="status") as engine, open_redis() as client:
         ledger, stream, meters = _ledger(engine), _stream(client), _meters(client)
         gates = _gates(engine, client)
         with engine.connect() as connection:
+            now = read_clock(connection)
             reloads = read_reload_status(connection, now, limit=MAX_LIMITED)
             set_aside, set_aside_since = count_set_aside(connection)
     if as_json:

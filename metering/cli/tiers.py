@@ -71,12 +71,12 @@ def set_(
     """
     from db.ledger.prices import set_price
     from db.operators.log import log_action
+    from db.postgres.clock import read_clock
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.console.operators import require_operator
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment
-    from metering.runtime.clock import system_clock
 
     first_s, next_s = _parsed("increment", parse_increment, increment)
     rate_microusd = _parsed("USD_PER_MINUTE", parse_usd, usd_per_minute)
@@ -95,7 +95,7 @@ def set_(
     with open_database(command="tier set") as engine:
         actor = require_operator(engine, "tier set")
         with transaction(engine) as connection:
-            done = set_price(connection, price, system_clock, restored=restored)
+            done = set_price(connection, price, lambda: read_clock(connection), restored=restored)
             if done.changed:
                 log_action(connection, actor, "tier set", subject=name, details=_details(done))
     if as_json:

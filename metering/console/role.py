@@ -56,10 +56,12 @@ def running_role(
     import structlog
 
     from db.postgres.metrics import CONNECTIONS, use_of
+    from metering.console.clock_watch import ClockWatch
     from metering.console.connections import engine_for, located
     from metering.console.stopping import stop_on_signals
     from metering.console.stripe_access import named_stripe
     from metering.runtime.build_info import tell_build
+    from metering.runtime.clock import system_clock
     from metering.runtime.logs import configure_logs
     from metering.runtime.metrics_server import serving_metrics
     from metering.runtime.redis_connection import connect_redis
@@ -83,7 +85,12 @@ def running_role(
         tell_build(command)
         _wait_for_schema(engine, stop)
         # Only now: a health check that reads them must not find a role well that can't work yet.
-        with serving_metrics(settings.metrics_host, settings.metrics_port, command) as metrics_url:
+        with (
+            ClockWatch(engine, system_clock) as watch,
+            serving_metrics(
+                settings.metrics_host, settings.metrics_port, command, complaint=watch.complaint
+            ) as metrics_url,
+        ):
             structlog.get_logger().info("metrics are served", role=command, url=metrics_url)
             gc.collect()
             gc.freeze()  # what is there by now stays: a collection that looked at all of it would halt everything for 80 ms

@@ -36,7 +36,7 @@ def change_settings(payments: Payments, org_id: int, patch: SettingsPatch) -> Bi
     values = patch.sent()
     _check(values)
     with transaction(payments.engine) as connection:
-        locked = lock_billing(connection, org_id, payments.clock)
+        locked = lock_billing(connection, org_id)
         if locked is None:
             raise OrgError(f"there is no org {org_id}")
         change, before = locked

@@ -13,10 +13,10 @@ from sqlalchemy import Engine, ScalarSelect, func, select, text
 
 from db.audit.full import Violation
 from db.models import Account, PaymentAttempt
+from db.postgres.clock import ask_clock
 from db.postgres.engine import transaction
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import CURRENCY, AttemptStatus, Dispute, Intent, IntentStatus, booked_attempt_id
-from metering.runtime.clock import Clock
 
 SETTLING: Final = timedelta(minutes=15)
 """How long a charge may be on its way between Stripe and the ledger."""
@@ -92,12 +92,12 @@ class _Ledger:
         return known
 
 
-def audit_against_stripe(engine: Engine, stripe: StripeApi, clock: Clock) -> StripeAudit:
+def audit_against_stripe(engine: Engine, stripe: StripeApi) -> StripeAudit:
     """Compare customers, attempts and ledger of all orgs with what Stripe lists. Raises StripeFailure where it can't be asked.
 
     Stripe is asked first, the database after it: so whatever Stripe told has had time to be booked.
     """
-    now = clock()
+    now = ask_clock(engine)
     found = StripeAudit()
     since = charges_since(engine, now)
     listed = list(stripe.list_intents(since=since))

@@ -74,7 +74,7 @@ def ensure_customer(payments: Payments, org_id: int) -> str:
     with transaction(payments.engine) as connection:
         claim_customer(connection, customer_id, org_id)
     with transaction(payments.engine) as connection:
-        return keep_customer(connection, org_id, customer_id, payments.clock)
+        return keep_customer(connection, org_id, customer_id)
 
 
 def replace_customer(payments: Payments, org_id: int, missing_id: str) -> str:
@@ -93,7 +93,7 @@ def replace_customer(payments: Payments, org_id: int, missing_id: str) -> str:
     with transaction(payments.engine) as connection:
         claim_customer(connection, customer_id, org_id)
     with transaction(payments.engine) as connection:
-        reloads = change_customer(connection, org_id, missing_id, customer_id, payments.clock)
+        reloads = change_customer(connection, org_id, missing_id, customer_id)
     if reloads is None:
         return ensure_customer(payments, org_id)
     MISSING_AT_STRIPE.labels(Missing.CUSTOMER.value).inc()
@@ -165,7 +165,7 @@ def set_default_payment_method(payments: Payments, org_id: int, payment_method_i
         raise not_done(failure) from failure
     reach(CrashPoint.CARD_AFTER_DEFAULT)
     with transaction(payments.engine) as connection:
-        locked = lock_billing(connection, org_id, payments.clock)
+        locked = lock_billing(connection, org_id)
         if locked is None:
             raise OrgError(f"there is no org {org_id}")
         if is_detached(connection, org_id, card.id):  # while Stripe was being asked

@@ -10,11 +10,13 @@ from structlog.contextvars import bound_contextvars
 from db.attempts.attempts import Attempt
 from db.payments.next_step import Step, put_off, take_next_step
 from db.payments.settlement_outcome import NOT_BOOKED
+from db.postgres.clock import ask_clock
 from db.postgres.engine import transaction
 from metering.payments.cards import replace_customer
 from metering.payments.context import Payments
 from metering.payments.metrics import MISSING_AT_STRIPE, count_ended
 from metering.payments.settling import follow, settle_and_follow
+from metering.payments.stripe_api import Search
 from metering.payments.stripe_failures import (
     StripeDeclined,
     StripeFailure,
@@ -22,7 +24,7 @@ from metering.payments.stripe_failures import (
     StripeRefused,
     StripeUnknown,
 )
-from metering.rules.lookup_schedule import WORK_LEASE, surely_absent
+from metering.rules.lookup_schedule import WORK_LEASE, sent_since, surely_absent
 from metering.rules.payments import (
     AttemptKind,
     ChargeAbsent,
@@ -69,7 +71,7 @@ def process_attempt(
     time. `for_client`: a customer's request waits for it.
     """
     with transaction(payments.engine) as connection:
-        taken = take_next_step(connection, org_id, attempt_id, clock=payments.clock, for_client=for_client)
+        taken = take_next_step(connection, org_id, attempt_id, for_client=for_client)
     follow(payments, taken.reloads)
     if taken.attempt is None or taken.step is Step.NOTHING:
         if taken.ended and taken.attempt is not None:
@@ -136,11 +138,11 @@ def _find_out(payments: Payments, step: Step, attempt: Attempt) -> Finding | Non
     if step is Step.SEND:
         return _send(payments, attempt)
     if step is Step.FIND or attempt.payment_intent_id is None:
-        found = _find_intent(payments, attempt)
-        if found is not None:
-            return IntentSeen(found)
+        search = _search(payments, attempt)
+        if search.intent is not None:
+            return IntentSeen(search.intent)
         last_sent_at = attempt.last_sent_at or attempt.created_at
-        return ChargeAbsent() if surely_absent(last_sent_at, payments.clock()) else None
+        return ChargeAbsent() if surely_absent(last_sent_at, ask_clock(payments.engine), search.at) else None
     if step is Step.CANCEL:
         return IntentSeen(_cancel(payments, attempt.payment_intent_id))
     return IntentSeen(payments.stripe.retrieve_intent(attempt.payment_intent_id))
@@ -151,7 +153,7 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
 
     def timely() -> bool:
         """Not where this machine has slept since it took the attempt in hand: Stripe may have forgotten the key."""
-        return payments.clock() - (attempt.last_sent_at or attempt.created_at) < WORK_LEASE
+        return ask_clock(payments.engine) - (attempt.last_sent_at or attempt.created_at) < WORK_LEASE
 
     if not timely():  # others may have ended it, too
         return None
@@ -179,7 +181,12 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
 
 
 def _find_intent(payments: Payments, attempt: Attempt) -> Intent | None:
-    since = attempt.first_sent_at or attempt.created_at
+    return _search(payments, attempt).intent
+
+
+def _search(payments: Payments, attempt: Attempt) -> Search:
+    first_sent_at = attempt.first_sent_at or attempt.created_at
+    since = sent_since(first_sent_at, attempt.last_sent_at or first_sent_at)
     return payments.stripe.find_intent(attempt, since=since)
 
 
@@ -205,4 +212,4 @@ def _cancel(payments: Payments, intent_id: str) -> Intent:
 
 def _put_off(payments: Payments, attempt: Attempt) -> Attempt | None:
     with transaction(payments.engine) as connection:
-        return put_off(connection, attempt.org_id, attempt.id, clock=payments.clock)
+        return put_off(connection, attempt.org_id, attempt.id)

@@ -50,7 +50,7 @@ def recognise(payments: Payments, customer_id: str, *, before: datetime) -> None
             return
         claim_customer(connection, customer_id, billing.org_id)
     with transaction(payments.engine) as connection:
-        keep_customer(connection, billing.org_id, customer_id, payments.clock)
+        keep_customer(connection, billing.org_id, customer_id)
     log.warning(
         "a customer that this database had forgotten is known again",
         org_id=int(org),

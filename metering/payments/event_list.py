@@ -1,6 +1,8 @@
 """Reading Stripe's list of events: a webhook that was lost is only late."""
 
-from datetime import datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -13,21 +15,23 @@ from db.payments.set_aside_events import (
     set_aside_among,
     take_due,
 )
-from db.payments.stripe_events import advance_event_list, claim_event_list, known_events
+from db.payments.stripe_events import claim_event_list, event_list_age, finish_event_list, known_events
+from db.postgres.clock import ask_clock
 from db.postgres.failures import Failure, diagnose
 from metering.payments.context import Payments
 from metering.payments.events import HANDLED, Source, handle, read_event
-from metering.payments.metrics import STRIPE_EVENTS
+from metering.payments.metrics import EVENT_LIST_AGE_SECONDS, STRIPE_EVENTS
 from metering.payments.stripe_api import StripeEventSeen
 from metering.payments.stripe_failures import StripeFailure
+from metering.runtime.clock import age_s
 from metering.runtime.crashpoints import CrashPoint, reach
 
 EVERY: Final = timedelta(seconds=30)
 """How often the list is read, by whichever process comes first."""
 OVERLAP: Final = timedelta(minutes=10)
 """How far behind what was read the next reading begins: an event may turn up in the list later than younger ones."""
-KEPT_FOR: Final = timedelta(days=30)
-"""How long Stripe keeps events."""
+SINCE_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Stripe gives what it has: events of the last 30 days."""
 
 MAX_ERROR_CHARS: Final = 500
 SET_ASIDE: Final = "set_aside"
@@ -41,15 +45,21 @@ def read_events(payments: Payments, *, every: timedelta = EVERY) -> int | None:
     Oldest first. One that can't be handled is set aside: it holds up neither those after it nor the list, and is tried again, at
     growing intervals of up to an hour, until it can. Raises StripeFailure where the list can't be read, and what Postgres raises.
     """
-    now = payments.clock()
-    position = claim_event_list(payments.engine, now, every=every)
+    position = claim_event_list(payments.engine, every=every)
     if position is None:
         return None
-    since = max(position - OVERLAP, now - KEPT_FOR)
-    seen = sorted(
-        payments.stripe.events_since(since, HANDLED), key=lambda event: (event.created_at, event.id)
-    )
+    listed = payments.stripe.events_since(position - OVERLAP, HANDLED)
+    wrong = None
+    if position > (listed.at or ask_clock(payments.engine)) + OVERLAP:
+        # Nobody can have seen to what is yet to come: whoever wrote that had a clock that was wrong. What he skipped isn't known.
+        log.error(
+            "the event list was read up to a time to come; all of it is read again", position=str(position)
+        )
+        wrong = position
+        listed = payments.stripe.events_since(SINCE_EVER, HANDLED)
+    seen = sorted(listed.events, key=lambda event: (event.created_at, event.id))
     new = _unknown(payments, seen)
+    now = ask_clock(payments.engine)
     handled = _retry_set_aside(payments, now)
     for event in new:
         error = _try_to_handle(payments, event)
@@ -61,11 +71,22 @@ def read_events(payments: Payments, *, every: timedelta = EVERY) -> int | None:
             )
             STRIPE_EVENTS.labels(Source.LIST.value, SET_ASIDE).inc()
     reach(CrashPoint.EVENTS_BEFORE_ADVANCE)
-    # Never past the time of reading: what was made meanwhile may not have been in the list yet.
-    advance_event_list(payments.engine, min(now, seen[-1].created_at if seen else now))
+    # Not past the newest: what was made meanwhile may not have been in the list yet. All by Stripe's clock.
+    seen_to = seen[-1].created_at if seen else listed.at
+    finish_event_list(payments.engine, seen_to, wrong=wrong)
     if handled:
         log.info("events were found that no webhook had brought", events=handled)
     return handled
+
+
+def follow_event_list(payments: Payments) -> None:
+    """Read the list if it is time, and in any case tell how long ago it was last read, by whichever process."""
+    try:
+        read_events(payments)
+    finally:
+        age = event_list_age(payments.engine)
+        if age is not None:
+            EVENT_LIST_AGE_SECONDS.set_function(partial(age_s, age, time.monotonic()))
 
 
 def _unknown(payments: Payments, seen: list[StripeEventSeen]) -> list[StripeEventSeen]:

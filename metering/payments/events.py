@@ -144,7 +144,7 @@ def _look(payments: Payments, event: Event) -> str:
 
 def _note(payments: Payments, event: Event, outcome: str) -> str:
     with transaction(payments.engine) as connection:
-        keep_event(connection, event.ref, outcome, payments.clock())
+        keep_event(connection, event.ref, outcome)
     return outcome
 
 
@@ -153,13 +153,13 @@ def _card_is_ready(payments: Payments, event: Event) -> str:
     customer_id, method_id = event.thing.get("customer"), event.thing.get("payment_method")
     with transaction(payments.engine) as connection:
         org_id = find_org_of_customer(connection, customer_id) if isinstance(customer_id, str) else None
-        locked = None if org_id is None else lock_billing(connection, org_id, payments.clock)
+        locked = None if org_id is None else lock_billing(connection, org_id)
         if locked is None or not isinstance(method_id, str):
             outcome = UNKNOWN_CUSTOMER
         else:
-            note_ready(connection, locked[0].org_id, method_id, locked[0].posted_at)
+            note_ready(connection, locked[0].org_id, method_id, locked[0].now)
             outcome = "card_ready"
-        keep_event(connection, event.ref, outcome, payments.clock())
+        keep_event(connection, event.ref, outcome)
     return outcome
 
 
@@ -171,13 +171,13 @@ def _card_is_gone(payments: Payments, event: Event) -> str:
         org_id = find_org_of_customer(connection, customer_id) if isinstance(customer_id, str) else None
         if org_id is None and isinstance(method_id, str):
             org_id = find_org_of_payment_method(connection, method_id)
-        locked = None if org_id is None else lock_billing(connection, org_id, payments.clock)
+        locked = None if org_id is None else lock_billing(connection, org_id)
         if locked is None or not isinstance(method_id, str):
             outcome = UNKNOWN_CUSTOMER
         else:
             reloads = note_detached(connection, *locked, method_id)
             outcome = "card_detached"
-        keep_event(connection, event.ref, outcome, payments.clock())
+        keep_event(connection, event.ref, outcome)
     follow(payments, reloads)
     return outcome
 
@@ -196,12 +196,12 @@ def _card_is_updated(payments: Payments, event: Event) -> str:
     reloads = Reloads()
     with transaction(payments.engine) as connection:
         org_id = None if card.customer_id is None else find_org_of_customer(connection, card.customer_id)
-        locked = None if org_id is None else lock_billing(connection, org_id, payments.clock)
+        locked = None if org_id is None else lock_billing(connection, org_id)
         if locked is None:
             outcome = UNKNOWN_CUSTOMER
         else:
             reloads = note_updated(connection, *locked, method_id, card.identity)
             outcome = "card_updated"
-        keep_event(connection, event.ref, outcome, payments.clock())
+        keep_event(connection, event.ref, outcome)
     follow(payments, reloads)
     return outcome

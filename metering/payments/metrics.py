@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from db.attempts.attempts import Attempt
 from db.attempts.reload_rule import Reloads
@@ -10,6 +10,7 @@ from db.payments.settlement_outcome import NOT_BOOKED, Settled
 from metering.rules.payments import AttemptKind, AttemptStatus, Missing
 from metering.rules.reloads import SIGNALLED_SKIP_REASONS
 from metering.rules.stripe_codes import known_code
+from metering.runtime.role_metrics import UNKNOWN
 
 STRIPE_REQUEST_SECONDS: Final = Histogram(
     "metering_stripe_request_seconds",
@@ -36,6 +37,16 @@ STRIPE_EVENTS: Final = Counter(
     "Stripe's events handled, by source (webhook, or the event list: no webhook had brought it) and outcome.",
     ["source", "outcome"],
 )
+EVENT_LIST_AGE_SECONDS: Final = Gauge(
+    "metering_stripe_event_list_age_seconds",
+    "Since Stripe's event list was last read to its end, by any process: until then a lost webhook is not noticed.",
+)
+EVENT_LIST_AGE_SECONDS.set(UNKNOWN)
+LONGEST_OPEN_ATTEMPT_SECONDS: Final = Gauge(
+    "metering_longest_open_attempt_seconds",
+    "Since the charge that is open longest was made or last sent, whichever is later; 0 where none is open.",
+)
+LONGEST_OPEN_ATTEMPT_SECONDS.set(UNKNOWN)
 NOT_BOOKED_TOTAL: Final = Counter(
     "metering_stripe_not_booked",
     "Payments, refunds and disputes at Stripe that were not booked in the ledger, by reason.",

@@ -64,7 +64,6 @@ def settle_and_follow(
                     of=of,
                     proven=proven,
                     livemode=payments.stripe.livemode,
-                    clock=payments.clock,
                     event=event,
                     description=description,
                 )

@@ -52,6 +52,22 @@ class StripeEventSeen:
         return EventRef(self.id, self.type, self.created_at)
 
 
+@dataclass(frozen=True, slots=True)
+class EventsSeen:
+    """What stands in Stripe's list of events. `at`: when Stripe told so, by its own clock; None where it didn't say."""
+
+    events: list[StripeEventSeen]
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search for a charge came to. `at`: when Stripe answered, by its own clock; None where it didn't say."""
+
+    intent: Intent | None
+    at: datetime | None
+
+
 class StripeApi:
     """Stripe, asked with one key. Made once; may be used by any number of threads. Methods raise StripeFailure's subclasses."""
 
@@ -141,8 +157,8 @@ class StripeApi:
         made_at = int(intent.created_at.timestamp())
         return self._key_of("payment_intent.created", intent.id, _when_made(made_at))
 
-    def find_intent(self, attempt: Attempt, *, since: datetime) -> Intent | None:
-        """An attempt's PaymentIntent among its customer's, made at `since` or later; None if there is none (yet).
+    def find_intent(self, attempt: Attempt, *, since: datetime) -> Search:
+        """Look for an attempt's PaymentIntent among its customer's, made at `since` or later; there may be none (yet).
 
         By the key with which it was made, which Stripe keeps in the event, and nobody edits; by our mark in its metadata only
         where Stripe no longer tells the key.
@@ -151,12 +167,15 @@ class StripeApi:
         has never had him, nothing can be known: that raises StripeRefused.
         """
         since -= CLOCK_SKEW
+        times: list[datetime | None] = []
         try:
-            return self._of_attempt(self.list_intents(since=since, customer_id=attempt.customer_id), attempt)
+            intents = self.list_intents(since=since, customer_id=attempt.customer_id, times=times)
+            return Search(self._of_attempt(intents, attempt), times[0])
         except StripeRefused as refused:
             if refused.missing is not Missing.CUSTOMER or not self.is_deleted(attempt.customer_id):
                 raise
-        return self._of_attempt(self.list_intents(since=since), attempt)
+        found = self._of_attempt(self.list_intents(since=since, times=times), attempt)
+        return Search(found, times[0])
 
     def _of_attempt(self, intents: Iterable[Intent], attempt: Attempt) -> Intent | None:
         """The one of them that is the attempt's."""
@@ -180,12 +199,17 @@ class StripeApi:
         found = ask("customers.retrieve", lambda: self._v1.customers.retrieve(customer_id))
         return bool(found.get("deleted"))
 
-    def list_intents(self, *, since: datetime, customer_id: str | None = None) -> Iterator[Intent]:
-        """All PaymentIntents made at `since` or later, newest first; of one customer, or of all."""
+    def list_intents(
+        self, *, since: datetime, customer_id: str | None = None, times: list[datetime | None] | None = None
+    ) -> Iterator[Intent]:
+        """All PaymentIntents made at `since` or later, newest first; of one customer, or of all.
+
+        When Stripe told of each page, by its own clock, is added to `times`.
+        """
         params: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
         if customer_id is not None:
             params["customer"] = customer_id
-        for each in each_of("payment_intents.list", lambda: self._v1.payment_intents.list(params)):
+        for each in each_of("payment_intents.list", lambda: self._v1.payment_intents.list(params), times):
             yield read_intent(each)
 
     def refunds_of(self, intent_id: str) -> tuple[Refund, ...]:
@@ -235,18 +259,22 @@ class StripeApi:
         params: Any = {"invoice_settings": {"default_payment_method": payment_method_id}}
         ask("customers.update", lambda: self._v1.customers.update(customer_id, params))
 
-    def events_since(self, since: datetime, types: Sequence[str]) -> Iterator[StripeEventSeen]:
+    def events_since(self, since: datetime, types: Sequence[str]) -> EventsSeen:
         """Events of these types, of `since` and later, newest first; Stripe keeps them for 30 days."""
         created: Any = {"gte": int(since.timestamp())}
         params: Any = {"created": created, "types": list(types), "limit": PAGE}
-        for each in each_of("events.list", lambda: self._v1.events.list(params)):
-            yield StripeEventSeen(
+        times: list[datetime | None] = []
+        events = [
+            StripeEventSeen(
                 each["id"],
                 each["type"],
                 datetime.fromtimestamp(each["created"], UTC),
                 bool(each["livemode"]),
                 each["data"],
             )
+            for each in each_of("events.list", lambda: self._v1.events.list(params), times)
+        ]
+        return EventsSeen(events, times[0])
 
 
 def _when_made(made_at: int) -> dict[str, int]:

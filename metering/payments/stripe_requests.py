@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import stripe
@@ -48,11 +50,24 @@ def ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
     return found
 
 
-def each_of(operation: str, call: Callable[[], Any]) -> Iterator[dict[str, Any]]:
-    """Every object of a list, page by page."""
+def told_at(answer: Any) -> datetime | None:
+    """When Stripe answered, by its own clock. None where something in between has taken that out, or spoilt it."""
+    try:
+        told = parsedate_to_datetime(answer.last_response.headers["Date"])
+    except (KeyError, ValueError, AttributeError):
+        return None
+    return None if told.tzinfo is None else told.astimezone(UTC)
+
+
+def each_of(
+    operation: str, call: Callable[[], Any], times: list[datetime | None] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Every object of a list, page by page; when Stripe told of each page is added to `times`."""
     while True:
         with _timed(operation):
             page = call()
+        if times is not None:
+            times.append(told_at(page))
         for each in page.data:
             yield each.to_dict()
         if not page.has_more:

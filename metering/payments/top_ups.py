@@ -17,6 +17,7 @@ from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_att
 from db.models.errors import OrgError
 from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
+from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
 from metering.payments.cards import ensure_customer, not_done, own_card, require_account
 from metering.payments.charges import AttemptProgress, execute_step, process_attempt
@@ -31,7 +32,6 @@ from metering.payments.stripe_failures import StripeFailure
 from metering.payments.top_up_outcome import outcome_of
 from metering.rules.lookup_schedule import TOP_UP_WINDOW, WORK_LEASE
 from metering.rules.payments import AttemptKind, IntentStatus
-from metering.runtime.clock import to_milliseconds
 from metering.runtime.crashpoints import CrashPoint, reach
 
 WAIT_LIMIT_S: Final = WORK_LEASE.total_seconds() + 5
@@ -119,18 +119,18 @@ def mark_answered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
     """Note that a client was told the outcome: an identical top-up is from now on another one."""
     reach(CrashPoint.TOP_UP_BEFORE_MARK)
     with transaction(payments.engine) as connection:
-        attempt = _lock(payments, connection, org_id, attempt_id)
-        if attempt is not None and attempt.answered_at is None:
-            now = to_milliseconds(payments.clock())
+        locked = _lock(connection, org_id, attempt_id)
+        if locked is not None and locked[0].answered_at is None:
+            attempt, now = locked
             change_attempt(connection, attempt, answered_at=now, in_hand_until=None)
 
 
 def mark_unanswered(payments: Payments, org_id: int, attempt_id: UUID) -> None:
     """Note that no client was told the outcome: an identical request gets it, and needn't wait."""
     with transaction(payments.engine) as connection:
-        attempt = _lock(payments, connection, org_id, attempt_id)
-        if attempt is not None and attempt.answered_at is None:
-            change_attempt(connection, attempt, in_hand_until=None)
+        locked = _lock(connection, org_id, attempt_id)
+        if locked is not None and locked[0].answered_at is None:
+            change_attempt(connection, locked[0], in_hand_until=None)
 
 
 def _check_amount(payments: Payments, amount_cents: int) -> None:
@@ -175,13 +175,14 @@ class _Begun:
 def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
     """Write a new attempt, or join the identical one that nobody was told of; under the org's lock."""
     with transaction(payments.engine) as connection:
-        if lock_billing(connection, asked.org_id, payments.clock) is None:
+        locked = lock_billing(connection, asked.org_id)
+        if locked is None:
             raise OrgError(f"there is no org {asked.org_id}")
         if asked.key is not None:
             kept = _kept(connection, asked.org_id, asked.key, asked.request_sha256)
             if kept is not None:
                 return kept
-        now = to_milliseconds(payments.clock())
+        now = locked[0].now
         found = unanswered_top_up(
             connection,
             asked.org_id,
@@ -244,9 +245,7 @@ def _repeat(payments: Payments, org_id: int, key: str, kept: KeptKey) -> ToppedU
     """The answer to a request whose key was used before."""
     if kept.answer is not None:
         return ToppedUp(_decode(kept.answer), kept.attempt_id)
-    attempt = _read(payments, org_id, kept.attempt_id)
-    if attempt is None:
-        raise LookupError(f"attempt {kept.attempt_id} of org {org_id} is gone")
+    attempt, _ = _read(payments, org_id, kept.attempt_id)
     return _join(payments, attempt, key)
 
 
@@ -258,14 +257,15 @@ def _join(payments: Payments, attempt: Attempt, key: str | None) -> ToppedUp:
                 kept = find_key(connection, attempt.org_id, key)
             if kept is not None and kept.answer is not None:
                 return ToppedUp(_decode(kept.answer), attempt.id)
-        now_known = _read(payments, attempt.org_id, attempt.id) or attempt
+        now_known, now = _read(payments, attempt.org_id, attempt.id)
         if now_known.outcome_known:
             return _answer(payments, attempt, key, outcome_of(payments, AttemptProgress(now_known)))
-        if not now_known.in_hand(payments.clock()):
+        if not now_known.in_hand(now):
             progress = process_attempt(payments, attempt.org_id, attempt.id, for_client=True)
             if progress.failure is not None or progress.intent is not None or _ended(progress):
                 return _answer(payments, attempt, key, outcome_of(payments, progress))
-            if progress.attempt is not None and not progress.attempt.in_hand(payments.clock()):
+            now_known, now = _read(payments, attempt.org_id, attempt.id)
+            if not now_known.in_hand(now):
                 break  # it was looked for, and isn't there (yet)
     raise not_done(None)
 
@@ -277,8 +277,8 @@ def _ended(progress: AttemptProgress) -> bool:
 def _wait_until_told(payments: Payments, attempt: Attempt) -> None:
     """Wait while a client may be being told of the attempt: until he was, or has gone, or whoever told him has died."""
     for _ in _waiting():
-        now_known = _read(payments, attempt.org_id, attempt.id) or attempt
-        if now_known.answered_at is not None or not now_known.in_hand(payments.clock()):
+        now_known, now = _read(payments, attempt.org_id, attempt.id)
+        if now_known.answered_at is not None or not now_known.in_hand(now):
             return
 
 
@@ -301,11 +301,17 @@ def _answer(payments: Payments, attempt: Attempt, key: str | None, outcome: TopU
     return ToppedUp(outcome, attempt.id)
 
 
-def _read(payments: Payments, org_id: int, attempt_id: UUID) -> Attempt | None:
+def _read(payments: Payments, org_id: int, attempt_id: UUID) -> tuple[Attempt, datetime]:
+    """An attempt, and Postgres's clock."""
     with transaction(payments.engine) as connection:
-        return find_attempt(connection, org_id, attempt_id)
+        attempt, now = find_attempt(connection, org_id, attempt_id), read_clock(connection)
+    if attempt is None:
+        raise LookupError(f"attempt {attempt_id} of org {org_id} is gone")
+    return attempt, now
 
 
-def _lock(payments: Payments, connection: Connection, org_id: int, attempt_id: UUID) -> Attempt | None:
-    lock_billing(connection, org_id, payments.clock)
-    return find_attempt(connection, org_id, attempt_id)
+def _lock(connection: Connection, org_id: int, attempt_id: UUID) -> tuple[Attempt, datetime] | None:
+    """An attempt, its org locked, and Postgres's clock after that."""
+    locked = lock_billing(connection, org_id)
+    attempt = find_attempt(connection, org_id, attempt_id)
+    return None if locked is None or attempt is None else (attempt, locked[0].now)

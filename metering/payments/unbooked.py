@@ -15,6 +15,7 @@ from db.models.errors import OrgError
 from db.operators.log import Actor, log_action
 from db.payments.settlement_outcome import Settled
 from db.payments.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer
+from db.postgres.clock import ask_clock
 from db.postgres.engine import transaction
 from metering.payments.audit import SETTLING, charges_since
 from metering.payments.context import Payments
@@ -23,7 +24,6 @@ from metering.payments.settling import settle_and_follow
 from metering.payments.stripe_api import StripeApi
 from metering.payments.stripe_failures import StripeRefused
 from metering.rules.payments import CURRENCY, Intent, IntentSeen, IntentStatus, booked_attempt_id
-from metering.runtime.clock import Clock
 
 _ORGS_OF_CUSTOMERS: Final = text(
     "SELECT customer_id, org_id FROM stripe_customers WHERE customer_id = ANY(CAST(:ids AS text[]))"
@@ -82,12 +82,12 @@ class Booked:
     """Whether the customer has become the org's with it."""
 
 
-def find_unbooked(engine: Engine, stripe: StripeApi, clock: Clock) -> list[UnbookedPayment]:
+def find_unbooked(engine: Engine, stripe: StripeApi) -> list[UnbookedPayment]:
     """Payments that Stripe has taken since the installation has orgs and that no org was credited with, newest first.
 
     Attempts' charges of the last 15 minutes may be on their way, and are left out. Raises StripeFailure.
     """
-    now = clock()
+    now = ask_clock(engine)
     taken = [
         each
         for each in stripe.list_intents(since=charges_since(engine, now))

@@ -48,7 +48,7 @@ _Id = Annotated[int, Meta(ge=1, le=_MAX_INT64)]
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """An event as msgspec checks it; what is Raw or needs the clock is checked afterwards."""
+    """An event as msgspec checks it; what is Raw is checked afterwards."""
 
     call_id: _Id
     org_id: _Id
@@ -106,11 +106,11 @@ class _RefusedError(Exception):
         self.rejection = Rejection(reason, detail)
 
 
-def parse_event(raw: bytes, now: datetime) -> CallEvent | Rejection:
+def parse_event(raw: bytes) -> CallEvent | Rejection:
     """Read one event as it came from the stream, or say why it cannot be billed.
 
-    Never raises, whatever the bytes. `now` is aware. The reason is the first that applies of `too_large`,
-    `malformed_json` and `invalid_field`.
+    Never raises, whatever the bytes. The reason is the first that applies of `too_large`, `malformed_json` and
+    `invalid_field`. Whether the call has ended by now, whoever bills it must see (`latest_end`).
     """
     try:
         _check_text(raw)
@@ -124,7 +124,7 @@ def parse_event(raw: bytes, now: datetime) -> CallEvent | Rejection:
             fields.tier,
             fields.direction,
             duration_us,
-            _ended_at(fields.ended_at, duration_us, now),
+            _ended_at(fields.ended_at, duration_us),
             fields.phone_number_id,
             fields.phone_number_value,
             _metadata(bytes(fields.metadata)),
@@ -135,7 +135,12 @@ def parse_event(raw: bytes, now: datetime) -> CallEvent | Rejection:
         # msgspec refuses half a surrogate pair anywhere. In an unknown field it does no harm; in ours it is
         # as bad as NUL, which gets through here and is then refused by the field's name.
         whole = _ESCAPE.sub(lambda escape: rb"\u0000" if escape[1] else escape[0], raw)
-        return parse_event(whole, now) if whole != raw else _explain(raw, error)
+        return parse_event(whole) if whole != raw else _explain(raw, error)
+
+
+def latest_end(now: datetime) -> datetime:
+    """When a call may have ended at the latest; an event that says later is refused, with `ENDS_TOO_LATE`."""
+    return now + MAX_AHEAD
 
 
 def same_call(a: CallEvent, b: CallEvent) -> bool:
@@ -183,6 +188,10 @@ def _invalid(field: str) -> _RefusedError:
     return _RefusedError(Reason.INVALID_FIELD, f"{field} {_RULES[field]}")
 
 
+ENDS_TOO_LATE = _invalid("ended_at").rejection
+"""Of an event whose call ends in the future, by Postgres's clock."""
+
+
 def _check_escapes(fields: _Fields) -> None:
     """An escape is the only way for NUL to get into JSON text; text and jsonb columns can't hold it."""
     if "\0" in fields.tier:
@@ -227,7 +236,7 @@ def _exact(number: str) -> tuple[str, int]:
     return sign + significant, int(power or "0") + len(whole) - len(digits)
 
 
-def _ended_at(text: str, duration_us: int, now: datetime) -> datetime:
+def _ended_at(text: str, duration_us: int) -> datetime:
     if not _INSTANT.fullmatch(text):
         raise _invalid("ended_at")
     try:
@@ -236,8 +245,6 @@ def _ended_at(text: str, duration_us: int, now: datetime) -> datetime:
             ended_at = ended_at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise _invalid("ended_at") from None
-    if ended_at - now > MAX_AHEAD:
-        raise _invalid("ended_at")
     # Pricing goes by the start, which must exist too.
     if ended_at.year == 1 and ended_at - _FIRST_INSTANT < timedelta(microseconds=duration_us):
         raise _invalid("ended_at")

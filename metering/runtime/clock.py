@@ -5,6 +5,7 @@ each time, so that a test can let the months of running processes turn. Unset, a
 """
 
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,11 @@ def shifted_clock(path: Path) -> Clock:
 _setting = os.environ.get(ENVIRONMENT_VARIABLE)
 system_clock: Clock = shifted_clock(Path(_setting)) if _setting else _machine_clock
 """The time of this process."""
+
+
+def age_s(age: timedelta, asked_s: float) -> float:
+    """An age that was read when `time.monotonic()` said `asked_s`, as it is now: it grows while nobody can read it anew."""
+    return age.total_seconds() + time.monotonic() - asked_s
 
 
 def to_milliseconds(at: datetime) -> datetime:

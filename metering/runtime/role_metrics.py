@@ -15,10 +15,10 @@ METER: Final = "meter"
 JOBS: Final = "jobs"
 API: Final = "api"
 
-_ALL: Final = frozenset({METER, JOBS, API})
 _BILLING: Final = frozenset({METER})
 _STANDING: Final = frozenset({JOBS})
 _CHARGES: Final = frozenset({JOBS, API})
+_ALL: Final = frozenset({METER, JOBS, API})
 
 ROLES: Final = {
     "metering_events": _BILLING,
@@ -51,9 +51,12 @@ ROLES: Final = {
     "metering_top_up_attempts": _CHARGES,
     "metering_stripe_request_seconds": _CHARGES,
     "metering_stripe_events": _CHARGES,
+    "metering_stripe_event_list_age_seconds": _STANDING,
+    "metering_longest_open_attempt_seconds": _STANDING,
     "metering_stripe_missing": _CHARGES,
     "metering_stripe_not_booked": _CHARGES,
     "metering_stripe_metadata_differs": _CHARGES,
+    "metering_clock_difference_seconds": _ALL,
     "metering_build_info": _ALL,
     "metering_postgres_connections_in_use": _ALL,
     "metering_postgres_connections_limit": _ALL,

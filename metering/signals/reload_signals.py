@@ -4,7 +4,7 @@ See docs/reference/auto-reload.md#signals.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import redis
@@ -46,11 +46,11 @@ def publish_pending(engine: Engine, signals: ReloadSignals, keys: Iterable[Signa
     return _publish_and_delete(engine, signals, read_signals(engine, keys))
 
 
-def publish_overdue(engine: Engine, signals: ReloadSignals, now: datetime) -> int:
+def publish_overdue(engine: Engine, signals: ReloadSignals) -> int:
     """Publish what others have left behind, and delete it; give how many were published. Raises as `publish_pending` does."""
     said = after = 0
     while True:
-        left = overdue_signals(engine, older_than=now - OVERDUE_AFTER, after=after, limit=PAGE)
+        left = overdue_signals(engine, age=OVERDUE_AFTER, after=after, limit=PAGE)
         said += _publish_and_delete(engine, signals, left)
         if len(left) < PAGE:
             return said

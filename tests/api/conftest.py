@@ -32,7 +32,7 @@ def standing_site(servers: Servers, template_database: str) -> Iterator[Site]:
     with (
         contextmanager(_make_database)(servers, template_database) as database,
         connect_redis(servers.redis_url) as client,
-        make_world(database.engine, client) as world,
+        make_world(database, client) as world,
         make_site(database, servers.redis_url, world) as made,
     ):
         yield made

@@ -34,7 +34,6 @@ from db.ledger.statements import COPY_DEBITS
 from db.models import Kind
 from db.postgres.engine import transaction
 from db.postgres.exchange import Row, Statement, exchange
-from metering.runtime.clock import system_clock
 from metering.runtime.names import STREAM
 from metering.trials.bench.fixture import Fixture, make_orgs, making_fixture
 from metering.trials.event_generator import events, fill
@@ -208,18 +207,14 @@ def batch_us(fixture: Fixture, batches: int) -> float:
     for _ in range(batches):
         first = next(_CALLS) * 10_000_000
         raw = [each.encode() for each in events(BATCH, orgs=ORGS, first_call_id=first, seed=first)]
-        loads.append(
-            parse_entries([Entry(f"1-{number}", each) for number, each in enumerate(raw)], system_clock())
-        )
+        loads.append(parse_entries([Entry(f"1-{number}", each) for number, each in enumerate(raw)]))
     with transaction(fixture.engine) as connection:
         book = load_price_book(connection)
     started_s = time.perf_counter()
     for parsed in loads:
         priced = price_entries(parsed, book)
         with transaction(fixture.engine) as connection:
-            post_calls(
-                connection, priced.calls, priced.rejected, price_book_version=book.version, clock=system_clock
-            )
+            post_calls(connection, priced.calls, priced.rejected, price_book_version=book.version)
     return (time.perf_counter() - started_s) * 1e6 / (batches * BATCH)
 
 

@@ -77,12 +77,12 @@ def wal_of_a_batch(engine: Engine) -> None:
     raw = [each.encode() for each in events(BATCH, orgs=ORGS, first_call_id=1, seed=1)]
     with transaction(engine) as connection:
         book = load_price_book(connection)
-    parsed = parse_entries([Entry(f"1-{number}", each) for number, each in enumerate(raw)], system_clock())
+    parsed = parse_entries([Entry(f"1-{number}", each) for number, each in enumerate(raw)])
     priced = price_entries(parsed, book).calls
     with transaction(engine) as connection:
         driver = driver_connection(connection)
         before = driver.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
-        posted = post_calls(connection, priced, [], price_book_version=book.version, clock=system_clock)
+        posted = post_calls(connection, priced, [], price_book_version=book.version)
         row = driver.execute(
             "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)::bigint", before
         ).fetchone()

@@ -21,7 +21,7 @@ from tests.payments.world import World, make_world
 @pytest.fixture
 def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
     """An installation as of now, with org 1, without money or card."""
-    with make_world(database.engine, redis_client, at=system_clock()) as made:
+    with make_world(database, redis_client, at=system_clock()) as made:
         yield made
 
 

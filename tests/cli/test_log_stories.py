@@ -78,7 +78,7 @@ def site(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Site]:
     prepare(database.engine, org_ids=[1], prices=[price("bolt", "0.08")])
     with transaction(database.engine) as connection:
         key = create_key(connection, 1, system_clock()).api_key
-        adjust(connection, 1, amount_cents=500, reason="x", key="x", clock=system_clock)
+        adjust(connection, 1, amount_cents=500, reason="x", key="x")
     with ExitStack() as stack:
         sandbox = stack.enter_context(
             StripeSandbox(api_keys=["sk_test_stories"], webhook_secrets=[WEBHOOK_SECRET])

@@ -199,7 +199,7 @@ def test_where_all_tokens_are_lost_the_owner_of_the_tables_adds_an_operator(
 @pytest.fixture
 def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
     """An installation as of now, with org 1, without money or card."""
-    with make_world(database.engine, redis_client, at=system_clock()) as made:
+    with make_world(database, redis_client, at=system_clock()) as made:
         yield made
 
 
@@ -213,7 +213,7 @@ def test_every_change_is_logged_once_with_who_what_and_why(cli: Cli, world: Worl
         boss.run("tier", "set", "copper", "0.08", "--increment", "6/6")
     with transaction(world.engine) as connection:
         entry = RejectedEntry("1-1", b"{", Rejection(Reason.MALFORMED_JSON, "not JSON"))
-        keep_rejected(driver_connection(connection), [entry], system_clock())
+        keep_rejected(driver_connection(connection), [entry])
     boss.run("rejected", "replay", "--all")
     method = world.save_card()
     world.sandbox.fail_card(method, decline_code="stolen_card")

@@ -19,7 +19,7 @@ from tests.payments.world import World, make_world
 @pytest.fixture
 def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
     """An installation as of now, with org 1 and its card."""
-    with make_world(database.engine, redis_client, at=system_clock()) as made:
+    with make_world(database, redis_client, at=system_clock()) as made:
         made.save_card()
         yield made
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import db.postgres.metrics
 import metering.api.http_metrics
+import metering.console.clock_watch
 import metering.payments.metrics
 import metering.runtime.build_info
 import workers.audit_job
@@ -25,6 +26,7 @@ from tests.docs.pages import page, rows
 MADE_BY: Final = (
     db.postgres.metrics,
     metering.api.http_metrics,
+    metering.console.clock_watch,
     metering.payments.metrics,
     metering.runtime.build_info,
     workers.audit_job,
@@ -64,8 +66,11 @@ def test_a_role_exports_what_it_knows_and_nothing_else(cli: Cli, role: str) -> N
                 url = line["url"] if line["event"] == "metrics are served" else ""
             # At once: nothing that isn't known yet may be told.
             assert all(not math.isnan(value) for values in scraped(url).values() for value in values)
+            wait_until(lambda: "metering_clock_difference_seconds" in scraped(url), "a look at the clocks")
             if role == JOBS:
                 wait_until(lambda: scraped(url).get("metering_gates_exhausted") == {0.0}, "a reconciliation")
+                open_longest = "metering_longest_open_attempt_seconds"
+                wait_until(lambda: scraped(url).get(open_longest) == {0.0}, "a look at open attempts")
                 wait_until(lambda: scraped(url).get("metering_attempts_open") == {0.0}, "a look at charges")
             found = {name for name in scraped(url) if name.startswith("metering_")}
             assert scraped(url)["metering_build_info"] == {1.0}
@@ -75,8 +80,14 @@ def test_a_role_exports_what_it_knows_and_nothing_else(cli: Cli, role: str) -> N
             process.communicate(timeout=60)
     known = {name for name, roles in ROLES.items() if role in roles}
     assert found <= known
-    maybe = {"metering_audit_age_seconds", "metering_valkey_memory_limit_bytes"}
-    assert known - found <= maybe, "there once an audit has ended, and where Valkey has a limit"
+    maybe = {
+        "metering_audit_age_seconds",
+        "metering_stripe_event_list_age_seconds",
+        "metering_valkey_memory_limit_bytes",
+    }
+    assert known - found <= maybe, (
+        "there once an audit has ended and Stripe has told, and where Valkey has a limit"
+    )
 
 
 def scraped(url: str) -> dict[str, set[float]]:

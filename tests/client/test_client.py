@@ -61,7 +61,7 @@ def calls(number: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def parsed(**fields: Any) -> CallEvent | Rejection:
-    return parse_event(encode_event(event(**fields)), LAST_INSTANT)
+    return parse_event(encode_event(event(**fields)))
 
 
 # What it needs
@@ -289,7 +289,7 @@ def test_what_it_refuses_the_meter_would_never_bill(data: st.DataObject) -> None
     try:
         encode_event(given_event)
     except InvalidField:
-        assert isinstance(parse_event(json.dumps(given_event).encode(), LAST_INSTANT), Rejection)
+        assert isinstance(parse_event(json.dumps(given_event).encode()), Rejection)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def staff(database: Database, engines: Mapping[str, Engine], redis_client: redis
         return replace(operator, engine=engines[role], payments=payments)
 
     prepare(database.engine, org_ids=[2], prices=[price("bolt", "0.08")])
-    with make_world(database.engine, redis_client, at=system_clock()) as operator:
+    with make_world(database, redis_client, at=system_clock()) as operator:
         yield Staff(operator, as_role("metering_api"), as_role("metering_jobs"))
 
 
@@ -123,13 +123,13 @@ def test_each_role_does_all_of_its_work_with_its_own_rights(
     jobs.clock.move(minutes=10)
     jobs.reconcile()
     assert jobs.balance() == 10_000 - 80_640
-    publish_overdue(jobs.engine, jobs.payments.signals, jobs.clock())
+    publish_overdue(jobs.engine, jobs.payments.signals)
     bill(meter, redis_client, event(call_id=2))
     assert raise_versions(jobs.engine, {1: 1_000})[0].version == 1_001
     jobs.mend_gates()
-    report = run_audit(jobs.engine, clock=jobs.clock)
+    report = run_audit(jobs.engine)
     assert report.passed, report.violations
-    job = AuditJob(jobs.engine, jobs.clock)
+    job = AuditJob(jobs.engine)
     job.audit_changes(threading.Event())
     job.audit_everything(threading.Event())
     assert None not in read_standing(jobs.engine).finished_at.values()

@@ -135,7 +135,7 @@ def test_what_runs_on_has_a_health_check_that_can_succeed_in_time(name: str) -> 
 @pytest.mark.parametrize("name", ROLES)
 def test_a_roles_health_check_asks_the_port_that_it_serves(name: str) -> None:
     test = " ".join(SERVICES[name]["healthcheck"]["test"])
-    setting, path = ("HTTP_PORT", "readyz") if name == "api" else ("METRICS_PORT", "metrics")
+    setting, path = ("HTTP_PORT", "readyz") if name == "api" else ("METRICS_PORT", "healthz")
     port = SERVICES[name]["environment"][f"METERING_{setting}"]
     assert re.findall(r"127\.0\.0\.1:(\d+)/(\w+)", test) == [(port, path)]
 

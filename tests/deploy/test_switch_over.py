@@ -190,7 +190,6 @@ def make_ledger(primary: Postgres) -> dict[int, str]:
                     amount_cents=STARTING_CENTS,
                     reason="test",
                     key="start",
-                    clock=system_clock,
                 )
     return keys
 

@@ -174,7 +174,7 @@ def make_ledger(database: Database) -> dict[int, str]:
         cents = 1_000_000 if org_id == STEADY else STARTING_CENTS
         with transaction(database.engine) as connection:
             keys[org_id] = create_key(connection, org_id, system_clock()).api_key
-            adjust(connection, org_id, amount_cents=cents, reason="test", key="start", clock=system_clock)
+            adjust(connection, org_id, amount_cents=cents, reason="test", key="start")
     return keys
 
 

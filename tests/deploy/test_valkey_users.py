@@ -264,7 +264,7 @@ def test_the_roles_do_their_work_as_their_users(
     prepare(database.engine, org_ids=[2], prices=[price("bolt", "0.08")])
     with ExitStack() as stack:
         clients = {name: stack.enter_context(valkey.client(name)) for name in ("meter", "jobs", "api")}
-        world = stack.enter_context(make_world(database.engine, clients["api"], at=system_clock()))
+        world = stack.enter_context(make_world(database, clients["api"], at=None))
         world.save_card()
         world.settings(enabled=True, minimum_cents=100, amount_cents=5_000)
         world.top_up(500)

@@ -9,9 +9,9 @@ from sqlalchemy import create_engine
 
 from db.postgres.metrics import CONNECTIONS
 from metering.api import http_metrics
+from metering.console.clock_watch import CLOCK_DIFFERENCE_SECONDS
 from metering.payments import metrics as payments_metrics
 from metering.runtime.build_info import BUILD_INFO
-from metering.runtime.clock import system_clock
 from tests.deploy.composed import METRICS_PORT
 from tests.docs.pages import page, rows
 from workers.audit_job import INVARIANT_VIOLATIONS
@@ -29,7 +29,7 @@ NAMED: Final = {
 ASKED: Final[tuple[Any, ...]] = (
     BacklogCollector(redis.Redis()),
     ValkeyMemoryCollector(redis.Redis()),
-    ChargesCollector(create_engine("postgresql+psycopg://"), system_clock),
+    ChargesCollector(create_engine("postgresql+psycopg://")),
     CONNECTIONS,
 )
 """Those that ask when they are asked: here they only describe, and nothing connects."""
@@ -38,6 +38,7 @@ ASKED: Final[tuple[Any, ...]] = (
 def served() -> dict[str, str]:
     """By metric, as it is served: its labels."""
     for imported in (
+        CLOCK_DIFFERENCE_SECONDS,
         payments_metrics.RELOAD_ATTEMPTS,
         http_metrics.REQUESTS,
         INVARIANT_VIOLATIONS,

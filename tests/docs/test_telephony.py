@@ -96,7 +96,7 @@ def pushed(client: redis.Redis) -> list[CallEvent]:
     events = []
     for _, fields in entries:
         assert set(fields) == {EVENT_FIELD}
-        event = parse_event(fields[EVENT_FIELD], NOW)
+        event = parse_event(fields[EVENT_FIELD])
         assert isinstance(event, CallEvent), event
         events.append(event)
     return events

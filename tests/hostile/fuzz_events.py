@@ -19,6 +19,7 @@ from typing import Final
 from metering.rules.events import CallEvent, parse_event
 from metering.rules.rejections import Reason, Rejection
 from tests.hostile.second_reader import FIELDS, MAX_INT64, NOW, read
+from tests.judging import judge_event
 
 VALUES: Final[dict[str, tuple[str, ...]]] = {
     "call_id": ("987654321", "1", str(MAX_INT64)),
@@ -184,7 +185,7 @@ def _spelled_otherwise(source: random.Random) -> bytes:
 
 def check(raw: bytes) -> str:
     """How it was read: `billable`, or the reason of its rejection. AssertionError where the two readers disagree."""
-    verdict = parse_event(raw, NOW)
+    verdict = judge_event(raw, NOW)
     reading = read(raw)
     if isinstance(verdict, Rejection):
         assert verdict.detail
@@ -233,7 +234,7 @@ def _check_event(event: CallEvent) -> None:
     seconds = f"{event.duration_us // 1_000_000}.{event.duration_us % 1_000_000:06d}"
     written = f'{json.dumps(again)[:-1]},"duration_seconds":{seconds},"metadata":{event.metadata}}}'.encode()
     if len(written) <= 16 * 1024:
-        assert parse_event(written, NOW) == event
+        assert parse_event(written) == event
 
 
 def main() -> int:

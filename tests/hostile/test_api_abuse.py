@@ -33,7 +33,7 @@ GUESSES = 1_500
 @pytest.fixture
 def site(database: Database, redis_client: redis.Redis, redis_url: str) -> Iterator[Site]:
     """An API of this test's own: what it has seen of wrong keys is its own too."""
-    with make_world(database.engine, redis_client) as world, make_site(database, redis_url, world) as made:
+    with make_world(database, redis_client) as world, make_site(database, redis_url, world) as made:
         yield made
 
 

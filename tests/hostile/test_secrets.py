@@ -150,7 +150,7 @@ def test_nothing_secret_is_said_when_things_go_well_and_when_they_fail(
     prepare(database.engine, org_ids=[1], prices=[price("bolt", "0.08")])
     with transaction(database.engine) as connection:
         key = create_key(connection, 1, system_clock()).api_key
-        adjust(connection, 1, amount_cents=500, reason="x", key="x", clock=system_clock)
+        adjust(connection, 1, amount_cents=500, reason="x", key="x")
     installation.secrets.add(key)
     with ExitStack() as stack:
         logs = {

@@ -23,7 +23,7 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def own_world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
     """As `world`, with a database of its own, for tests that damage it."""
-    with make_world(database.engine, redis_client) as made:
+    with make_world(database, redis_client) as made:
         yield made
 
 

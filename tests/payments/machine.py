@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -75,6 +76,17 @@ SETTLEMENTS = st.sampled_from(
     [("usd", 1.0, False), ("usd", 1.0, True), ("eur", 0.85, False), ("gbp", 0.8, True), ("gbp", 0.74, True)]
 )
 """What the account at Stripe settles in, at which rate, and whether a dispute's fee is a balance transaction of its own."""
+ASTRAY = st.sampled_from(
+    [
+        timedelta(),
+        timedelta(seconds=-70),
+        timedelta(hours=-1),
+        timedelta(hours=26),
+        timedelta(days=-40),
+        timedelta(days=40),
+    ]
+)
+"""How far a machine's own clock is ahead."""
 INDEX = st.integers(0, 10**6)
 """Picks one of however many there are."""
 
@@ -99,6 +111,7 @@ class PaymentsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.org_id = next(self.org_ids)
+        self.world.go_astray(timedelta())
         self.wishes: list[Wish] = []
         self.readings: list[IntentSeen] = []
         self.adjusted_cents = 0
@@ -286,6 +299,11 @@ class PaymentsMachine(RuleBasedStateMachine):
         with self._crashing(crash):
             self.world.process_due_attempts()
         self.world.sandbox.clear_faults()
+
+    @rule(by=ASTRAY)
+    def go_astray(self, by: timedelta) -> None:
+        """The clock of the machine that works is wrong, or right again."""
+        self.world.go_astray(by)
 
     @rule(by=st.sampled_from([{"seconds": 70}, {"minutes": 20}, {"hours": 1}, {"hours": 9}, {"hours": 26}]))
     def wait(self, by: dict[str, float]) -> None:

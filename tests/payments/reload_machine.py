@@ -22,7 +22,7 @@ from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault
 from metering.sandbox.stripe.values import Json, shown
 from tests.payments.crashing import Crash
-from tests.payments.machine import SETTLEMENTS
+from tests.payments.machine import ASTRAY, SETTLEMENTS
 from tests.payments.reload_model import LOST, Model
 from tests.payments.reload_world import Site
 from tests.payments.stage import Hand, Stage
@@ -306,6 +306,11 @@ class ReloadMachine(RuleBasedStateMachine):
     def move_clock(self, by: timedelta) -> None:
         self._move_to(self.world.clock.at + by)
 
+    @rule(by=ASTRAY)
+    def go_astray(self, by: timedelta) -> None:
+        """The clock of the machine that works is wrong, or right again: nothing may come of it."""
+        self.world.go_astray(by)
+
     @rule(before=st.sampled_from([timedelta(0), timedelta(milliseconds=1), timedelta(minutes=1)]))
     def move_to_the_months_end(self, before: timedelta) -> None:
         at = self.world.clock.at
@@ -378,7 +383,7 @@ class ReloadMachine(RuleBasedStateMachine):
 
         def resume() -> None:
             with transaction(self.world.engine) as connection:
-                _, reloads = resume_reloads(connection, 1, by="ann", reason="a test", clock=self.world.clock)
+                _, reloads = resume_reloads(connection, 1, by="ann", reason="a test")
             follow(self.world.payments, reloads)
 
         with suppress(NotPausedError):

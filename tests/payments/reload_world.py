@@ -1,7 +1,7 @@
 """What the tests of reloads share: calls, cards, banks, Stripe's events, and one installation that is emptied for each test."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
@@ -11,8 +11,10 @@ import redis
 from psycopg.rows import namedtuple_row
 from sqlalchemy import make_url
 
+from db.accounts.resumptions import resume_reloads
 from db.attempts.attempts import Attempt
 from db.attempts.reload_rule import ask_due, ask_every, read_standing
+from db.audit.full import AuditReport, run_audit
 from db.ledger.post_calls import Posted, post_calls, price_call
 from db.ledger.prices import load_price_book, set_price
 from db.postgres.engine import in_transaction, transaction
@@ -27,6 +29,7 @@ from metering.sandbox.stripe.sandbox import StripeSandbox
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals, publish_overdue
 from tests.conftest import Database
+from tests.database_clock import own_database_clock
 from tests.payments.world import RETURN_URL, START, MovableClock, World, raw_stripe
 from tests.signals.listening import signals_log
 from tests.spine.billing import price
@@ -107,6 +110,12 @@ class ReloadWorld(World):
         )
         return method
 
+    def resume(self, reason: str) -> None:
+        """Lift the pause, as an operator does."""
+        with transaction(self.engine) as connection:
+            _, reloads = resume_reloads(connection, 1, by="ann", reason=reason)
+        follow(self.payments, reloads)
+
     def post(self, calls: Iterable[tuple[int, int]]) -> Posted:
         """Bill calls in one batch, each given by its org and its cents; nothing follows yet."""
         priced = []
@@ -118,9 +127,7 @@ class ReloadWorld(World):
             )
             priced.append(price_call(f"1-{call_id}", b"{}", event, TIER))
         with transaction(self.engine) as connection:
-            return post_calls(
-                connection, priced, [], price_book_version=self.price_book_version, clock=self.clock
-            )
+            return post_calls(connection, priced, [], price_book_version=self.price_book_version)
 
     def call(self, *cents: int, org_id: int = 1) -> Posted:
         """Bill calls of these prices in one batch, and let follow what follows."""
@@ -139,9 +146,12 @@ class ReloadWorld(World):
 
     def ask_rule(self) -> None:
         """Let the reconciler ask the rule for every org whose time has come; nobody else has anything to wait for."""
-        for reloads in ask_due(self.engine, self.clock()):
+        for reloads in ask_due(self.engine):
             follow(self.payments, reloads)
-        assert list(ask_every(self.engine, self.clock())) == [], "the walk found what had to be noted as due"
+        assert list(ask_every(self.engine)) == [], "the walk found what had to be noted as due"
+
+    def audit(self) -> AuditReport:
+        return run_audit(self.engine)
 
     def glance(self, query: str, *parameters: object) -> list[Any]:
         """Rows, as `rows` gives them, for who looks very often."""
@@ -208,7 +218,7 @@ class ReloadWorld(World):
     def publish_overdue(self) -> None:
         """What the reconciler does for signals, once they are old enough."""
         self.clock.move(seconds=11)
-        publish_overdue(self.engine, self.payments.signals, self.clock())
+        publish_overdue(self.engine, self.payments.signals)
 
     def signals(self, org_id: int = 1) -> list[dict[str, Any]]:
         """What was said about the org's reloads, oldest first."""
@@ -276,12 +286,9 @@ class Site:
 @contextmanager
 def make_site(database: Database, client: redis.Redis) -> Iterator[Site]:
     """A site on a database of its own, which has to be fresh and migrated."""
-    clock = MovableClock()
-    url = make_url(database.admin_url).set(drivername="postgresql")
-    with (
-        StripeSandbox(clock=clock) as sandbox,
-        psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as admin,
-    ):
+    with own_database_clock(database.admin_url) as admin, ExitStack() as stack:
+        clock = MovableClock(database=admin)
+        sandbox = stack.enter_context(StripeSandbox(clock=clock))
         # Append-only tables are emptied between tests, and nothing here is to outlive a crash of Postgres.
         admin.execute("SET session_replication_role = replica")
         admin.execute("SET synchronous_commit = off")

@@ -120,10 +120,10 @@ def test_a_lifted_pause_is_asked_for_in_its_second_and_not_before(
 
     asked.clear()
     reloading.clock.at = until.ask_at - timedelta(milliseconds=1)
-    assert list(db.attempts.reload_rule.ask_due(reloading.engine, reloading.clock())) == []
+    assert list(db.attempts.reload_rule.ask_due(reloading.engine)) == []
     assert asked == []
     reloading.clock.at = until.ask_at
-    [reloads] = db.attempts.reload_rule.ask_due(reloading.engine, reloading.clock())
+    [reloads] = db.attempts.reload_rule.ask_due(reloading.engine)
     assert [org_id for org_id, _ in reloads.attempts] == [1]
     assert reloading.rows("SELECT ask_at FROM reload_states")[0].ask_at is None
 
@@ -164,9 +164,7 @@ def test_what_a_program_of_before_has_written_is_asked_for_too(reloading: Reload
         )
     rule = ReloadRule(reloading.payments)
     assert [
-        org_id
-        for found in db.attempts.reload_rule.ask_due(reloading.engine, reloading.clock())
-        for org_id, _ in found.attempts
+        org_id for found in db.attempts.reload_rule.ask_due(reloading.engine) for org_id, _ in found.attempts
     ] == [1]
 
     for _ in range(1 + 1_002 // db.attempts.reload_rule.WALK_PAGE):

@@ -54,7 +54,7 @@ def credited(world: World) -> list[tuple[int, str, int]]:
 
 
 def violations(world: World) -> list[tuple[str, int | None]]:
-    found = audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations
+    found = audit_against_stripe(world.engine, world.payments.stripe).violations
     return [(each.invariant, each.org_id) for each in found]
 
 
@@ -260,11 +260,7 @@ def check(world: World) -> None:
 
 
 def broken(world: World) -> list[Any]:
-    return [
-        each
-        for each in run_audit(world.engine, clock=world.clock).violations
-        if each.invariant != "attempt_watched"
-    ]
+    return [each for each in run_audit(world.engine).violations if each.invariant != "attempt_watched"]
 
 
 def test_a_customer_is_never_given_to_another_org(own_world: World, database: Database) -> None:
@@ -273,6 +269,7 @@ def test_a_customer_is_never_given_to_another_org(own_world: World, database: Da
     customer = own_world.account().stripe_customer_id
     for refused in (
         f"UPDATE accounts SET stripe_customer_id = '{customer}' WHERE org_id = 2",  # noqa: S608
+        f"INSERT INTO accounts (org_id, name, created_at, stripe_customer_id) VALUES (3, 'Org 3', now(), '{customer}')",  # noqa: S608
         "UPDATE stripe_customers SET org_id = 2",
         "DELETE FROM stripe_customers",
         "TRUNCATE stripe_customers",
@@ -296,6 +293,16 @@ def test_the_version_before_notes_customers_in_the_account_alone_and_they_are_kn
     assert (customer, 2) in [
         tuple(row) for row in own_world.rows("SELECT customer_id, org_id FROM stripe_customers")
     ]
+
+
+def test_the_customer_of_an_account_that_is_inserted_is_noted(own_world: World, database: Database) -> None:
+    """Nothing of the program does so: whoever merges or restores does."""
+    with psycopg.connect(database.owner_url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO accounts (org_id, name, created_at, stripe_customer_id) VALUES (3, 'Org 3', now(), 'cus_3')"
+        )
+    noted = own_world.rows("SELECT customer_id, org_id FROM stripe_customers")
+    assert ("cus_3", 3) in [tuple(row) for row in noted]
 
 
 def test_no_payment_is_credited_twice_over_all_orgs_whoever_tries(

@@ -70,7 +70,7 @@ def test_a_code_that_nobody_knows_makes_no_label(reloading: ReloadWorld) -> None
 
 
 def test_open_attempts_are_told_with_the_age_of_the_oldest(reloading: ReloadWorld) -> None:
-    collector = ChargesCollector(reloading.engine, reloading.clock)
+    collector = ChargesCollector(reloading.engine)
     collector.read(threading.Event())
     assert told(collector)["attempts_open", "auto_reload"] == 0
     assert told(collector)["attempts_oldest_open_seconds", "auto_reload"] == 0
@@ -91,7 +91,7 @@ def test_open_attempts_are_told_with_the_age_of_the_oldest(reloading: ReloadWorl
 
 
 def test_paused_reloads_are_told_by_code_while_they_are_in_force(reloading: ReloadWorld) -> None:
-    collector = ChargesCollector(reloading.engine, reloading.clock)
+    collector = ChargesCollector(reloading.engine)
     failing(reloading, "insufficient_funds")
     reloading.work()
     collector.read(threading.Event())
@@ -102,7 +102,7 @@ def test_paused_reloads_are_told_by_code_while_they_are_in_force(reloading: Relo
 
 
 def test_what_was_read_too_long_ago_is_not_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    collector = ChargesCollector(world.engine, world.clock)
+    collector = ChargesCollector(world.engine)
     assert told(collector) == {}
     collector.read(threading.Event())
     assert told(collector)

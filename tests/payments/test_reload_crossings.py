@@ -72,7 +72,7 @@ def test_meters_that_bill_while_charges_are_made_and_the_reconciler_goes_round_n
         for _ in range(60):
             for attempt in [each for each in reloading.reloads() if each.open]:
                 process_attempt(reloading.payments, attempt.org_id, attempt.id)
-            for reloads in ask_due(reloading.engine, reloading.clock()):
+            for reloads in ask_due(reloading.engine):
                 follow(reloading.payments, reloads)
 
     def meter() -> None:

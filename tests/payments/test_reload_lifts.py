@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from db.accounts.resumptions import NotPausedError, resume_reloads
+from db.accounts.resumptions import NotPausedError
 from db.attempts.reload_status import list_reload_stops
 from db.postgres.engine import transaction
 from metering.payments.cards import set_default_payment_method
-from metering.payments.settling import follow
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 
 DAY = timedelta(hours=24)
@@ -188,19 +187,13 @@ def test_the_list_names_every_org_that_rests_or_waits_and_what_lifts_it(reloadin
     assert found[4][3] > now
 
 
-def resume(world: ReloadWorld, reason: str) -> None:
-    with transaction(world.engine) as connection:
-        _, reloads = resume_reloads(connection, 1, by="ann", reason=reason, clock=world.clock)
-    follow(world.payments, reloads)
-
-
 @pytest.mark.parametrize("code", ["authentication_required", "stolen_card", "generic_decline"])
 def test_an_operator_resumes_whatever_pauses(reloading: ReloadWorld, code: str) -> None:
     method = dead(reloading, code)
     patch_by_a_cent(reloading, 5)
     tried = len(reloading.reload_intents())
     reloading.sandbox.mend_card(method)
-    resume(reloading, "the bank says it is sorted out")
+    reloading.resume("the bank says it is sorted out")
     assert reloading.account().auto_reload_paused(reloading.clock()) is None
     reloading.clock.move(minutes=10)
     reloading.reconcile()
@@ -209,7 +202,7 @@ def test_an_operator_resumes_whatever_pauses(reloading: ReloadWorld, code: str) 
     (row,) = reloading.rows("SELECT code, resumed_by, reason FROM reload_resumptions")
     assert tuple(row) == (code, "ann", "the bank says it is sorted out")
     with pytest.raises(NotPausedError):
-        resume(reloading, "again")
+        reloading.resume("again")
 
 
 @pytest.mark.parametrize("code", ["expired_card", "invalid_expiry_year", "lost_card"])

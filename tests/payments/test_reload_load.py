@@ -75,7 +75,7 @@ def enable_all(engine: Engine, sandbox: StripeSandbox) -> None:
                 """),
                 {"customer": customer, "method": method, "amount": AMOUNT, "org_id": org_id},
             )
-            adjust(connection, org_id, amount_cents=MINIMUM, reason="start", key="start", clock=system_clock)
+            adjust(connection, org_id, amount_cents=MINIMUM, reason="start", key="start")
 
 
 def exhaust_all(engine: Engine) -> list[Posted]:
@@ -89,7 +89,7 @@ def exhaust_all(engine: Engine) -> list[Posted]:
             calls.append(price_call(f"1-{org_id}", b"{}", event, TIER))
         with transaction(engine) as connection:
             version = load_price_book(connection).version
-            batches.append(post_calls(connection, calls, [], price_book_version=version, clock=system_clock))
+            batches.append(post_calls(connection, calls, [], price_book_version=version))
         assert len(batches[-1].reloads.attempts) == BATCH
     return batches
 

@@ -71,7 +71,7 @@ def test_a_kill_between_the_note_and_the_sending_counts_in_both_until_it_is_know
     world = due_in_april(site)
     attempt = world.reloads()[0]
     with transaction(world.engine) as connection:
-        assert take_next_step(connection, 1, attempt.id, clock=world.clock).step is Step.SEND
+        assert take_next_step(connection, 1, attempt.id).step is Step.SEND
     world.enqueued.clear()  # killed here
     world.clock.at = MAY + timedelta(hours=22)
     world.reconcile()
@@ -137,7 +137,7 @@ def test_one_that_was_noted_in_april_and_arrives_in_may_is_mays(site: Site) -> N
     world = due_in_april(site)
     attempt = world.reloads()[0]
     with transaction(world.engine) as connection:
-        work = take_next_step(connection, 1, attempt.id, clock=world.clock)
+        work = take_next_step(connection, 1, attempt.id)
     assert work.attempt is not None
     world.clock.move(seconds=20)
     execute_step(world.payments, work.step, work.attempt)

@@ -244,10 +244,10 @@ def test_the_reconciler_asks_for_every_org_that_waits_and_for_no_other(reloading
     reloading.settings(org_id=4, enabled=False)
     posted = reloading.post((org_id, 1) for org_id in range(2, 6))  # whoever posted it died here
     assert len(posted.reloads.attempts) == 2
-    assert list(ask_every(reloading.engine, reloading.clock())) == []
+    assert list(ask_every(reloading.engine)) == []
 
     reloading.clock.move(seconds=6)
     reloading.reconcile()
 
     assert [reloading.taken(org_id) for org_id in range(2, 6)] == [1, 1, 0, 0]
-    assert list(ask_every(reloading.engine, reloading.clock())) == []
+    assert list(ask_every(reloading.engine)) == []

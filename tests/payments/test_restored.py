@@ -191,7 +191,7 @@ def test_a_second_payment_of_one_attempt_is_the_orgs_money_too(world: World, key
 
     assert world.balance() == world.held_cents() == 4_000
     assert [each.recovered for each in world.attempts()].count(True) == 1
-    assert run_audit(world.engine, clock=world.clock).passed
+    assert run_audit(world.engine).passed
 
 
 def lose_credit(world: World, database: Database) -> None:
@@ -246,12 +246,12 @@ def test_the_audit_finds_each_difference_to_stripe_and_nothing_else(
     topped_up(world)
     topped_up(world, 3_000)
     world.clock.move(hours=1)
-    assert audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations == []
+    assert audit_against_stripe(world.engine, world.payments.stripe).violations == []
 
     assert callable(damage)
     damage(world, database)
 
-    report = audit_against_stripe(world.engine, world.payments.stripe, world.clock)
+    report = audit_against_stripe(world.engine, world.payments.stripe)
     assert {each.invariant for each in report.violations} == found
     assert len(report.violations) == 1
     assert all(each.detail and each.org_id == 1 for each in report.violations)
@@ -260,5 +260,5 @@ def test_the_audit_finds_each_difference_to_stripe_and_nothing_else(
 def test_a_charge_on_its_way_is_no_difference_yet(world: World) -> None:
     world.save_card("pm_card_threeDSecure2Required")
     world.sandbox.authenticate(topped_up(world))  # and its webhook is still to come
-    report = audit_against_stripe(world.engine, world.payments.stripe, world.clock)
+    report = audit_against_stripe(world.engine, world.payments.stripe)
     assert (report.violations, report.settling, report.charges) == ([], 1, 1)

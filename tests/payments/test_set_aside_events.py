@@ -17,7 +17,7 @@ def kept(world: World) -> list[Any]:
 
 
 def broken(world: World) -> set[str]:
-    return {each.invariant for each in run_audit(world.engine, clock=world.clock).violations}
+    return {each.invariant for each in run_audit(world.engine).violations}
 
 
 def stick(world: World) -> datetime:

@@ -108,7 +108,7 @@ def test_balance_transactions_say_whether_the_money_went_and_never_how_much(
         )
     hear_all(world)
     assert world.balance() == 2_000 + booked_cents
-    assert audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations == []
+    assert audit_against_stripe(world.engine, world.payments.stripe).violations == []
 
 
 def test_a_dispute_in_another_currency_is_set_aside_and_told(world: World) -> None:
@@ -124,13 +124,13 @@ def test_a_dispute_in_another_currency_is_set_aside_and_told(world: World) -> No
     assert outcomes == ["foreign_currency"]
     assert counted() == before + 1
     assert world.balance() == 1_700  # the refund, which the same look has found, is booked
-    (found,) = audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations
+    (found,) = audit_against_stripe(world.engine, world.payments.stripe).violations
     assert (found.invariant, found.org_id) == (REFUND_BOOKED, 1)
     assert dispute["id"] in found.detail
     assert "1500 eur" in found.detail
 
     world.adjust(-1_600, key=dispute["id"])
-    assert audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations == []
+    assert audit_against_stripe(world.engine, world.payments.stripe).violations == []
 
 
 def seen_as_before(world: World, intent: str, cents: int) -> None:
@@ -151,7 +151,7 @@ def test_the_audit_sees_a_dispute_that_was_booked_wrong_and_what_corrects_it(
     seen_as_before(world, intent, wrong_cents)
     assert world.balance() == 2_000 - wrong_cents
 
-    (found,) = audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations
+    (found,) = audit_against_stripe(world.engine, world.payments.stripe).violations
     assert (found.invariant, found.org_id) == (REFUND_BOOKED, 1)
     assert f"metering adjust 1 --cents {wrong_cents - 2_000}" in found.detail
     assert f"--key {intent}" in found.detail
@@ -159,7 +159,7 @@ def test_the_audit_sees_a_dispute_that_was_booked_wrong_and_what_corrects_it(
     world.adjust(wrong_cents - 2_000, key=intent)
     hear_all(world)
     assert world.balance() == 0
-    assert audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations == []
+    assert audit_against_stripe(world.engine, world.payments.stripe).violations == []
 
 
 def test_a_settlement_currency_that_changes_moves_nothing(world: World) -> None:

@@ -39,7 +39,7 @@ def pay(world: World, who: str, cents: int = 2_500, **others: Any) -> str:
 def unbooked(world: World) -> list[tuple[str, int | None, Unbooked]]:
     return [
         (each.payment_intent_id, each.org_id, each.reason)
-        for each in find_unbooked(world.engine, world.payments.stripe, world.clock)
+        for each in find_unbooked(world.engine, world.payments.stripe)
     ]
 
 
@@ -174,7 +174,7 @@ def test_the_audit_says_what_is_unbooked_and_with_what_it_is_booked(world: World
     stranger = pay(world, somebody(world), 700)
     world.clock.move(minutes=20)
 
-    found = audit_against_stripe(world.engine, world.payments.stripe, world.clock)
+    found = audit_against_stripe(world.engine, world.payments.stripe)
 
     (violation,) = found.violations
     assert (violation.invariant, violation.org_id) == (INTENT_HAS_ATTEMPT, 1)
@@ -210,7 +210,7 @@ def test_a_forgotten_customer_who_can_be_proved_is_his_orgs_and_not_who_asks_fir
     assert book(own_world, intent, org_id=1).booked
     recover(own_world)
     assert own_world.balance() == 2_500
-    report = run_audit(own_world.engine, clock=own_world.clock)
+    report = run_audit(own_world.engine)
     assert report.passed, report.violations
 
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import redis
 import stripe
 from sqlalchemy import Engine, text
@@ -31,10 +32,13 @@ from metering.payments.stripe_api import API_VERSION, connect_stripe
 from metering.payments.top_ups import ToppedUp, mark_told, top_up
 from metering.payments.webhooks import receive
 from metering.rules.gates import Balance
+from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
 from metering.sandbox.stripe.signatures import signature_header
 from metering.signals.gates import Gates
 from metering.signals.reload_signals import ReloadSignals
+from tests.conftest import Database
+from tests.database_clock import own_database_clock, set_database_clock
 from workers.gate_reconciler import GateReconciler
 
 RETURN_URL = "https://example.com/back"
@@ -42,13 +46,24 @@ START = datetime(2026, 4, 20, 12, 0, tzinfo=UTC)
 
 
 class MovableClock:
-    """A clock that stands until it is moved."""
+    """A clock that stands until it is moved; Postgres's with it, where it is bound to a database (`tests.database_clock`)."""
 
-    def __init__(self, at: datetime = START) -> None:
+    def __init__(self, at: datetime = START, database: "psycopg.Connection | None" = None) -> None:
+        self._database = database
         self.at = at
 
     def __call__(self) -> datetime:
         return self.at
+
+    @property
+    def at(self) -> datetime:
+        return self._at
+
+    @at.setter
+    def at(self, at: datetime) -> None:
+        self._at = at
+        if self._database is not None:
+            set_database_clock(self._database, at)
 
     def move(self, **by: float) -> None:
         self.at += timedelta(**by)
@@ -75,6 +90,10 @@ class World:
         self.payments = replace(self.payments, stripe=api)
         self.stripe = raw_stripe(self.sandbox, opened.api_key)
 
+    def go_astray(self, by: timedelta) -> None:
+        """From now on the process's own clock is ahead by so much, or behind; Postgres's and Stripe's are not."""
+        self.payments = replace(self.payments, clock=lambda: self.clock() + by)
+
     def make_org(self, org_id: int, balance_cents: int = 0) -> None:
         with transaction(self.engine) as connection:
             create_org(connection, f"Org {org_id}", self.clock(), org_id=org_id)
@@ -91,7 +110,6 @@ class World:
                 amount_cents=cents,
                 reason="test",
                 key=key or f"adjustment-{posted}",
-                clock=self.clock,
             )
         follow(self.payments, done.reloads, done.change)
 
@@ -130,7 +148,7 @@ class World:
 
     def process_due_attempts(self) -> None:
         """Let the reconciler work on the attempts that are due, and on nothing else."""
-        for org_id, attempt_id in due_attempts(self.engine, self.clock(), limit=1_000):
+        for org_id, attempt_id in due_attempts(self.engine, limit=1_000):
             process_attempt(self.payments, org_id, attempt_id)
 
     def read_events(self) -> int | None:
@@ -156,7 +174,7 @@ class World:
         """Let the reconciler go over everything once: due attempts, the rule, the list of events."""
         self.process_due_attempts()
         self.read_events()
-        for reloads in ask_due(self.engine, self.clock()):
+        for reloads in ask_due(self.engine):
             follow(self.payments, reloads)
         self.work()
 
@@ -199,9 +217,9 @@ class World:
 
     def assert_sound(self) -> None:
         """Every invariant holds, here and against Stripe, and the gates say what the balances say."""
-        report = run_audit(self.engine, clock=self.clock)
+        report = run_audit(self.engine)
         assert report.passed, report.violations
-        assert audit_against_stripe(self.engine, self.payments.stripe, self.clock).violations == []
+        assert audit_against_stripe(self.engine, self.payments.stripe).violations == []
         gates = Gates(self.client)
         for row in self.rows("SELECT org_id, balance_cents, version FROM accounts WHERE version > 0"):
             (gate,) = gates.read([row.org_id])
@@ -219,11 +237,19 @@ def raw_stripe(sandbox: StripeSandbox, api_key: str | None = None) -> stripe.Str
 
 
 @contextmanager
-def make_world(engine: Engine, client: redis.Redis, *, at: datetime = START) -> Iterator[World]:
-    """A world with org 1, without money or card."""
-    clock = MovableClock(at)
+def make_world(database: Database, client: redis.Redis, *, at: datetime | None = START) -> Iterator[World]:
+    """A world with org 1, without money or card.
+
+    Its clock and Postgres's stand at `at` until they are moved. None: Postgres's goes as ever, for real processes.
+    """
+    engine = database.engine
     enqueued: list[tuple[int, UUID]] = []
-    with StripeSandbox(clock=clock) as sandbox:
+    with ExitStack() as stack:
+        if at is None:
+            clock = MovableClock(system_clock())
+        else:
+            clock = MovableClock(at, stack.enter_context(own_database_clock(database.admin_url)))
+        sandbox = stack.enter_context(StripeSandbox(clock=clock))
         payments = Payments(
             engine=engine,
             gates=Gates(client),

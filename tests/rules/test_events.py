@@ -11,7 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metering.rules.events import MAX_EVENT_BYTES, MAX_METADATA_BYTES, CallEvent, parse_event, same_call
+from metering.rules.events import (
+    ENDS_TOO_LATE,
+    MAX_EVENT_BYTES,
+    MAX_METADATA_BYTES,
+    CallEvent,
+    latest_end,
+    parse_event,
+    same_call,
+)
 from metering.rules.rejections import Reason, Rejection
 
 NOW = datetime(2026, 4, 20, 18, 30, tzinfo=UTC)
@@ -54,13 +62,13 @@ def with_value(field: str, value: str) -> bytes:
 
 
 def accepted(raw: bytes) -> CallEvent:
-    event = parse_event(raw, NOW)
+    event = parse_event(raw)
     assert isinstance(event, CallEvent), event
     return event
 
 
 def rejected(raw: bytes) -> Rejection:
-    rejection = parse_event(raw, NOW)
+    rejection = parse_event(raw)
     assert isinstance(rejection, Rejection), rejection
     return rejection
 
@@ -295,7 +303,6 @@ def test_an_end_is_an_instant_in_utc(text: str, utc: str) -> None:
         "2026-04-20T18:25:0\N{ARABIC-INDIC DIGIT SIX}Z",
         "1776709506",
         "9999-12-31T23:59:59-01:00",
-        "9999-12-31T23:59:59Z",
         "0001-01-01T00:00:00+01:00",
         "0000-01-01T00:00:00Z",
         "T" * 8000,
@@ -311,11 +318,10 @@ def test_an_end_is_not_a_number(value: str) -> None:
 
 
 def test_a_call_may_end_5_minutes_ahead_of_the_clock_and_no_more() -> None:
-    raw = with_value("ended_at", '"2026-04-20T20:35:00+02:00"')
-    assert isinstance(parse_event(raw, NOW), CallEvent)
-    late = parse_event(raw, NOW - timedelta(microseconds=1))
-    assert isinstance(late, Rejection)
-    assert_names(late, "ended_at")
+    """Whoever bills it compares it with Postgres's clock: tests/spine/test_ends_ahead.py."""
+    assert latest_end(NOW) == NOW + timedelta(minutes=5)
+    assert_names(ENDS_TOO_LATE, "ended_at")
+    assert isinstance(parse_event(with_value("ended_at", '"2999-12-31T23:59:59Z"')), CallEvent)
 
 
 def test_the_start_of_a_call_must_exist() -> None:
@@ -510,7 +516,7 @@ def texts(value: Any) -> Iterator[str]:
 
 def check_verdict(raw: bytes) -> None:
     """Whatever the bytes: a verdict, `malformed_json` exactly where the grammar says so, nothing unfit for Postgres."""
-    verdict = parse_event(raw, NOW)
+    verdict = parse_event(raw)
     if isinstance(verdict, Rejection):
         assert verdict.detail
         assert (verdict.reason is Reason.MALFORMED_JSON) == (not is_json_object(raw))
@@ -573,7 +579,7 @@ events = st.fixed_dictionaries(
 @given(events, st.booleans())
 @settings(deadline=None)
 def test_what_goes_in_comes_back(sent: dict[str, Any], ensure_ascii: bool) -> None:
-    event = parse_event(json.dumps(sent, ensure_ascii=ensure_ascii).encode(), NOW)
+    event = parse_event(json.dumps(sent, ensure_ascii=ensure_ascii).encode())
     if isinstance(event, Rejection):
         # Only a metadata object that is longer in UTF-8 than in ASCII escapes is refused: nothing else is too long.
         assert_names(event, "metadata")
@@ -595,7 +601,7 @@ def test_what_goes_in_comes_back(sent: dict[str, Any], ensure_ascii: bool) -> No
 @settings(deadline=None)
 def test_no_text_field_takes_nul_or_half_a_surrogate_pair(field: str, text: str) -> None:
     value = json.dumps({"k": [text]} if field == "metadata" else text)
-    verdict = parse_event(with_value(field, value), NOW)
+    verdict = parse_event(with_value(field, value))
     arrives = json.loads(json.dumps(text))  # two escaped halves side by side are a whole pair
     if re.search("[\0\ud800-\udfff]", arrives):
         assert isinstance(verdict, Rejection)

@@ -49,7 +49,7 @@ def adjust_and_tell(
 ) -> Adjusted:
     """Adjust, and let the gate follow after the commit, as the command does."""
     with transaction(engine) as connection:
-        done = adjust(connection, org_id, amount_cents=amount_cents, reason="test", key=key, clock=clock)
+        done = adjust(connection, org_id, amount_cents=amount_cents, reason="test", key=key)
     if done.change is not None:
         change = done.change
         Gates(client).follow([Balance(org_id, change.balance_cents, change.version)], clock())

@@ -46,7 +46,7 @@ def reconciler(database: Database, client: redis.Redis) -> GateReconciler:
 def adjust_silently(database: Database, org_id: int, amount_cents: int, key: str) -> None:
     """What is left when a process dies between its commit and Redis."""
     with transaction(database.engine) as connection:
-        adjust(connection, org_id, amount_cents=amount_cents, reason="test", key=key, clock=system_clock)
+        adjust(connection, org_id, amount_cents=amount_cents, reason="test", key=key)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import redis
 
 from db.ledger.adjustments import adjust
 from db.postgres.engine import transaction
-from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.signals.listening import EXHAUSTED, RESTORED, adjust_and_tell, gate, said_of, signals_log
 from tests.spine.billing import (
@@ -127,7 +126,4 @@ def test_a_correction_that_was_made_before_tells_nothing_new(
     assert adjust_and_tell(database.engine, redis_client, org, 80, "start").change is None
     assert gate(redis_client, org)["version"] == version
     with transaction(database.engine) as connection:
-        assert (
-            adjust(connection, org, amount_cents=80, reason="test", key="start", clock=system_clock).change
-            is None
-        )
+        assert adjust(connection, org, amount_cents=80, reason="test", key="start").change is None

@@ -23,6 +23,7 @@ from metering.signals.reload_signals import (
     publish_pending,
 )
 from tests.conftest import Database
+from tests.database_clock import own_database_clock, set_database_clock
 from tests.signals.listening import listening, signals_log
 
 NOW = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)
@@ -88,7 +89,7 @@ def test_a_cause_that_is_rolled_back_says_nothing(database: Database, redis_clie
     with suppress(ZeroDivisionError), transaction(database.engine) as connection:
         add_signal(connection, 42, "auto_reload.skipped", {}, NOW)
         _crash()
-    assert publish_overdue(database.engine, ReloadSignals(redis_client), NOW + timedelta(days=1)) == 0
+    assert publish_overdue(database.engine, ReloadSignals(redis_client)) == 0
     assert signals_log(redis_client) == []
 
 
@@ -97,8 +98,11 @@ def test_what_a_crash_left_is_said_after_ten_seconds_and_not_before(
 ) -> None:
     written(database)
     signals = ReloadSignals(redis_client)
-    assert publish_overdue(database.engine, signals, NOW + OVERDUE_AFTER) == 0
-    assert publish_overdue(database.engine, signals, NOW + OVERDUE_AFTER + timedelta(milliseconds=1)) == 1
+    with own_database_clock(database.admin_url) as admin:
+        set_database_clock(admin, NOW + OVERDUE_AFTER)
+        assert publish_overdue(database.engine, signals) == 0
+        set_database_clock(admin, NOW + OVERDUE_AFTER + timedelta(milliseconds=1))
+        assert publish_overdue(database.engine, signals) == 1
     assert (len(signals_log(redis_client)), left(database)) == (1, 0)
 
 
@@ -119,7 +123,7 @@ def test_a_crash_between_saying_and_deleting_says_the_same_once_more(
         patched.setattr("metering.signals.reload_signals.delete_signals", _crash)
         with pytest.raises(ZeroDivisionError):
             publish_pending(database.engine, ReloadSignals(redis_client), keys)
-    assert publish_overdue(database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)) == 1
+    assert publish_overdue(database.engine, ReloadSignals(redis_client)) == 1
     entries: Any = redis_client.xrange(SIGNALS_LOG)
     (_, first), (_, second) = entries
     assert first == second
@@ -132,9 +136,7 @@ def _crash(*_: object) -> None:
 
 def test_more_than_a_page_is_said_in_order_once_each(database: Database, redis_client: redis.Redis) -> None:
     keys = written(database, number=PAGE + 2)
-    assert (
-        publish_overdue(database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)) == PAGE + 2
-    )
+    assert publish_overdue(database.engine, ReloadSignals(redis_client)) == PAGE + 2
     assert [signal["id"] for signal in signals_log(redis_client)] == [signal_id for _, signal_id in keys]
     assert left(database) == 0
 
@@ -154,10 +156,7 @@ def test_several_who_say_the_same_lose_nothing_and_do_not_wait_for_each_other(
     keys = written(database, number=PAGE + 1)
     with ThreadPoolExecutor(4) as threads:
         saying = [
-            threads.submit(
-                publish_overdue, database.engine, ReloadSignals(redis_client), NOW + timedelta(minutes=1)
-            )
-            for _ in range(4)
+            threads.submit(publish_overdue, database.engine, ReloadSignals(redis_client)) for _ in range(4)
         ]
         assert sum(each.result(timeout=30) for each in saying) >= PAGE + 1
     assert {signal["id"] for signal in signals_log(redis_client)} == {signal_id for _, signal_id in keys}
@@ -176,7 +175,7 @@ def test_nothing_is_said_while_a_transaction_is_open(
 
     monkeypatch.setattr(ReloadSignals, "publish", watched)
     publish_pending(database.engine, ReloadSignals(redis_client), written(database))
-    publish_overdue(database.engine, ReloadSignals(redis_client), NOW)
+    publish_overdue(database.engine, ReloadSignals(redis_client))
     assert seen
     assert not any(seen)
 

@@ -30,7 +30,7 @@ class Ledger:
 
     def credit(self, cents: int, key: str) -> None:
         with transaction(self.engine) as connection:
-            adjust(connection, self.org_id, amount_cents=cents, reason="r", key=key, clock=lambda: NOW)
+            adjust(connection, self.org_id, amount_cents=cents, reason="r", key=key)
         self.balance_cents += cents
 
     def debits(self, *debits: tuple[int, int]) -> None:

@@ -49,7 +49,7 @@ def reject(connection: Connection, stream_id: str, reason: Reason) -> None:
 def test_it_reads_debits_balances_and_rejections_piece_by_piece(database: Database) -> None:
     with transaction(database.engine) as connection:
         one, two, other = (create_org(connection, name, NOW) for name in ("one", "two", "other"))
-        adjust(connection, one, amount_cents=500, reason="r", key="k", clock=lambda: NOW)
+        adjust(connection, one, amount_cents=500, reason="r", key="k")
         reject(connection, "1-0", Reason.TOO_LARGE)  # from before, although the id is the same
         outcome = Outcome([one, two], last_rejection_id(connection))
         debit(connection, one, 1, 2, 16)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -128,13 +128,16 @@ class Site:
         self.engine.dispose()
         self.client.close()
 
-    def start(self, name: str, *, crash_point: str | None = None) -> MeterProcess:
-        """Start a meter; a crash point is what METERING_CRASH_POINT takes."""
+    def start(
+        self, name: str, *, crash_point: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> MeterProcess:
+        """Start a meter, with more settings; a crash point is what METERING_CRASH_POINT takes."""
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("METERING_")},
             "METERING_DATABASE_URL": self.database_url,
             "METERING_REDIS_URL": self.redis_url,
             "METERING_LOG_LEVEL": "debug",  # a line for each batch
+            **(settings or {}),
         }
         if crash_point is not None:
             environment[ENVIRONMENT_VARIABLE] = crash_point

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -77,11 +76,11 @@ def test_an_event_that_kills_its_meter_takes_no_other_along(
     killer = events[17]
     in_hand: list[bytes] = []
 
-    def parse_or_die(entries: Sequence[Entry], now: datetime) -> list[ParsedEntry]:
+    def parse_or_die(entries: Sequence[Entry]) -> list[ParsedEntry]:
         in_hand[:] = [entry.raw for entry in entries]
         if killer in in_hand:
             raise KilledError
-        return parse_entries(entries, now)
+        return parse_entries(entries)
 
     for module in (workers.meter, workers.prefetch):
         monkeypatch.setattr(module, "parse_entries", parse_or_die)

@@ -12,7 +12,6 @@ from sqlalchemy import text
 
 import workers.current_prices
 from metering.rules.pricing import PriceBook
-from metering.runtime.clock import system_clock
 from metering.runtime.names import STREAM
 from tests.workers.calls import ORG_IDS, assert_billed, encode, make_calls
 from tests.workers.processes import Site, wait_until, waits_for_lock
@@ -29,7 +28,7 @@ BOOK = PriceBook(1, [])
 def reader(redis_client: redis.Redis) -> Iterator[Prefetch]:
     stream = CallStream(redis_client, "m")
     stream.join()
-    made = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=10, block_ms=5)
+    made = Prefetch(stream, book=lambda: BOOK, batch_limit=10, block_ms=5)
     yield made
     made.close()
 
@@ -81,7 +80,7 @@ def test_a_part_is_handed_over_while_the_next_one_is_parsed(
     stream = CallStream(redis_client, "m")
     stream.join()
     push(redis_client, 3 * PART)
-    reader = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
+    reader = Prefetch(stream, book=lambda: BOOK, batch_limit=1_000, block_ms=5)
     assert len(reader.take().parsed) == PART
     wait_until(
         lambda: in_hand(redis_client) == 3 * PART, "asking for the last part while the second one is parsed"
@@ -98,7 +97,7 @@ def test_in_a_backlog_batches_are_full(redis_client: redis.Redis, monkeypatch: p
     stream = CallStream(redis_client, "m")
     stream.join()
     push(redis_client, 10 * limit)
-    reader = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=limit, block_ms=5)
+    reader = Prefetch(stream, book=lambda: BOOK, batch_limit=limit, block_ms=5)
     sizes = []
     while batch := reader.take().parsed:
         sizes.append(len(batch))
@@ -132,7 +131,6 @@ def test_parts_of_different_price_books_are_left_to_be_priced_at_once(redis_clie
     reader = Prefetch(
         stream,
         book=lambda: PriceBook(next(versions), []),
-        clock=system_clock,
         batch_limit=10,
         block_ms=5,
     )
@@ -166,9 +164,7 @@ def test_batches_don_t_follow_each_other_at_once_unless_they_are_full(
     )  # how long it would wait is what is looked at
     stream = CallStream(redis_client, "m")
     stream.join()
-    reader = Prefetch(
-        stream, book=lambda: BOOK, clock=system_clock, batch_limit=10, block_ms=5, monotonic=lambda: 7_200.0
-    )
+    reader = Prefetch(stream, book=lambda: BOOK, batch_limit=10, block_ms=5, monotonic=lambda: 7_200.0)
     push(redis_client, 1)
     assert len(reader.take().parsed) == 1
     assert not any(waits_s), "it came alone"
@@ -240,7 +236,7 @@ def test_batches_of_large_events_are_small(redis_client: redis.Redis) -> None:
     push(redis_client, 2_000)
     stream = CallStream(redis_client, "m")
     stream.join()
-    reader = Prefetch(stream, book=lambda: BOOK, clock=system_clock, batch_limit=1_000, block_ms=5)
+    reader = Prefetch(stream, book=lambda: BOOK, batch_limit=1_000, block_ms=5)
     sizes = []
     while batch := reader.take().parsed:
         sizes.append(len(batch))

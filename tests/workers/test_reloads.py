@@ -37,7 +37,7 @@ from workers.periodic import PeriodicTask
 @pytest.fixture
 def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
     """An installation as of now, with org 1. Its clock stands, so no attempt gets due for the reconciler unless it is moved."""
-    with make_world(database.engine, redis_client, at=system_clock()) as made:
+    with make_world(database, redis_client, at=system_clock()) as made:
         with transaction(database.engine) as connection:
             set_price(connection, price("bolt", "0.08"), system_clock)
         yield made

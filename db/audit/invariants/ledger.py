@@ -86,6 +86,18 @@ _LAST_POSTED_AT_IS_NEWEST: Final = Invariant(
     """,
 )
 
+# Postgres's clock may have been put back a little, by whoever keeps it right or by a switch-over.
+_POSTED_BY_NOW: Final = Invariant(
+    "posted_by_now",
+    "No transaction is of a time to come, by Postgres's clock (docs/reference/money-rules.md#balances).",
+    """
+    SELECT org_id, NULL, format('the newest transaction is of %s, which is yet to come; until then new ones get that time too',
+        last_posted_at)
+    FROM accounts
+    WHERE last_posted_at > (SELECT metering_now()) + interval '30 seconds'
+    """,
+)
+
 _WHOLE_MILLISECONDS: Final = Invariant(
     "whole_milliseconds",
     "Times of posting are whole milliseconds (docs/reference/money-rules.md#times-and-months).",
@@ -244,7 +256,7 @@ _DESCRIPTION_MATCHES: Final = Invariant(
 
 LEDGER_INVARIANTS: Final = (
     *(_BALANCE_IS_SUM, _TRANSACTIONS_COUNTED, _BALANCE_IS_LAST, _CHAIN_UNBROKEN),
-    *(_ORDER_OF_TIME, _LAST_POSTED_AT_IS_NEWEST, _WHOLE_MILLISECONDS),
+    *(_ORDER_OF_TIME, _LAST_POSTED_AT_IS_NEWEST, _POSTED_BY_NOW, _WHOLE_MILLISECONDS),
     *(_ACCOUNT_EXISTS, _CALL_BILLED_ONCE, _SOURCE_ONCE, _SIGN_OF_KIND),
     *(_DEBIT_PRICED_AGAIN, _PRICE_IN_FORCE, _DESCRIPTION_MATCHES),
 )

@@ -148,7 +148,7 @@ _ATTEMPT_WATCHED: Final = Invariant(
     SELECT org_id, NULL, format('attempt %s of %s is open, and should have been looked at since %s', id, created_at, look_at)
     FROM payment_attempts
     WHERE status = 'open' AND look_at
-        < coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, now()) - interval '15 minutes'
+        < (SELECT metering_now()) - interval '15 minutes'
     """,
 )
 
@@ -160,12 +160,24 @@ _STRIPE_EVENT_HANDLED: Final = Invariant(
         id, type, set_aside_at, tries, error, retry_at)
     FROM set_aside_events
     WHERE set_aside_at
-        < coalesce(nullif(current_setting('metering.now', true), '')::timestamptz, now()) - interval '15 minutes'
+        < (SELECT metering_now()) - interval '15 minutes'
+    """,
+)
+
+# "Not there" counts 25 h after it was last sent, a top-up is cancelled 24 h after it was made; the look may be an hour late.
+_ATTEMPT_ENDS: Final = Invariant(
+    "attempt_ends",
+    "No attempt is open 27 hours after it was made and last sent (docs/how-to/stripe.md#look-at-charges).",
+    """
+    SELECT org_id, NULL, format('attempt %s of %s is still open, last sent %s', id, created_at,
+        coalesce(last_sent_at::text, 'never'))
+    FROM payment_attempts
+    WHERE status = 'open' AND greatest(created_at, last_sent_at) < (SELECT metering_now()) - interval '27 hours'
     """,
 )
 
 PAYMENT_INVARIANTS: Final = (
     *(_ATTEMPT_CREDITED, _CREDIT_HAS_ATTEMPT, _REFUND_HAS_CREDIT, _PAYMENT_IN_CUSTOMERS_ORG),
     _CUSTOMER_IN_ORG,
-    *(_ONE_OPEN_RELOAD, _MONTH_WITHIN_LIMIT, _ATTEMPT_WATCHED, _STRIPE_EVENT_HANDLED),
+    *(_ONE_OPEN_RELOAD, _MONTH_WITHIN_LIMIT, _ATTEMPT_WATCHED, _ATTEMPT_ENDS, _STRIPE_EVENT_HANDLED),
 )

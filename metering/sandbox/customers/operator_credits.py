@@ -81,7 +81,6 @@ class OperatorCredits(threading.Thread):
                 amount_cents=amount_cents,
                 reason="A refill by the demo's operator",
                 key=f"demo-refill-{self._numbers[org_id]}",
-                clock=self._clock,
             )
         self.made += 1
         self.cents += amount_cents

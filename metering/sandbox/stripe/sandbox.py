@@ -64,7 +64,7 @@ class StripeSandbox(Controls):
             webhooks = Webhooks(store, self._clock, webhook_faults, self._first_target, self._retry_delays_s)
             answering = Answering(store, self._keys, request_faults, self._stopping)
             super().__init__(store, self._keys, answering, webhooks, request_faults, webhook_faults)
-            self._server = Server(self._port, self._answer)
+            self._server = Server(self._port, self._answer, self._clock)
         except BaseException:
             store.close()
             raise

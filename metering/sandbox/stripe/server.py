@@ -4,10 +4,12 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from email.utils import format_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
+from metering.runtime.clock import Clock
 from metering.sandbox.stripe.answering import Answer, Request
 
 HOST: Final = "127.0.0.1"
@@ -26,9 +28,10 @@ class Server(ThreadingHTTPServer):
     allow_reuse_address = True  # it comes back on the same port at once after a kill
     request_queue_size = 256
 
-    def __init__(self, port: int, answerer: Answerer) -> None:
-        """Listen on `port`, 0 for a free one. Raises OSError where it is taken."""
+    def __init__(self, port: int, answerer: Answerer, clock: Clock) -> None:
+        """Listen on `port`, 0 for a free one. Raises OSError where it is taken. `clock` is for the header `Date`."""
         self.answerer = answerer
+        self.clock = clock
         self._stopping = False
         self._taker = threading.Thread(target=self._take, daemon=True)
         self._open: set[socket.socket] = set()
@@ -99,6 +102,12 @@ class Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         """What the header `Server` says."""
         return "stripe-sandbox"
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """What the header `Date` says: the sandbox's time, as all that it has made."""
+        if timestamp is not None:
+            return super().date_time_string(timestamp)
+        return format_datetime(self.server.clock(), usegmt=True)
 
     def _respond(self) -> None:
         path, _, query = self.path.partition("?")

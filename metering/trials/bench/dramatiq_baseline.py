@@ -75,12 +75,10 @@ def _declare_actor(broker: RedisBroker, engine: Engine, gates: Gates) -> None:
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def bill_call(event: str) -> None:
-        parsed = parse_entries([Entry("0-0", event.encode())], system_clock())
+        parsed = parse_entries([Entry("0-0", event.encode())])
         priced = price_entries(parsed, book)
         with transaction(engine) as connection:
-            posted = post_calls(
-                connection, priced.calls, priced.rejected, price_book_version=book.version, clock=system_clock
-            )
+            posted = post_calls(connection, priced.calls, priced.rejected, price_book_version=book.version)
         balances = [
             Balance(each.org_id, each.balance_cents, each.version) for each in posted.changes.values()
         ]

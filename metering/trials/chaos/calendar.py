@@ -1,20 +1,39 @@
-"""The clock of every process of a run: it can be set forward, so that months turn."""
+"""The clock of every process of a run, and Postgres's: they can be set forward, so that months turn."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+import psycopg
+
+from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock, shifted_clock
 
 HALF_A_MONTH_DAY: Final = 15
 BEFORE_THE_MONTH_ENDS: Final = timedelta(seconds=5)
 
 
-class Calendar:
-    """The offset in a file (metering/runtime/clock.py), which only ever grows: clocks that go back are another matter."""
+DATABASE_LIMIT_S: Final = 120
+"""How long Postgres may be away when its clock is to be set."""
 
-    def __init__(self, path: Path) -> None:
+# The owner's function in the place of the one by which all processes decide (db/migrations/versions/0011_clock.py).
+_DATABASE_CLOCK: Final = """
+    CREATE OR REPLACE FUNCTION metering_now() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
+        SELECT pg_catalog.date_trunc('milliseconds', pg_catalog.clock_timestamp() + interval '{} seconds')
+    $$
+"""
+
+
+class Calendar:
+    """The offset in a file (metering/runtime/clock.py), which only ever grows: clocks that go back are another matter.
+
+    With `owner_url`, as libpq takes it, the clock of that database goes along: it is the one that counts.
+    """
+
+    def __init__(self, path: Path, owner_url: str | None = None) -> None:
         self.path = path
+        self._owner_url = owner_url
         self._write(timedelta())
         self.jumps = 0
         """How often it was set forward."""
@@ -43,6 +62,22 @@ class Calendar:
         return self.clock()
 
     def _write(self, offset: timedelta) -> None:
+        if self._owner_url is not None:
+            _set_database_clock(self._owner_url, offset)
         new = self.path.with_suffix(".new")
         new.write_text(str(offset.total_seconds()), encoding="ascii")
         new.replace(self.path)  # whoever reads it finds all of it
+
+
+def _set_database_clock(owner_url: str, offset: timedelta) -> None:
+    """Set it ahead; whoever does so may find that Postgres was killed just now. Raises psycopg.Error after DATABASE_LIMIT_S."""
+    waits, deadline_s = backoff_s(), time.monotonic() + DATABASE_LIMIT_S
+    while True:
+        try:
+            with psycopg.connect(owner_url, autocommit=True) as owner:
+                owner.execute(_DATABASE_CLOCK.format(offset.total_seconds()).encode())
+                return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline_s:
+                raise
+        time.sleep(next(waits))

@@ -232,9 +232,9 @@ def _judge_gates(verdict: Verdict, evidence: Evidence) -> None:
 
 
 def _audit(verdict: Verdict, evidence: Evidence) -> None:
-    report = run_audit(evidence.engine, clock=evidence.clock)
+    report = run_audit(evidence.engine)
     verdict.audit_violations = len(report.violations)
-    stripe = audit_against_stripe(evidence.engine, evidence.stripe, evidence.clock)
+    stripe = audit_against_stripe(evidence.engine, evidence.stripe)
     verdict.stripe_violations = len(stripe.violations)
     verdict.problems += [
         f"Audit, {each.invariant}, org {each.org_id}: {each.detail}."

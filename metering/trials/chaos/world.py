@@ -72,9 +72,9 @@ def world(data_dir: Path, orgs: int, say: Callable[[str], None]) -> Iterator[Wor
     """The system, running in a new directory, with orgs that have a little money and keys. Raises CommandError."""
     with ExitStack() as stack:
         servers = stack.enter_context(running(data_dir))
-        calendar = Calendar(data_dir / "clock")
         with engine_for(servers.owner_database_url, command="migrate", lock_timeout_ms=0) as owner:
             migrate(owner)
+        calendar = Calendar(data_dir / "clock", psycopg_url(make_url(servers.owner_database_url)))
         engine = stack.enter_context(engine_for(servers.database_url, command="chaos", pool_size=4))
         _make_tiers(engine, calendar.clock)
         api_keys = _make_orgs(engine, orgs, calendar.clock)
@@ -138,7 +138,6 @@ def _make_orgs(engine: Engine, orgs: int, clock: Clock) -> dict[int, str]:
                 amount_cents=STARTING_CENTS,
                 reason="A balance to begin with",
                 key="chaos-start",
-                clock=clock,
             )
     return keys
 

@@ -92,7 +92,6 @@ def make_orgs(
                 amount_cents=cents,
                 reason="A balance to begin the demo with",
                 key="demo-start",
-                clock=clock,
             )
             changes += [done.change] if done.change else []
     Gates(client).follow(

@@ -3,7 +3,6 @@
 import random
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import count, islice
 
 import pytest
@@ -56,7 +55,7 @@ def busy_ledger(database: Database) -> Iterator[Database]:
                 for call_id in islice(call_ids, 30):
                     org_id, tier = source.randint(1, 8), source.choice(["bolt", "fine"])
                     calls.append(a_call(org_id, call_id, tier, source.randint(1, 300 * SECOND_US)))
-                post(engine, calls, datetime.now(UTC))
+                post(engine, calls)
         except Exception as failure:  # noqa: BLE001 - told to the test's own thread
             failures.append(failure)
 

@@ -148,7 +148,7 @@ DAMAGES = [
     Damage(
         "a second writing of an adjustment",
         "INSERT INTO transactions (org_id, kind, amount_cents, balance_after_cents, created_at, description, source_key)"
-        " SELECT org_id, kind, amount_cents, 0, created_at + interval '1 h', description, source_key"
+        " SELECT org_id, kind, amount_cents, 0, (SELECT max(created_at) FROM transactions), description, source_key"
         " FROM transactions WHERE org_id = 1 AND kind = 'adjustment'",
         {"source_once"},
         rebalanced=True,
@@ -361,7 +361,7 @@ DAMAGES = [
     Damage(
         "a payment credited to two orgs",
         "INSERT INTO transactions (org_id, kind, amount_cents, balance_after_cents, created_at, description, source_key)"
-        " VALUES (4, 'credit', 2500, 2500, '2026-04-21', 'Top-up', 'pi_3'); "
+        " SELECT 4, 'credit', 2500, 2500, max(created_at), 'Top-up', 'pi_3' FROM transactions; "
         "INSERT INTO payment_attempts (org_id, id, kind, amount_cents, customer_id, payment_method_id, created_at, status,"
         " payment_intent_id, look_at, finished_at, recovered) SELECT 4, id, kind, amount_cents, customer_id,"
         " payment_method_id, created_at, status, payment_intent_id, look_at, finished_at, true"
@@ -380,7 +380,7 @@ DAMAGES = [
         "two reloads open at once",
         "UPDATE payment_attempts SET status = 'open', finished_at = NULL, look_at = '2099-01-01'"
         " WHERE org_id = 5 AND status = 'failed'",
-        {"one_open_reload", "month_within_limit"},
+        {"one_open_reload", "month_within_limit", "attempt_ends"},
         org_id=5,
     ),
     Damage(
@@ -393,6 +393,20 @@ DAMAGES = [
         "a reload beside one that had failed only later",
         "UPDATE payment_attempts SET finished_at = '2026-04-05 00:00:00.001' WHERE org_id = 5 AND status = 'failed'",
         {"month_within_limit"},
+        org_id=5,
+    ),
+    Damage(
+        "a posting of a time to come",
+        "UPDATE transactions SET created_at = metering_now() + interval '31 s'"
+        " WHERE id = (SELECT max(id) FROM transactions WHERE org_id = 1);"
+        " UPDATE accounts SET last_posted_at = (SELECT max(created_at) FROM transactions WHERE org_id = 1) WHERE org_id = 1",
+        {"posted_by_now"},
+    ),
+    Damage(
+        "an attempt without an end",
+        "UPDATE payment_attempts SET created_at = metering_now() - interval '27 h 1 s', last_sent_at = NULL,"
+        " look_at = '2099-01-01' WHERE org_id = 5 AND status = 'open'",
+        {"attempt_ends"},
         org_id=5,
     ),
     Damage(

@@ -36,7 +36,7 @@ GO_BACK = "TRUNCATE audited_accounts, audit_suspects; INSERT INTO audited_accoun
 
 
 def audit(database: Database, *, since: datetime | None = None) -> Changes:
-    return audit_changes.audit_changes(database.engine, since=since, clock=lambda: NOW)
+    return audit_changes.audit_changes(database.engine, since=since)
 
 
 def finish(
@@ -53,7 +53,7 @@ def named(changes: Changes) -> set[tuple[str, int | None]]:
 
 
 def named_by_full_audit(database: Database) -> set[tuple[str, int | None]]:
-    report = run_audit(database.engine, clock=lambda: NOW)
+    report = run_audit(database.engine)
     return {(each.invariant, each.org_id) for each in report.violations}
 
 
@@ -136,7 +136,7 @@ def test_nothing_is_looked_at_twice(ledger: Database) -> None:
     again = audit(ledger)
     assert (again.orgs, again.transactions, again.violations) == (0, 0, [])
 
-    post(ledger.engine, [a_call(2, 200, "bolt", 1)], NOW + timedelta(minutes=1))
+    post(ledger.engine, [a_call(2, 200, "bolt", 1)])
     third = audit(ledger)
     assert (third.orgs, third.transactions, third.violations) == (1, 1, [])
 
@@ -193,7 +193,7 @@ def test_old_damage_is_left_to_the_whole_pass_and_then_looked_at_until_it_is_men
     )
     assert audit(ledger).violations == []
 
-    found = find_violations_apart(ledger.engine, clock=lambda: NOW, stop=lambda: False, limit_per_invariant=9)
+    found = find_violations_apart(ledger.engine, stop=lambda: False, limit_per_invariant=9)
     assert found is not None
     finish(ledger, WHOLE, found)
     assert read_standing(ledger.engine).violations["description_matches"] == 1
@@ -237,9 +237,7 @@ def test_new_transactions_are_looked_at_in_pages(ledger: Database, monkeypatch: 
 
     stops = iter([False, True])
     execute_as(ledger.owner_url, "TRUNCATE audited_accounts")
-    changes = audit_changes.audit_changes(
-        ledger.engine, since=None, clock=lambda: NOW, stop=lambda: next(stops)
-    )
+    changes = audit_changes.audit_changes(ledger.engine, since=None, stop=lambda: next(stops))
     assert (changes.complete, vouched(ledger)) == (False, {1})
 
 
@@ -320,9 +318,7 @@ def test_where_more_is_wrong_than_is_listed_nobody_is_vouched_for_or_cleared(led
     execute_as(ledger.admin_url, "UPDATE accounts SET balance_cents = balance_cents + 1")
 
     def audited() -> Changes:
-        return audit_changes.audit_changes(
-            ledger.engine, since=None, clock=lambda: NOW, limit_per_invariant=1
-        )
+        return audit_changes.audit_changes(ledger.engine, since=None, limit_per_invariant=1)
 
     wrong = audit(ledger)
     assert len({each.org_id for each in wrong.violations}) > 1
@@ -338,7 +334,5 @@ def test_passes_of_two_kinds_do_not_wait_for_each_other(database: Database) -> N
 
 def test_whoever_is_told_to_stop_leaves_the_whole_pass(database: Database) -> None:
     asked: Iterator[bool] = iter([False, False, True])
-    found = find_violations_apart(
-        database.engine, clock=lambda: NOW, stop=lambda: next(asked), limit_per_invariant=1
-    )
+    found = find_violations_apart(database.engine, stop=lambda: next(asked), limit_per_invariant=1)
     assert found is None

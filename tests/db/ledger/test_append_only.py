@@ -32,10 +32,10 @@ def written(database: Database) -> Database:
         assert create_org(connection, "first", NOW) == 1
         set_price(connection, BOLT, lambda: NOW)
         set_price(connection, Price("bolt", NOW + timedelta(days=1), 90_000, 60, 60, 0, 0), lambda: NOW)
-        adjust(connection, 1, amount_cents=10_000, reason="paid in", key="first", clock=lambda: NOW)
+        adjust(connection, 1, amount_cents=10_000, reason="paid in", key="first")
         book = load_price_book(connection)
         priced = price_call("1-1", b"{}", call, BOLT)
-        post_calls(connection, [priced], [rejected], price_book_version=book.version, clock=lambda: NOW)
+        post_calls(connection, [priced], [rejected], price_book_version=book.version)
         mark_replayed(connection, {list_rejected(connection, limit=1)[0][0].id: "1-3"}, NOW)
     return database
 

@@ -13,7 +13,6 @@ from db.postgres.arrays import bigints
 from db.postgres.engine import driver_connection, execute_last, transaction
 from db.postgres.exchange import Statement
 from db.postgres.failures import driver_error
-from metering.runtime.clock import system_clock
 from tests.conftest import Database
 from tests.db import execute_as
 
@@ -92,7 +91,7 @@ def test_sessions_that_were_ended_fail_only_who_has_one_in_hand(orgs: Database) 
         with transaction(orgs.engine) as connection:
             for pid in ended:
                 execute_as(orgs.admin_url, f"SELECT pg_terminate_backend({pid}, 5000)")
-            lock_accounts(driver_connection(connection), [1], system_clock)
+            lock_accounts(driver_connection(connection), [1])
 
     with pytest.raises(psycopg.OperationalError):
         lock(*pids)

@@ -66,7 +66,7 @@ def test_where_redis_is_away_the_gate_is_left_to_the_reconciler(
 ) -> None:
     org_id = make_org(database)
     with transaction(database.engine) as connection:
-        adjust(connection, org_id, amount_cents=-5, reason="r", key="k", clock=system_clock)
+        adjust(connection, org_id, amount_cents=-5, reason="r", key="k")
     with SignalListener(redis_client) as listener, connect_redis("unix:///nowhere/valkey.sock") as nowhere:
         operator_credits = OperatorCredits(
             database.engine, nowhere, listener, {org_id: [OperatorCredit(0, 100)]}, clock=system_clock

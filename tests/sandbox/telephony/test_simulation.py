@@ -25,6 +25,7 @@ from metering.sandbox.telephony.calls import (
 )
 from metering.sandbox.telephony.malformed_events import BROKEN_WAYS, MalformedEvent, malformed_events
 from metering.sandbox.telephony.simulation import LATEST_S, TYPICAL_CHARGE_CENTS, Telephony
+from tests.judging import judge_event
 
 START = datetime(2026, 4, 20, 18, 25, 6, 201_000, UTC)
 ORG_IDS = range(1, 37)
@@ -46,7 +47,7 @@ def recorded(pushes: Iterable[Push]) -> CallRecord:
 
 
 def parsed(push: Push) -> CallEvent | Rejection:
-    return parse_event(push.payload, START + timedelta(seconds=push.at_s))
+    return judge_event(push.payload, START + timedelta(seconds=push.at_s))
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +201,8 @@ def test_every_way_of_breaking_an_event_is_rejected_for_its_reason(reason: Reaso
         push for push in pushes_of(telephony().schedule()) if b"metadata" in push.payload and not push.reason
     )
     broken = BROKEN_WAYS[reason][way](json.loads(fine.payload))
-    assert isinstance(parse_event(fine.payload, START + timedelta(seconds=30)), CallEvent)
-    outcome = parse_event(broken, START + timedelta(seconds=30))
+    assert isinstance(parse_event(fine.payload), CallEvent)
+    outcome = judge_event(broken, START)
     assert isinstance(outcome, Rejection)
     assert outcome.reason is reason
 

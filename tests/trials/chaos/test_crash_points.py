@@ -17,11 +17,12 @@ from typing import Final
 import httpx
 import pytest
 import redis
+from sqlalchemy import make_url
 
 from db.accounts.api_keys import create_key
 from db.audit.passes import CHANGES, WHOLE, claim_pass, read_standing, release_pass
 from db.ledger.prices import set_price
-from db.postgres.engine import transaction
+from db.postgres.engine import psycopg_url, transaction
 from metering.payments.outcomes import TopUpMade
 from metering.rules.payments import AttemptStatus
 from metering.runtime.clock import ENVIRONMENT_VARIABLE, system_clock
@@ -61,10 +62,10 @@ class Stage:
 
 @pytest.fixture
 def stage(database: Database, redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> Iterator[Stage]:
-    calendar = Calendar(tmp_path / "clock")
+    calendar = Calendar(tmp_path / "clock", psycopg_url(make_url(database.owner_url)))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with make_world(database.engine, redis_client, at=system_clock()) as world:
+    with make_world(database, redis_client, at=None) as world:
         with transaction(database.engine) as connection:
             api_key = create_key(connection, 1, system_clock()).api_key
         settings = {

@@ -18,7 +18,7 @@ from tests.workers.reloading import ready_to_reload
 
 @pytest.fixture
 def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
-    with make_world(database.engine, redis_client) as made:
+    with make_world(database, redis_client) as made:
         yield made
 
 
@@ -93,8 +93,7 @@ def test_a_request_that_comes_to_stripe_after_its_attempt_was_given_up_is_no_cha
     world.sandbox.authenticate(intent.id)
     world.clock.move(minutes=20)
     assert [
-        each.invariant
-        for each in audit_against_stripe(world.engine, world.payments.stripe, world.clock).violations
+        each.invariant for each in audit_against_stripe(world.engine, world.payments.stripe).violations
     ] == [CHARGE_CREDITED]
     world.read_events()
     assert (world.charged(), world.balance()) == (1, 700)

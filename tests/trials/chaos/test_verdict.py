@@ -58,7 +58,7 @@ class Scene:
 @pytest.fixture
 def scene(database: Database, redis_client: redis.Redis) -> Iterator[Scene]:
     """Two calls billed, an event rejected, one top-up paid."""
-    with make_world(database.engine, redis_client) as world:
+    with make_world(database, redis_client) as world:
         prepare(world.engine, org_ids=[], prices=[price("bolt", "0.08")])
         world.adjust(GIVEN_CENTS)
         world.save_card()

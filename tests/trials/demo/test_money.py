@@ -19,7 +19,7 @@ from tests.payments.world import World, make_world
 @pytest.fixture
 def world(database: Database, redis_client: redis.Redis) -> Iterator[World]:
     """An installation with org 1, without money or card."""
-    with make_world(database.engine, redis_client) as made:
+    with make_world(database, redis_client) as made:
         yield made
 
 
