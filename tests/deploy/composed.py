@@ -11,6 +11,8 @@ ROOT: Final = Path(__file__).parents[2]
 OURS: Final = ("migrate", "operator", "meter", "jobs", "api")
 TO_AN_END: Final = ("migrate", "operator")
 """Those that do one thing and end."""
+MONITORING: Final = ("prometheus", "grafana")
+"""Those of the profile of that name."""
 ROLES: Final = ("meter", "jobs", "api")
 CHARGING: Final = ("jobs", "api")
 """Those that talk to Stripe."""

@@ -9,6 +9,7 @@ import yaml
 
 from metering.cli.main import app
 from tests.deploy.composed import ROOT
+from tests.docs.pages import page, section
 from tests.docs.test_metrics import NAMED
 
 RULES: list[dict[str, Any]] = [
@@ -18,6 +19,13 @@ RULES: list[dict[str, Any]] = [
     ]
     for rule in group["rules"]
 ]
+
+
+def test_each_alert_has_its_paragraph() -> None:
+    alerts = section(page("how-to/alerts.md"), "The alerts")
+    assert alerts.strip() == ""  # nothing before the first of them
+    named = re.findall(r"^### (\w+)\n\n(?=[A-Z])", page("how-to/alerts.md"), re.MULTILINE)
+    assert sorted(named) == sorted(rule["alert"] for rule in RULES)
 
 
 def test_what_must_never_be_is_alerted_on() -> None:

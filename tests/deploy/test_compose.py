@@ -14,6 +14,7 @@ from tests.deploy.composed import (
     CHARGING,
     HTTP_PORT,
     METRICS_PORT,
+    MONITORING,
     OURS,
     ROLES,
     ROOT,
@@ -29,13 +30,13 @@ from tests.deploy.stack import SECRETS
 
 SERVICES: dict[str, Any] = composed(SECRETS)["services"]
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - in a container
-PUBLISHED = {"valkey": [6379], "api": [HTTP_PORT]}
+PUBLISHED = {"valkey": [6379], "api": [HTTP_PORT], "prometheus": [9090], "grafana": [3000]}
 USERS = {"migrate": "owner", "operator": "app"}
 EVERY = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
 def test_the_services_are_those_that_the_product_needs() -> None:
-    assert set(SERVICES) == {"postgres", "valkey", *OURS}
+    assert set(SERVICES) == {"postgres", "valkey", *OURS, *MONITORING}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -118,7 +119,8 @@ def test_a_service_starts_when_what_it_needs_is_there() -> None:
     assert SERVICES["operator"]["profiles"] == ["operator"]  # not started with the others
     for name, service in SERVICES.items():
         assert service["restart"] == ("no" if name in TO_AN_END else "unless-stopped")
-        assert ("profiles" in service) == (name == "operator")
+        profile = {"operator": "operator"} | dict.fromkeys(MONITORING, "monitoring")
+        assert service.get("profiles") == ([profile[name]] if name in profile else None)
 
 
 @EVERY
@@ -177,7 +179,9 @@ def test_data_are_kept_where_the_images_put_them() -> None:
     assert SERVICES["postgres"]["volumes"][0] == "postgres:/var/lib/postgresql"
     assert "PGDATA" not in SERVICES["postgres"]["environment"]
     assert SERVICES["valkey"]["volumes"][0] == "valkey:/data"
-    assert set(compose_file()["volumes"]) == {"postgres", "valkey"}
+    assert SERVICES["prometheus"]["volumes"][0] == "prometheus:/prometheus"
+    assert SERVICES["grafana"]["volumes"][0] == "grafana:/var/lib/grafana"
+    assert set(compose_file()["volumes"]) == {"postgres", "valkey", *MONITORING}
 
 
 def test_the_scripts_for_a_new_database_are_there_and_read_only() -> None:
