@@ -7,12 +7,16 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
+from sqlalchemy.orm import Session
 
 from db.models import SetAsideEvent
-from db.payments.stripe_events import EventRef
+from db.operators.log import Actor, log_action
+from db.payments.stripe_events import EventRef, keep_event
 from db.postgres.engine import transaction
 from metering.rules.lookup_schedule import lookup_delay
 
+DISMISSED: Final = "dismissed"
+"""What became of an event that an operator has given up."""
 PAGE: Final = 100
 """How many are tried again in one turn."""
 _KEPT: Final = text("SELECT id FROM set_aside_events WHERE id = ANY(CAST(:ids AS text[]))")
@@ -81,6 +85,57 @@ def take_due(engine: Engine, now: datetime) -> list[KeptEvent]:
                 .values(tries=tries, retry_at=now + lookup_delay(tries))
             )
         return [KeptEvent(EventRef(row.id, row.type, row.created_at), row.livemode, row.data) for row in due]
+
+
+def take(engine: Engine, event_id: str | None) -> list[KeptEvent]:
+    """Those there are, whether or not their time has come, oldest first; or one of them."""
+    wanted = select(
+        SetAsideEvent.id,
+        SetAsideEvent.type,
+        SetAsideEvent.created_at,
+        SetAsideEvent.livemode,
+        SetAsideEvent.data,
+    ).order_by(SetAsideEvent.created_at, SetAsideEvent.id)
+    if event_id is not None:
+        wanted = wanted.where(SetAsideEvent.id == event_id)
+    with transaction(engine) as connection:
+        return [
+            KeptEvent(EventRef(row.id, row.type, row.created_at), row.livemode, row.data)
+            for row in connection.execute(wanted)
+        ]
+
+
+def list_set_aside(connection: Connection, *, limit: int, offset: int = 0) -> tuple[list[SetAsideEvent], int]:
+    """A page of them, oldest first, with the number that there are in all."""
+    oldest = select(SetAsideEvent).order_by(SetAsideEvent.created_at, SetAsideEvent.id)
+    total = connection.scalar(select(func.count()).select_from(SetAsideEvent)) or 0
+    return list(Session(connection).scalars(oldest.limit(limit).offset(offset))), total
+
+
+def dismiss(connection: Connection, event_id: str, *, actor: Actor, reason: str) -> bool:
+    """Give one up, in the caller's transaction, and log who did; False where none such waits.
+
+    It counts as known from now on, so that neither the list nor a webhook brings it back. One that is handled at this very moment
+    keeps its effect.
+    """
+    row = connection.execute(
+        delete(SetAsideEvent)
+        .where(SetAsideEvent.id == event_id)
+        .returning(SetAsideEvent.type, SetAsideEvent.created_at, SetAsideEvent.error)
+    ).one_or_none()
+    if row is None:
+        return False
+    if not keep_event(connection, EventRef(event_id, row.type, row.created_at), DISMISSED):
+        return False  # handled meanwhile, by whoever forgets it now
+    log_action(
+        connection,
+        actor,
+        "stripe-event dismiss",
+        subject=event_id,
+        reason=reason,
+        details={"type": row.type, "error": row.error},
+    )
+    return True
 
 
 def note_error(engine: Engine, event_id: str, error: str) -> None:

@@ -97,7 +97,7 @@ def status(as_json: JsonOption = False) -> None:
             since = format_time(set_aside_since or now)
             say(
                 f"{counted(set_aside, 'event')} of Stripe's could not be handled, since {since}. Each is tried again;"
-                " `metering audit` names it, and why."
+                " `metering stripe-event list` names it, and why."
             )
         _show_meters(meters)
 

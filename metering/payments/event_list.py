@@ -7,16 +7,19 @@ from typing import Final
 
 import structlog
 
+from db.operators.log import Actor, log_action
 from db.payments.set_aside_events import (
     KeptEvent,
     forget_set_aside,
     note_error,
     set_aside,
     set_aside_among,
+    take,
     take_due,
 )
 from db.payments.stripe_events import claim_event_list, event_list_age, finish_event_list, known_events
 from db.postgres.clock import ask_clock
+from db.postgres.engine import transaction
 from db.postgres.failures import Failure, diagnose
 from metering.payments.context import Payments
 from metering.payments.events import HANDLED, Source, handle, read_event
@@ -107,6 +110,25 @@ def _retry_set_aside(payments: Payments, now: datetime) -> int:
         else:
             note_error(payments.engine, event.ref.id, error)
     return handled
+
+
+def retry_now(payments: Payments, event_id: str | None, actor: Actor) -> dict[str, str | None]:
+    """Try those again that are set aside, or one of them, for an operator; give why each can't be handled, None where it was.
+
+    Raises what Postgres raises.
+    """
+    tried: dict[str, str | None] = {}
+    for event in take(payments.engine, event_id):
+        error = tried[event.ref.id] = _try_to_handle(payments, event)
+        with transaction(payments.engine) as connection:
+            log_action(
+                connection, actor, "stripe-event retry", subject=event.ref.id, details={"error": error}
+            )
+        if error is None:
+            forget_set_aside(payments.engine, event.ref.id)
+        else:
+            note_error(payments.engine, event.ref.id, error)
+    return tried
 
 
 def _try_to_handle(payments: Payments, event: StripeEventSeen | KeptEvent) -> str | None:

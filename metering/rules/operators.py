@@ -39,6 +39,7 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "rejected list": _READ,
         "reload list": _READ,
         "status": _READ,
+        "stripe-event list": _READ,
         "tier list": _READ,
         # Orgs and keys: what is wrong can be named anew, revoked, made again.
         "org create": _SUPPORT,
@@ -46,12 +47,16 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "key revoke": _SUPPORT,
         # A call costs what it costs, once, however often it is replayed.
         "rejected replay": _SUPPORT,
+        # It books what Stripe tells of, as the jobs do in their time.
+        "stripe-event retry": _SUPPORT,
         # It charges the customer's card at most as the customer has asked for, within the limit of the month.
         "reload resume": _SUPPORT,
         # It makes or takes money by the word of an operator alone.
         "adjust": _MONEY,
         # It credits an org, and may give it a customer of Stripe's for good.
         "payment book": _MONEY,
+        # What it tells of is never booked.
+        "stripe-event dismiss": _MONEY,
         # What all later calls cost.
         "tier set": _MONEY,
         # Who may make operators could make himself one with any role.

@@ -101,6 +101,8 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
     "payment book": ("42", "pi_1", "--reason", "x"),
     "rejected replay": ("1",),
     "reload resume": ("42", "--reason", "x"),
+    "stripe-event retry": ("--all",),
+    "stripe-event dismiss": ("evt_1", "--reason", "x"),
 }
 
 

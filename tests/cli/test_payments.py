@@ -99,3 +99,25 @@ def test_status_and_audit_tell_of_events_that_could_not_be_handled(stripe_cli: C
     assert (violation["invariant"], violation["org_id"]) == ("stripe_event_handled", None)
     assert "evt_1" in violation["detail"]
     assert "KeyError" in violation["detail"]
+
+
+def test_events_that_wait_are_listed_tried_again_and_dismissed(stripe_cli: Cli, world: World) -> None:
+    at = system_clock()
+    for event_id in ("evt_1", "evt_2"):
+        ref = EventRef(event_id, "refund.created", at)
+        data = {"object": {"object": "refund", "payment_intent": "pi_none"}}
+        set_aside(world.engine, ref, livemode=False, data=data, error="timed out", now=at)
+    listed = stripe_cli.json("stripe-event", "list")
+    assert [each["event_id"] for each in listed["results"]] == ["evt_1", "evt_2"]
+    assert (listed["total"], listed["results"][0]["error"]) == (2, "timed out")
+    assert "evt_1" in stripe_cli.run("stripe-event", "list").stdout
+
+    assert "is dismissed" in stripe_cli.run("stripe-event", "dismiss", "evt_1", "--reason", "x").stdout
+    assert "no event evt_1" in stripe_cli.fail("stripe-event", "dismiss", "evt_1", "--reason", "x")
+    assert "--all" in stripe_cli.fail("stripe-event", "retry")
+    # The payment that it tells of is nobody's here: that is known now, and nothing is left to try.
+    assert stripe_cli.json("stripe-event", "retry", "--all") == {"handled": ["evt_2"], "failed": {}}
+    assert stripe_cli.json("stripe-event", "list") == {"results": [], "total": 0}
+    assert "no event evt_2" in stripe_cli.fail("stripe-event", "retry", "evt_2")
+    actions = [each["action"] for each in stripe_cli.json("log")["results"]]
+    assert actions[:2] == ["stripe-event retry", "stripe-event dismiss"]

@@ -44,6 +44,8 @@ _TABLES: Final = (
     *(
         "reload_resumptions",
         "stripe_events",
+        "set_aside_events",
+        "operator_log",
         "stripe_cursors",
         "stripe_customers",
         "idempotency_keys",

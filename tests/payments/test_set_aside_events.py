@@ -6,7 +6,11 @@ from typing import Any
 from unittest.mock import patch
 
 from db.audit.full import run_audit
+from db.operators.log import Actor
+from db.payments.set_aside_events import dismiss
+from db.postgres.engine import transaction
 from metering.payments import event_list, events
+from metering.payments.event_list import retry_now
 from metering.sandbox.stripe.faults import RequestFault
 from tests.payments.test_event_list import challenge, position, read_later
 from tests.payments.world import World
@@ -113,3 +117,61 @@ def test_a_moment_is_no_violation(world: World) -> None:
     assert "stripe_event_handled" not in broken(world)
     world.clock.at += timedelta(minutes=16)
     assert "stripe_event_handled" in broken(world)
+
+
+OPERATOR = Actor("ann", "ann")
+
+
+def stuck(world: World) -> str:
+    stick(world)
+    world.clock.move(seconds=31)
+    world.read_events()
+    return str(kept(world)[0].id)
+
+
+def test_an_operator_tries_one_again_before_its_time(world: World) -> None:
+    event_id = stuck(world)
+    assert retry_now(world.payments, event_id, OPERATOR)[event_id] is not None
+    assert kept(world)
+    world.sandbox.clear_faults()
+
+    assert retry_now(world.payments, event_id, OPERATOR) == {event_id: None}
+
+    assert world.balance() == world.held_cents() == 1_300
+    assert event_id not in {each.id for each in kept(world)}
+    assert retry_now(world.payments, event_id, OPERATOR) == {}
+    logged = world.rows("SELECT action, subject, details FROM operator_log ORDER BY id")
+    assert [(each.action, each.subject) for each in logged] == [("stripe-event retry", event_id)] * 2
+    assert [each.details["error"] is None for each in logged] == [False, True]
+
+
+def test_one_that_is_dismissed_never_comes_back(world: World) -> None:
+    event_id = stuck(world)
+    ids = [each.id for each in kept(world)]
+    for each in ids:
+        with transaction(world.engine) as connection:
+            assert dismiss(connection, each, actor=OPERATOR, reason="it is a test")
+    with transaction(world.engine) as connection:
+        assert not dismiss(connection, event_id, actor=OPERATOR, reason="again")
+    world.sandbox.clear_faults()
+
+    world.clock.move(hours=2)
+    world.read_events()
+    assert world.deliver(*(each for each in world.events() if each["id"] in ids)) == ["known"] * len(ids)
+
+    assert kept(world) == []
+    assert world.balance() == 2_000  # as it was said: it is not booked
+    assert "stripe_event_handled" not in broken(world)
+    entries = world.rows("SELECT operator, subject, reason FROM operator_log ORDER BY id")
+    assert [tuple(each) for each in entries] == [("ann", each, "it is a test") for each in ids]
+
+
+def test_one_that_is_handled_while_it_is_dismissed_keeps_its_effect(world: World) -> None:
+    event_id = stuck(world)
+    world.sandbox.clear_faults()
+    (event,) = [each for each in world.events() if each["id"] == event_id]
+    world.deliver(event)
+    with transaction(world.engine) as connection:
+        assert not dismiss(connection, event_id, actor=OPERATOR, reason="late")
+    assert world.balance() == 1_300
+    assert world.rows("SELECT FROM operator_log") == []
