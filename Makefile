@@ -6,7 +6,7 @@ DOCS_VENV ?= .venv-docs
 PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-long test-containers chaos check docs format bench lock clean
+.PHONY: help demo up test test-long test-containers chaos check docs dashboards format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: $(VENV)/.installed ## lint, format, types, import rules; the Lua too, whe
 
 docs: $(DOCS_VENV)/.installed ## build the pages into site/; a dead link or anchor fails
 	$(DOCS_VENV)/bin/zensical build --clean --strict
+
+dashboards: $(VENV)/.installed ## make Grafana's dashboards in deploy/grafana/dashboards/ anew from their code
+	$(BIN)/python -m tests.monitoring.dashboards
 
 format: $(VENV)/.installed ## let ruff mend what it can
 	$(BIN)/ruff check --fix

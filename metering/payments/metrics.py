@@ -9,7 +9,7 @@ from db.attempts.reload_rule import Reloads
 from db.payments.settlement_outcome import NOT_BOOKED, Settled
 from metering.rules.payments import AttemptKind, AttemptStatus, Missing
 from metering.rules.reloads import SIGNALLED_SKIP_REASONS
-from metering.rules.stripe_codes import known_code
+from metering.rules.stripe_codes import COMMON_CODES, known_code
 from metering.runtime.role_metrics import UNKNOWN
 
 STRIPE_REQUEST_SECONDS: Final = Histogram(
@@ -63,6 +63,9 @@ MISSING_AT_STRIPE: Final = Counter(
     ["object"],
 )
 
+for _kind in AttemptKind:
+    for _code in COMMON_CODES:  # there from the start, so that a rate over its first rise is right
+        DECLINES.labels(_kind.value, _code)
 for _missing in Missing:
     MISSING_AT_STRIPE.labels(_missing.value)
 for _status in (AttemptStatus.SUCCEEDED, AttemptStatus.FAILED, AttemptStatus.CANCELLED):

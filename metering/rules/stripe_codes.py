@@ -55,6 +55,12 @@ _ERRORS: Final = frozenset(
 )
 KNOWN_CODES: Final = HARD_DECLINES | LOST_MONEY | _SOFT_DECLINES | _ERRORS | {AUTHENTICATION_REQUIRED}
 
+COMMON_CODES: Final = (
+    *("insufficient_funds", "generic_decline", "do_not_honor", "expired_card", "lost_card", "stolen_card"),
+    *(AUTHENTICATION_REQUIRED, OTHER),
+)
+"""Those that come all the time."""
+
 
 def known_code(code: str) -> str:
     """The code, or `other` where it isn't known."""

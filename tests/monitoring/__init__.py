@@ -1,0 +1,1 @@
+"""Prometheus and Grafana: rules, dashboards, and what they say of running roles."""
