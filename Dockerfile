@@ -10,6 +10,7 @@ COPY metering ./metering
 COPY workers ./workers
 COPY db ./db
 COPY LICENSE ./
+COPY deploy/secrets/write.sh ./deploy/secrets/write.sh
 # Readable for the user below whatever the checkout's umask was; compiled here, because nothing can be written there.
 RUN printf '%s\n' '#!/opt/venv/bin/python' 'from metering.cli.main import main' 'main()' > /opt/venv/bin/metering \
     && chmod 755 /opt/venv/bin/metering \
@@ -23,7 +24,10 @@ LABEL org.opencontainers.image.title="metering" \
     org.opencontainers.image.description="Prepaid call metering: call events in, exact debits out." \
     org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --system --gid 10001 metering \
-    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin metering
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin metering \
+    # Whose a volume is that docker-compose.yml mounts here for the first time.
+    && for service in postgres valkey migrate operator meter jobs api; do \
+        install --directory --owner metering --group metering "/secrets/$service"; done
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 # The safe path: the directory that a command is run in never decides what `import db` means.

@@ -1,13 +1,18 @@
 -- Run once by the Postgres image, as superuser in the new database, when it finds its volume empty. To be run again by hand, with
--- the same variables, where a newer version has more roles or passwords are to change: docs/how-to/operations.md says how.
+-- the same passwords, where a newer version has more roles or passwords are to change: docs/how-to/operations.md says how.
 -- One role owns the tables and migrates them. The others are what the product works as; migrations give them their rights.
 -- None may make roles or databases.
-\getenv owner_password POSTGRES_OWNER_PASSWORD
-\getenv app_password POSTGRES_APP_PASSWORD
-\getenv meter_password METER_PASSWORD
-\getenv api_password API_PASSWORD
-\getenv jobs_password JOBS_PASSWORD
+-- Passwords come from variables or, where one is unset, from files.
+\set ON_ERROR_STOP on
+\set owner_password `printf %s "${POSTGRES_OWNER_PASSWORD:-$(cat "${SECRETS_DIRECTORY:-/run/secrets}"/owner_password)}"`
+\set app_password `printf %s "${POSTGRES_APP_PASSWORD:-$(cat "${SECRETS_DIRECTORY:-/run/secrets}"/app_password)}"`
+\set meter_password `printf %s "${METER_PASSWORD:-$(cat "${SECRETS_DIRECTORY:-/run/secrets}"/meter_password)}"`
+\set api_password `printf %s "${API_PASSWORD:-$(cat "${SECRETS_DIRECTORY:-/run/secrets}"/api_password)}"`
+\set jobs_password `printf %s "${JOBS_PASSWORD:-$(cat "${SECRETS_DIRECTORY:-/run/secrets}"/jobs_password)}"`
 BEGIN;
+SELECT 1 / (:'owner_password' <> '' AND :'app_password' <> '' AND :'meter_password' <> '' AND :'api_password' <> ''
+    AND :'jobs_password' <> '')::int AS every_password_is_there
+\gset
 SELECT format('CREATE ROLE %I LOGIN', wanted) FROM unnest(ARRAY[
     'metering_owner', 'metering_app', 'metering_meter', 'metering_api', 'metering_jobs'
 ]) AS wanted WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted)

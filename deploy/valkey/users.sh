@@ -1,17 +1,22 @@
 #!/bin/sh
-# Prints Valkey's ACL file: who may do what. docker-compose.yml runs it when Valkey starts; passwords come from the environment,
-# and only their hashes go into the file. A rule that can't be read keeps Valkey from starting.
+# Prints Valkey's ACL file: who may do what. docker-compose.yml runs it when Valkey starts; passwords come from the
+# environment or from files, and only their hashes go into the file it prints. A rule that can't be read keeps Valkey from starting.
 set -eu
 
-sha256() {
-    printf '%s' "$1" | sha256sum | cut -d ' ' -f 1
+secrets=${SECRETS_DIRECTORY:-/run/secrets}
+
+sha256() { # VARIABLE: of the password in it or, where it is unset, in the file that is called so in small letters
+    eval "password=\${$1:-}"
+    [ -n "$password" ] || password=$(cat "$secrets/$(printf %s "$1" | tr '[:upper:]' '[:lower:]')") || true
+    [ -n "$password" ] || { echo "$1 is missing" >&2; return 1; }
+    printf '%s' "$password" | sha256sum | cut -d ' ' -f 1
 }
 
-operator=$(sha256 "${VALKEY_PASSWORD:?}")
-telephony=$(sha256 "${TELEPHONY_PASSWORD:?}")
-meter=$(sha256 "${METER_PASSWORD:?}")
-jobs=$(sha256 "${JOBS_PASSWORD:?}")
-api=$(sha256 "${API_PASSWORD:?}")
+operator=$(sha256 VALKEY_PASSWORD)
+telephony=$(sha256 TELEPHONY_PASSWORD)
+meter=$(sha256 METER_PASSWORD)
+jobs=$(sha256 JOBS_PASSWORD)
+api=$(sha256 API_PASSWORD)
 
 # Operators: `valkey-cli` and the product's commands. No role connects as this one.
 echo "user default on #$operator ~* &* +@all"

@@ -9,23 +9,34 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
-from tests.deploy.composed import OURS, ROOT, compose_file, environment_file, references
+from tests.deploy.composed import KEEPER, OURS, ROOT, SERVERS, compose_file, environment_file, references
 
 PROJECT: Final = f"metering-check-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 """Of this checkout alone: a real installation is called `metering`, and another checkout may be tried at the same time."""
 IMAGE: Final = PROJECT
+IMAGES: Final = dict.fromkeys((KEEPER, *OURS), IMAGE) | {name: f"{IMAGE}-{name}" for name in SERVERS}
+"""By service."""
 FILES: Final = ROOT / ".containers"
 """In the checkout, because Docker's command line may see no other folder of this machine."""
+CHECKOUT: Final = FILES / "checkout"
+"""What is built and started: a copy of this checkout, as `umask 077` makes it."""
 COMPOSE: Final = (
-    *("docker", "compose", "--project-name", PROJECT, "--env-file", f"{FILES.name}/env"),
-    *("--file", "docker-compose.yml", "--file", f"{FILES.name}/images.yml"),
+    *("docker", "compose", "--project-name", PROJECT, "--env-file", "../env"),
+    *("--file", "docker-compose.yml", "--file", "../images.yml"),
+)
+PARTS: Final = (
+    *("docker-compose.yml", "Dockerfile", ".dockerignore", ".env.example", "LICENSE", "requirements.lock"),
+    *("metering", "workers", "db", "deploy"),
 )
 LEAST: Final = {"Docker Engine": (25, 0), "Compose": (2, 24)}
 """What docs/how-to/operations.md asks for."""
 LIMIT_S: Final = 600.0
+CALL_CENTS: Final = 16
+"""What each call costs that the checks push."""
 LOG_LINES: Final = 60
 
 
@@ -34,11 +45,11 @@ class DockerError(Exception):
 
 
 def run(*command: str, stdin: str = "", limit_s: float = LIMIT_S) -> str:
-    """Run a command in the checkout, and give what it printed. Raises DockerError unless it ends with status 0."""
+    """Run a command in the copy of the checkout, and give what it printed. Raises DockerError unless it ends with status 0."""
     unwanted = {name for name, _, _ in references(compose_file())}
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=CHECKOUT if CHECKOUT.is_dir() else ROOT,
         # Variables of the shell would win over the file's.
         env={
             name: value
@@ -81,6 +92,8 @@ class Installation:
     """docker-compose.yml as it stands, under a project's name, an image's name, ports and passwords of its own."""
 
     variables: Mapping[str, str]
+    further: tuple[str, ...] = ()
+    """More of Compose's files, below FILES."""
 
     @classmethod
     def prepare(cls) -> "Installation":
@@ -91,25 +104,45 @@ class Installation:
         ports = {"HTTP_PORT": "0", "VALKEY_PORT": "0"}
         variables = {name: secrets.token_hex(24) for name in wanted} | stripe | ports
         FILES.mkdir(exist_ok=True, mode=0o700)
-        environment = "".join(f"{name}={value}\n" for name, value in variables.items())
-        (FILES / "env").write_text(environment, encoding="utf-8")
-        images = {"services": {name: {"image": IMAGE} for name in OURS}}
-        (FILES / "images.yml").write_text(json.dumps(images), encoding="utf-8")  # JSON is YAML
-        return cls(variables)
+        write_yaml(FILES / "images.yml", {"services": {name: {"image": image} for name, image in IMAGES.items()}})
+        copy_checkout(CHECKOUT)
+        made = cls(variables)
+        made.write_environment()
+        return made
 
     def compose(self, *words: str, stdin: str = "") -> str:
         """Run `docker compose` on it."""
-        return run(*COMPOSE, *words, stdin=stdin)
+        return run(*self._compose(), *words, stdin=stdin)
 
-    def start(self, *, meters: int = 1) -> None:
+    def also(self, *names: str) -> "Installation":
+        """The same with more of Compose's files."""
+        return replace(self, further=(*self.further, *names))
+
+    def with_variables(self, **changed: str) -> "Installation":
+        """The same with other variables in its file."""
+        made = replace(self, variables={**self.variables, **changed})
+        made.write_environment()
+        return made
+
+    def write_environment(self) -> None:
+        """Write its .env."""
+        text = "".join(f"{name}={value}\n" for name, value in self.variables.items())
+        (FILES / "env").write_text(text, encoding="utf-8")
+
+    def _compose(self) -> tuple[str, ...]:
+        return (*COMPOSE, *(word for name in self.further for word in ("--file", f"../{name}")))
+
+    def start(self, *services: str, meters: int = 1, jobs: int = 1) -> None:
         """`up`, until all is healthy."""
-        self.compose("up", "--detach", "--wait", "--scale", f"meter={meters}")
+        scale = ("--scale", f"meter={meters}", "--scale", f"jobs={jobs}")
+        self.compose("up", "--detach", "--wait", *scale, *services)
 
     def remove(self) -> None:
         """Take everything of it away: containers, network, volumes, image, files."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20")
-        if run("docker", "image", "ls", "--quiet", IMAGE):
-            run("docker", "image", "rm", "--force", IMAGE)
+        for image in set(IMAGES.values()):
+            if run("docker", "image", "ls", "--quiet", image):
+                run("docker", "image", "rm", "--force", image)
         shutil.rmtree(FILES)
 
     def operator(self, *words: str) -> str:
@@ -120,11 +153,17 @@ class Installation:
         """The sum of all balances."""
         return int(json.loads(self.operator("status", "--json"))["balance_cents"])
 
+    def wait_until_billed(self, before_cents: int, calls: int) -> None:
+        """Wait until so many calls are billed, and not one more."""
+        expected = before_cents - calls * CALL_CENTS
+        wait_until(lambda: self.balance_cents() <= expected, f"{calls} calls being billed", limit_s=120)
+        assert self.balance_cents() == expected
+
     def documented(self, lines: Sequence[str]) -> None:
         """Run lines of a how-to page as they stand, but for what is this installation's own, without a terminal."""
-        own = {"docker compose": " ".join(COMPOSE), "metering_postgres": f"{PROJECT}_postgres"}
+        own = {"docker compose": " ".join(self._compose()), "metering_postgres": f"{PROJECT}_postgres"}
         for line in lines:
-            here = line.replace("metering.dump", f"{FILES.name}/metering.dump")
+            here = line.replace("metering.dump", "../metering.dump")
             for name, replacement in own.items():
                 here = here.replace(name, replacement)
             here = re.sub(r" (exec|run --rm)(?! -T)", r" \1 -T", here)
@@ -165,6 +204,10 @@ class Installation:
         )
         return json.loads(text)
 
+    def containers(self) -> list[str]:
+        """The ids of all its containers, ended ones too."""
+        return self.compose("ps", "--all", "--quiet").split()
+
     def container(self, service: str, number: int = 1) -> str:
         """The name of a service's container."""
         return f"{PROJECT}-{service}-{number}"
@@ -185,6 +228,28 @@ class Installation:
         """What services logged, or all of them."""
         options = [*(["--since", since] if since else []), *(["--tail", str(lines)] if lines else [])]
         return self.compose("logs", "--no-color", *options, *services)
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy what an installation is made of to `target`, where only its owner may read it."""
+    for name in PARTS:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name,
+                target / name,
+                ignore=shutil.ignore_patterns("__pycache__"),
+                dirs_exist_ok=True,
+            )
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    for path in [target, *target.rglob("*")]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def write_yaml(path: Path, content: object) -> None:
+    """Write a file of Compose's."""
+    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
 
 
 def wait_until(condition: Callable[[], object], what: str, *, limit_s: float = 60.0) -> None:

@@ -9,6 +9,9 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 OURS: Final = ("migrate", "operator", "meter", "jobs", "api")
+SERVERS: Final = ("postgres", "valkey")
+KEEPER: Final = "secrets"
+"""What hands out the secrets."""
 TO_AN_END: Final = ("migrate", "operator")
 """Those that do one thing and end."""
 MONITORING: Final = ("prometheus", "grafana")
@@ -39,6 +42,12 @@ def composed(variables: Mapping[str, str]) -> dict[str, Any]:
     """The file as Compose would start it with `variables`. Raises UnsetVariable."""
     filled_in: dict[str, Any] = _interpolated(compose_file(), variables)
     return filled_in
+
+
+def secrets_file(variables: Mapping[str, str]) -> str:
+    """What the service that hands the secrets out is given."""
+    text: str = composed(variables)["configs"][KEEPER]["content"]
+    return text
 
 
 def references(value: Any) -> Iterator[tuple[str, str, str]]:

@@ -64,6 +64,7 @@ def copy_sources(app: Path) -> None:
         if (ROOT / source).is_dir():
             shutil.copytree(ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
+            (app / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, app / target)
 
 

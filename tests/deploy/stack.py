@@ -26,10 +26,14 @@ from metering.sandbox.servers.account import Account, account_for
 from metering.sandbox.servers.postgres import Postgres
 from metering.sandbox.servers.valkey import Valkey
 from metering.sandbox.stripe.sandbox import StripeSandbox
-from tests.deploy.composed import HTTP_PORT, METRICS_PORT, ROOT, composed
+from tests.deploy.composed import HTTP_PORT, METRICS_PORT, ROOT, SERVERS, composed, secrets_file
 from tests.deploy.dockerfile import make_image
 
 LIMIT_S: Final = 60.0
+SECRETS_PATH: Final = "/run/secrets"
+DEPLOY: Final = ROOT / "deploy"
+IN_IMAGE: Final = "/opt/metering/"
+"""Where the servers' images have what lies below deploy/ here."""
 POSTGRES_BIN: Final = Postgres.program().parent
 PASSWORDS: Final = {
     name: secrets.token_hex(12)
@@ -104,6 +108,7 @@ class Stack:
         self.data_dir.mkdir()
         self.account = account_for(self.data_dir, [Postgres.program()])
         self.image = make_image(self.data_dir / "image")
+        self._hand_out_secrets()
         with ExitStack() as starting:
             starting.enter_context(self._postgres())
             starting.enter_context(self._valkey())
@@ -116,22 +121,26 @@ class Stack:
 
     def here(self, text: str, metrics_port: int = METRICS_PORT, http_port: int = HTTP_PORT) -> str:
         """A text of the file's, with addresses that lead to where things are here."""
-        for there, port in (
-            ("@postgres:5432", self.postgres_port),
-            ("@valkey:6379", self.valkey_port),
-        ):
-            text = text.replace(there, f"@127.0.0.1:{port}")
         for port, port_here in ((METRICS_PORT, metrics_port), (HTTP_PORT, http_port)):
             text = re.sub(rf"^{port}$|(?<=127\.0\.0\.1:){port}(?=/)", str(port_here), text)
         return text
+
+    def secrets(self, service: str) -> Path:
+        """The directory with a service's secrets."""
+        return self.data_dir / "secrets" / service
 
     def environment(
         self, service: str, metrics_port: int = METRICS_PORT, http_port: int = HTTP_PORT
     ) -> dict[str, str]:
         """The variables that the file gives a service, in an otherwise clean environment; Stripe is a sandbox here."""
         given = self.services[service]["environment"]
-        here = {name: self.here(str(value), metrics_port, http_port) for name, value in given.items()}
-        if "STRIPE_API_KEY" in given:
+        here = {
+            name: self.here(str(value), metrics_port, http_port).replace(
+                SECRETS_PATH, str(self.secrets(service))
+            )
+            for name, value in given.items()
+        }
+        if "STRIPE_API_KEY_FILE" in given:
             here["STRIPE_API_BASE"] = self.stripe.url
         return clean_environment(self.image.environment() | here)
 
@@ -176,18 +185,22 @@ class Stack:
         """Run a service's health check as the file has it, with `settings` added to the service's variables."""
         kind, *test = self.services[service]["healthcheck"]["test"]
         test = [self.here(part, metrics_port, http_port) for part in test]
+        test = [part.replace(IN_IMAGE, f"{DEPLOY / service}/") for part in test]
         if kind == "CMD-SHELL":
             test = ["/bin/sh", "-c", *test]
         elif test[0] == "python":
             test[0] = sys.executable
-        environment = self.environment(service, metrics_port, http_port) | settings
+        given = {} if service in SERVERS else self.environment(service, metrics_port, http_port)
+        environment = clean_environment(given) | settings
         return subprocess.run(test, env=environment, capture_output=True, timeout=LIMIT_S, check=False)
 
-    def psql(self, program: str, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
+    def psql(
+        self, program: str, *arguments: str, secrets: Path | None = None, **options: Any
+    ) -> "subprocess.CompletedProcess[bytes]":
         """Run a program of Postgres's as its superuser, who in the container needs no address and no password."""
         environment = clean_environment(
             {
-                **{str(name): str(value) for name, value in self.services["postgres"]["environment"].items()},
+                "SECRETS_DIRECTORY": str(secrets or self.secrets("postgres")),
                 "PGHOST": "127.0.0.1",
                 "PGPORT": str(self.postgres_port),
                 "PGPASSWORD": PASSWORDS["POSTGRES_SUPERUSER_PASSWORD"],
@@ -202,13 +215,32 @@ class Stack:
             **options,
         )
 
+    def _hand_out_secrets(self) -> None:
+        """What the service `secrets` does, into directories of ours."""
+        (self.data_dir / "all").write_text(secrets_file(SECRETS), encoding="utf-8")
+        for volume in self.services["secrets"]["volumes"]:
+            self.secrets(volume.rpartition("/")[2]).mkdir(parents=True)
+        subprocess.run(
+            ["/bin/sh", DEPLOY / "secrets" / "write.sh"],
+            env=clean_environment(
+                {
+                    "SECRETS_FROM": str(self.data_dir / "all"),
+                    "SECRETS_TO": str(self.data_dir / "secrets"),
+                    "POSTGRES_ADDRESS": f"127.0.0.1:{self.postgres_port}",
+                    "VALKEY_ADDRESS": f"127.0.0.1:{self.valkey_port}",
+                }
+            ),
+            timeout=LIMIT_S,
+            check=True,
+        )
+
     @contextmanager
     def _postgres(self) -> Iterator[None]:
         """Postgres as its image sets it up: initdb, the database, the scripts in order of their names."""
         service = self.services["postgres"]
         variables = service["environment"]
         password_path = self.data_dir / "superuser-password"
-        password_path.write_text(variables["POSTGRES_PASSWORD"] + "\n", encoding="utf-8")
+        password_path.write_bytes((self.secrets("postgres") / "superuser_password").read_bytes())
         self.account.own(password_path)
         initdb: list[str | Path] = [
             POSTGRES_BIN / "initdb",
@@ -233,15 +265,8 @@ class Stack:
             self._wait("postgres", lambda: pq.PGconn.ping(target.encode()) == pq.Ping.OK)
             database = variables["POSTGRES_DB"]
             self.psql("psql", "--username=postgres", "--no-psqlrc", "-c", f"CREATE DATABASE {database}")
-            (scripts,) = (
-                volume.split(":")[0]
-                for volume in service["volumes"]
-                if volume.split(":")[1] == "/docker-entrypoint-initdb.d"
-            )
-            for script in sorted((ROOT / scripts).iterdir()):
-                assert script.suffix == ".sql"
-                options = ["-v", "ON_ERROR_STOP=1", "--username=postgres", "--no-password", "--no-psqlrc"]
-                self.psql("psql", *options, f"--dbname={database}", "-f", str(script))
+            options = ["-v", "ON_ERROR_STOP=1", "--username=postgres", "--no-password", "--no-psqlrc"]
+            self.psql("psql", *options, f"--dbname={database}", "-f", str(DEPLOY / "postgres" / "roles.sql"))
             yield
 
     @contextmanager
@@ -249,16 +274,13 @@ class Stack:
         """Valkey as its image starts it: the shell's script, which writes the users' file, then the command behind it."""
         service = self.services["valkey"]
         _shell, _, script, _name, _server, *flags = service["command"]
-        (source, target) = next(
-            volume.split(":")[:2] for volume in service["volumes"] if volume.startswith("./")
-        )
         users = self.data_dir / "users.acl"
-        writing, becoming = script.replace(f"{target}/", f"{ROOT / source}/").split(" && ")
+        writing, becoming = script.replace(IN_IMAGE, f"{DEPLOY / 'valkey'}/").split(" && ")
         assert becoming == 'exec "$@"'
         writing = writing.replace("/tmp/users.acl", str(users))  # noqa: S108 - a container's own
         subprocess.run(
             ["/bin/sh", "-c", writing],
-            env=clean_environment({name: str(value) for name, value in service["environment"].items()}),
+            env=clean_environment({"SECRETS_DIRECTORY": str(self.secrets("valkey"))}),
             timeout=LIMIT_S,
             check=True,
         )

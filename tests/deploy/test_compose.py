@@ -1,6 +1,9 @@
 """docker-compose.yml against the program: what it starts exists, what it sets is known, what it promises is written there."""
 
 import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,15 +12,18 @@ import typer.main
 from metering.cli.main import app
 from metering.console.roles import STOP_LIMIT_S
 from metering.console.stripe_access import named_stripe
-from metering.runtime.settings import Settings
+from metering.runtime.settings import SECRETS as KEPT
+from metering.runtime.settings import Settings, read_settings
 from tests.deploy.composed import (
     CHARGING,
     HTTP_PORT,
+    KEEPER,
     METRICS_PORT,
     MONITORING,
     OURS,
     ROLES,
     ROOT,
+    SERVERS,
     TO_AN_END,
     UnsetVariable,
     compose_file,
@@ -25,8 +31,10 @@ from tests.deploy.composed import (
     duration_s,
     environment_file,
     references,
+    secrets_file,
 )
-from tests.deploy.stack import SECRETS
+from tests.deploy.dockerfile import FINAL
+from tests.deploy.stack import SECRETS, clean_environment
 
 SERVICES: dict[str, Any] = composed(SECRETS)["services"]
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - in a container
@@ -36,7 +44,7 @@ EVERY = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
 def test_the_services_are_those_that_the_product_needs() -> None:
-    assert set(SERVICES) == {"postgres", "valkey", *OURS, *MONITORING}
+    assert set(SERVICES) == {KEEPER, *SERVERS, *OURS, *MONITORING}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -50,15 +58,40 @@ def test_a_service_of_ours_runs_a_command_that_exists(name: str) -> None:
     assert "entrypoint" not in SERVICES[name]
 
 
+@pytest.fixture(scope="module")
+def handed_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The secrets, as the service for that hands them out, below a directory for each service."""
+    return hand_out(tmp_path_factory.mktemp("handed_out"), SECRETS)
+
+
+def hand_out(directory: Path, variables: Mapping[str, str]) -> Path:
+    """Run the keeper's script as it stands, in `directory`."""
+    (directory / "all").write_text(secrets_file(variables))
+    for volume in SERVICES[KEEPER]["volumes"]:
+        (directory / volume.rpartition("/")[2]).mkdir()
+    script = ROOT / "deploy" / "secrets" / "write.sh"
+    given = {"SECRETS_FROM": str(directory / "all"), "SECRETS_TO": str(directory)}
+    subprocess.run(["/bin/sh", script], env=clean_environment(given), timeout=20, check=True)
+    return directory
+
+
+def give_settings(name: str, handed_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a service's variables into this process's environment, with its secrets' directory here."""
+    for setting, value in SERVICES[name]["environment"].items():
+        monkeypatch.setenv(setting, str(value).replace("/run/secrets", str(handed_out / name)))
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_every_setting_is_one_that_the_program_knows_and_takes(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, handed_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = SERVICES[name]["environment"]
-    assert {setting.removeprefix("METERING_").lower() for setting in given} <= set(Settings.model_fields)
-    for setting, value in given.items():
-        monkeypatch.setenv(setting, str(value))
-    settings = Settings()
+    assert {setting.removesuffix("_FILE").removeprefix("METERING_").lower() for setting in given} <= set(
+        Settings.model_fields
+    )
+    assert {setting.removesuffix("_FILE") for setting in given if setting.endswith("_FILE")} <= set(KEPT)
+    give_settings(name, handed_out, monkeypatch)
+    settings = read_settings()
     user = f"metering_{USERS.get(name, name)}"
     assert str(settings.database_url).startswith(f"postgresql+psycopg://{user}:")
     if name != "migrate":
@@ -70,15 +103,17 @@ def test_every_setting_is_one_that_the_program_knows_and_takes(
         assert (settings.telephony_token, settings.operator_token) == (None, None)
 
 
-def test_only_what_talks_to_stripe_knows_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_talks_to_stripe_knows_its_secrets(
+    handed_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in OURS:
         given = SERVICES[name]["environment"]
         asks_stripe = name in {*CHARGING, "operator"}
-        assert ({"STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"} <= set(given)) == asks_stripe
+        assert ({"STRIPE_API_KEY_FILE", "STRIPE_WEBHOOK_SECRET_FILE"} <= set(given)) == asks_stripe
         assert ("STRIPE" in str(given)) == asks_stripe
-    for setting, value in SERVICES["api"]["environment"].items():
-        monkeypatch.setenv(setting, str(value))
-    stripe = named_stripe(Settings())
+        assert any("stripe" in path.name for path in (handed_out / name).iterdir()) == asks_stripe
+    give_settings("api", handed_out, monkeypatch)
+    stripe = named_stripe(read_settings())
     assert stripe is not None
     assert (stripe.api_key, stripe.webhook_secrets) == (
         SECRETS["STRIPE_API_KEY"],
@@ -87,31 +122,40 @@ def test_only_what_talks_to_stripe_knows_its_secrets(monkeypatch: pytest.MonkeyP
     assert stripe.base_url is None
 
 
-def test_tokens_open_what_they_are_set_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = composed(SECRETS | {"TELEPHONY_TOKEN": "t", "OPERATOR_TOKEN": "o"})["services"]["api"]
-    for setting, value in service["environment"].items():
-        monkeypatch.setenv(setting, str(value))
-    settings = Settings()
+def test_tokens_open_what_they_are_set_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand_out(tmp_path, SECRETS | {"TELEPHONY_TOKEN": "t", "OPERATOR_TOKEN": "o"})
+    give_settings("api", tmp_path, monkeypatch)
+    settings = read_settings()
     tokens = [settings.telephony_token, settings.operator_token]
     assert [token and token.get_secret_value() for token in tokens] == ["t", "o"]
 
 
 def test_the_images_are_of_the_versions_that_the_product_is_tested_with() -> None:
-    assert re.fullmatch(r"postgres:18(\.\d+)?(-\w+)?", SERVICES["postgres"]["image"])
-    assert re.fullmatch(r"valkey/valkey:9(\.\d+)*(-\w+)?", SERVICES["valkey"]["image"])
+    first = {
+        name: (ROOT / SERVICES[name]["build"] / "Dockerfile").read_text().partition("FROM ")[2]
+        for name in SERVERS
+    }
+    assert re.match(r"postgres:18(\.\d+)?(-\w+)?\n", first["postgres"])
+    assert re.match(r"valkey/valkey:9(\.\d+)*(-\w+)?\n", first["valkey"])
 
 
 def test_one_service_builds_the_image_and_none_asks_a_registry_for_it() -> None:
-    assert [name for name in OURS if "build" in SERVICES[name]] == ["migrate"]
-    assert {(SERVICES[name]["image"], SERVICES[name]["pull_policy"]) for name in OURS} == {
+    assert [name for name in SERVICES if "build" in SERVICES[name]] == [KEEPER, *SERVERS]
+    assert {(SERVICES[name]["image"], SERVICES[name]["pull_policy"]) for name in (KEEPER, *OURS)} == {
         ("metering", "never")
     }
+    for name in SERVERS:
+        assert (SERVICES[name]["image"], SERVICES[name]["pull_policy"]) == (f"metering-{name}", "never")
 
 
 def test_a_service_starts_when_what_it_needs_is_there() -> None:
-    assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    handed_out = {KEEPER: {"condition": "service_healthy"}}
+    assert "depends_on" not in SERVICES[KEEPER]
+    for name in SERVERS:
+        assert SERVICES[name]["depends_on"] == handed_out
+    assert SERVICES["migrate"]["depends_on"] == handed_out | {"postgres": {"condition": "service_healthy"}}
     for name in ROLES:
-        assert SERVICES[name]["depends_on"] == {
+        assert SERVICES[name]["depends_on"] == handed_out | {
             "migrate": {"condition": "service_completed_successfully"},
             "postgres": {"condition": "service_healthy"},
             "valkey": {"condition": "service_healthy"},
@@ -136,10 +180,9 @@ def test_what_runs_on_has_a_health_check_that_can_succeed_in_time(name: str) -> 
 
 @pytest.mark.parametrize("name", ROLES)
 def test_a_roles_health_check_asks_the_port_that_it_serves(name: str) -> None:
-    test = " ".join(SERVICES[name]["healthcheck"]["test"])
-    setting, path = ("HTTP_PORT", "readyz") if name == "api" else ("METRICS_PORT", "healthz")
+    setting, path = ("HTTP_PORT", "/readyz") if name == "api" else ("METRICS_PORT", "/healthz")
     port = SERVICES[name]["environment"][f"METERING_{setting}"]
-    assert re.findall(r"127\.0\.0\.1:(\d+)/(\w+)", test) == [(port, path)]
+    assert SERVICES[name]["healthcheck"]["test"][-2:] == [port, path]
 
 
 @EVERY
@@ -153,7 +196,7 @@ def test_nothing_can_be_reached_from_another_machine(name: str) -> None:
     published = service.get("ports", [])
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published)
     assert [int(port.rpartition(":")[2]) for port in published] == PUBLISHED.get(name, [])
-    assert "network_mode" not in service
+    assert service.get("network_mode", "none") == "none"
 
 
 @EVERY
@@ -164,7 +207,7 @@ def test_any_number_of_a_service_may_run(name: str) -> None:
 @EVERY
 def test_a_service_is_confined(name: str) -> None:
     service = SERVICES[name]
-    assert service["read_only"] is True
+    assert service["read_only"] is (name != KEEPER)  # Compose copies a file into it
     assert service["cap_drop"] == ["ALL"]
     assert "cap_add" not in service
     assert not service.get("privileged")
@@ -181,29 +224,46 @@ def test_data_are_kept_where_the_images_put_them() -> None:
     assert SERVICES["valkey"]["volumes"][0] == "valkey:/data"
     assert SERVICES["prometheus"]["volumes"][0] == "prometheus:/prometheus"
     assert SERVICES["grafana"]["volumes"][0] == "grafana:/var/lib/grafana"
-    assert set(compose_file()["volumes"]) == {"postgres", "valkey", *MONITORING}
+    secrets = {f"secrets-{name}" for name in SERVICES if name not in {KEEPER, *MONITORING}}
+    assert set(compose_file()["volumes"]) == {*SERVERS, *MONITORING, *secrets}
 
 
-def test_the_scripts_for_a_new_database_are_there_and_read_only() -> None:
-    source, target, mode = SERVICES["postgres"]["volumes"][1].split(":")
-    assert (target, mode) == ("/docker-entrypoint-initdb.d", "ro")
-    assert [script.name for script in (ROOT / source).iterdir()] == ["roles.sql"]
+def test_nothing_of_the_checkout_is_mounted() -> None:
+    """Its umask would decide who can read it, and a `git pull` what a server finds that starts again."""
+    for name in SERVICES.keys() - set(MONITORING):
+        service = SERVICES[name]
+        assert all(re.match(r"[a-z]", volume) for volume in service.get("volumes", []))
 
 
-def test_the_script_that_names_valkeys_users_is_there_and_read_only() -> None:
-    source, target, mode = SERVICES["valkey"]["volumes"][1].split(":")
-    assert mode == "ro"
-    shell, option, script, *_ = SERVICES["valkey"]["command"]
-    assert (shell, option) == ("sh", "-c")
-    assert f"sh {target}/users.sh" in script
-    assert [script.name for script in (ROOT / source).iterdir()] == ["users.sh"]
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_servers_images_hold_what_they_need_readable_for_all(name: str) -> None:
+    directory = ROOT / SERVICES[name]["build"]
+    copied = {}
+    for mode, sources in re.findall(
+        r"^COPY --chmod=(\d+) (.+) \S+$", (directory / "Dockerfile").read_text(), re.MULTILINE
+    ):
+        copied |= dict.fromkeys(sources.split(), mode)
+    assert copied.keys() | {"Dockerfile"} == {path.name for path in directory.iterdir()}
+    assert copied == {path: "644" if re.search(r"\.sql$|^users\.sh$", path) else "755" for path in copied}
 
 
-def test_a_role_knows_its_own_password_and_nobody_elses() -> None:
-    passwords = {name: value for name, value in SECRETS.items() if name.endswith("_PASSWORD")}
+def test_a_service_sees_its_own_secrets_and_nobody_elses(handed_out: Path) -> None:
+    for name, service in SERVICES.items():
+        mounted = [volume for volume in service.get("volumes", []) if volume.startswith("secrets-")]
+        if name == KEEPER:
+            assert mounted == [f"secrets-{each}:/secrets/{each}" for each in ("postgres", "valkey", *OURS)]
+        elif name not in MONITORING:
+            assert mounted == [f"secrets-{name}:/run/secrets:ro"]
+            assert all(path.stat().st_mode & 0o777 == 0o444 for path in (handed_out / name).iterdir())
     for role in ROLES:
-        known = {name for name, value in passwords.items() if value in str(SERVICES[role]["environment"])}
+        held = "".join(path.read_text() for path in (handed_out / role).iterdir())
+        known = {name for name, value in SECRETS.items() if name.endswith("_PASSWORD") and value in held}
         assert known == {f"{role.upper()}_PASSWORD"}
+
+
+def test_the_image_has_a_directory_for_each_services_secrets() -> None:
+    (names,) = re.findall(r"for service in ([a-z ]+); do", FINAL.only("RUN"))
+    assert [f"secrets-{name}:/secrets/{name}" for name in names.split()] == SERVICES[KEEPER]["volumes"]
 
 
 @pytest.mark.parametrize("missing", sorted(SECRETS))
@@ -227,7 +287,6 @@ def test_what_has_to_be_set_is_in_the_example_and_empty_there() -> None:
     }
 
 
-def test_no_secret_shows_in_a_command() -> None:
+def test_no_secret_shows_in_what_docker_tells_of_a_container() -> None:
     for service in SERVICES.values():
-        shown = str([service.get("command"), service.get("healthcheck")])
-        assert not any(secret in shown for secret in SECRETS.values())
+        assert not any(secret in str(service) for secret in SECRETS.values())

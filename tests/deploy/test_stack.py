@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from psycopg import errors
 from metering import __version__
 from metering.runtime.clock import system_clock
 from tests.deploy.composed import ROLES, ROOT, duration_s
-from tests.deploy.stack import LIMIT_S, PASSWORDS, Stack, free_port
+from tests.deploy.stack import DEPLOY, LIMIT_S, PASSWORDS, Stack, free_port
 from tests.waiting import wait_until
 
+NO_ROLES_PASSWORD = ("POSTGRES_SUPERUSER_PASSWORD", "VALKEY_PASSWORD", "TELEPHONY_PASSWORD")
 RESTORE = ROOT / "docs" / "how-to" / "backup-and-restore.md"
 
 
@@ -98,9 +100,43 @@ def test_valkey_keeps_what_it_takes_in_and_asks_for_the_password(stack: Stack) -
 
 
 def test_postgres_is_healthy_only_when_it_answers_by_tcp(stack: Stack) -> None:
-    done = stack.check_health("postgres", PGPORT=str(stack.postgres_port))
-    assert done.returncode == 0, done.stdout
-    assert stack.check_health("postgres", PGPORT=str(free_port())).returncode != 0
+    done = stack.check_health("postgres", **by_tcp(stack))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stack.check_health("postgres", **by_tcp(stack) | {"PGPORT": str(free_port())}).returncode != 0
+
+
+def test_postgres_is_not_healthy_before_it_is_set_up_to_its_end(stack: Stack) -> None:
+    """The last that roles.sql does is to give the database to its owner: what was cut short has another one."""
+    owner = ["-U", "postgres", "-d", "metering", "-c"]
+    stack.psql("psql", *owner, "ALTER DATABASE metering OWNER TO postgres")
+    try:
+        done = stack.check_health("postgres", **by_tcp(stack))
+    finally:
+        stack.psql("psql", *owner, "ALTER DATABASE metering OWNER TO metering_owner")
+    assert done.returncode == 1
+    assert b"not set up to its end" in done.stdout
+    assert stack.check_health("postgres", **by_tcp(stack)).returncode == 0
+
+
+@pytest.mark.parametrize("variable", [name for name in PASSWORDS if name not in NO_ROLES_PASSWORD])
+def test_roles_are_not_made_without_a_password(stack: Stack, tmp_path: Path, variable: str) -> None:
+    """An empty one would be taken for none, and shut the role out."""
+    name = variable.removeprefix("POSTGRES_").lower()
+    for each in stack.secrets("postgres").iterdir():
+        (tmp_path / each.name).write_text("" if each.name == name else each.read_text())
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        stack.psql(
+            *("psql", "-U", "postgres", "-d", "metering", "-f", str(DEPLOY / "postgres" / "roles.sql")),
+            secrets=tmp_path,
+        )
+    assert b"division by zero" in raised.value.stderr
+    assert stack.run("migrate").returncode == 0
+
+
+def by_tcp(stack: Stack) -> dict[str, str]:
+    """How a program of Postgres's reaches it here, where the container's would take the socket."""
+    password = PASSWORDS["POSTGRES_SUPERUSER_PASSWORD"]
+    return {"PGHOST": "127.0.0.1", "PGPORT": str(stack.postgres_port), "PGPASSWORD": password}
 
 
 @pytest.mark.parametrize(
@@ -117,9 +153,7 @@ def test_valkey_is_healthy_only_when_it_answers_pong(
 ) -> None:
     # A stand-in, because no package of these tests carries valkey-cli: like the real one it ends with status 0 in any case.
     program = tmp_path / "valkey-cli"
-    program.write_text(
-        f'#!/bin/sh\ntest "$VALKEYCLI_AUTH" = "{PASSWORDS["VALKEY_PASSWORD"]}" && test "$*" = ping && echo "{answer}"\nexit 0\n'
-    )
+    program.write_text(f'#!/bin/sh\ntest "$*" = ping && echo "{answer}"\nexit 0\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     done = stack.check_health("valkey", PATH=f"{tmp_path}:/usr/bin:/bin")
     assert (done.returncode == 0) == healthy

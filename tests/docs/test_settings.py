@@ -1,7 +1,7 @@
 """The settings' page names each variable that the program and the compose file read, with its default, and nothing else."""
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from metering.runtime.settings import Settings
 from tests.deploy.composed import compose_file, references
@@ -10,7 +10,6 @@ from tests.docs.pages import page, rows, section
 PAGE: Final = page("reference/settings.md")
 OWN: Final = {row[0].strip("`"): row[1] for row in rows(PAGE.split("\n## ")[0])}
 OF_COMPOSE: Final = {row[0].strip("`"): row[1] for row in rows(section(PAGE, "Of the compose file"))}
-SERVICES: Final[dict[str, Any]] = compose_file()["services"]
 
 
 def test_every_setting_is_in_the_table_and_no_other() -> None:
@@ -29,7 +28,7 @@ def test_defaults_are_the_programs_own() -> None:
 
 def test_every_variable_of_the_compose_file_is_in_the_table_with_its_default() -> None:
     known = {}
-    for name, operator, operand in references(SERVICES):
+    for name, operator, operand in references(compose_file()):
         known[name] = "required" if operator == ":?" else f"`{operand}`" if operand else "unset"
     assert known == OF_COMPOSE
 
