@@ -25,9 +25,10 @@ LABEL org.opencontainers.image.title="metering" \
     org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --system --gid 10001 metering \
     && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin metering \
-    # Whose a volume is that docker-compose.yml mounts here for the first time.
+    # Whose a volume of secrets, or of the demo's Stripe, is that docker-compose.yml mounts here for the first time.
     && for service in postgres valkey migrate operator meter jobs api; do \
-        install --directory --owner metering --group metering "/secrets/$service"; done
+        mkdir -p "/secrets/$service" && chown metering:metering "/secrets/$service"; done \
+    && mkdir /var/lib/metering && chown metering:metering /var/lib/metering
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 # The safe path: the directory that a command is run in never decides what `import db` means.

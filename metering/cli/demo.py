@@ -19,6 +19,13 @@ def demo(
             help="Push the same calls as another demo. Unset: others each time.", show_default=False
         ),
     ] = None,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Start nothing: use the installation that the settings name, whose API is there and whose Stripe is a stand-in.",
+        ),
+    ] = None,
 ) -> None:
     """Watch simulated calls being billed, gates following and cards being charged, on embedded servers that it starts.
 
@@ -27,9 +34,10 @@ def demo(
     0 means that they do and that the audit passed; 1 names what is off. Ctrl-C ends it early: what was pushed until
     then is billed and checked. With STRIPE_API_KEY=sk_test_... it uses Stripe itself, in test mode.
     """
-    from metering.trials.demo.run import Plan, run_demo
+    from metering.trials.demo.run import Plan, run_demo, run_demo_beside
 
     chosen = random.randrange(10**6) if seed is None else seed  # noqa: S311 - to be repeatable, not secret
-    status = run_demo(Plan(duration_s=seconds, rate=rate, orgs=orgs, meters=meters, seed=chosen))
+    plan = Plan(duration_s=seconds, rate=rate, orgs=orgs, meters=meters, seed=chosen)
+    status = run_demo(plan) if api is None else run_demo_beside(plan, api)
     if status:
         raise typer.Exit(status)

@@ -1,6 +1,8 @@
 """`metering stripe-sandbox`: what `up` and `demo` run instead of Stripe."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from metering.console.errors import CommandError
 from metering.console.role import StopWithStdinOption, VerboseOption
@@ -9,17 +11,52 @@ if TYPE_CHECKING:
     from metering.runtime.settings import Settings
 
 
-def stripe_sandbox(verbose: VerboseOption = False, stop_with_stdin: StopWithStdinOption = False) -> None:
+def stripe_sandbox(
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Listen there, with STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET: for roles in other containers.",
+        ),
+    ] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Where it sends webhooks then.")] = None,
+    verbose: VerboseOption = False,
+    stop_with_stdin: StopWithStdinOption = False,
+) -> None:
     """Run a stand-in for Stripe under METERING_DATA_DIR, beside the embedded database only. It charges nobody."""
     from metering.console.stopping import stop_on_signals
     from metering.console.stripe_access import named_stripe
     from metering.runtime.logs import configure_logs
     from metering.runtime.settings import read_settings
-    from metering.sandbox.stripe.keeper import PortTakenError, keep_stand_in
+    from metering.sandbox.stripe.keeper import PortTakenError, keep_stand_in, serve_stand_in
 
     settings = read_settings()
     configure_logs("debug" if verbose else settings.log_level)
-    if named_stripe(settings) is not None:
+    named = named_stripe(settings)
+    if listen is not None:
+        # Beside no database of its own named_stripe takes no live key.
+        if named is None or settings.database_url is not None:
+            raise CommandError(
+                "--listen wants STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET set, and METERING_DATABASE_URL unset."
+            )
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdecimal():
+            raise CommandError("--listen must be HOST:PORT, 0.0.0.0:12111.")
+        with stop_on_signals(or_end_of_stdin=stop_with_stdin) as stop:
+            try:
+                serve_stand_in(
+                    settings.data_dir,
+                    host,
+                    int(port),
+                    api_key=named.api_key,
+                    webhook_secrets=named.webhook_secrets,
+                    webhook_url=webhook,
+                    stop=stop,
+                )
+            except PortTakenError as error:
+                raise CommandError(str(error)) from error
+        return
+    if named is not None:
         raise CommandError("STRIPE_API_KEY is set, so Stripe itself is used: unset it to run a stand-in.")
     with stop_on_signals(or_end_of_stdin=stop_with_stdin) as stop:
         try:

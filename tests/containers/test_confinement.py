@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.containers.docker import IMAGES, Installation, run
+from tests.containers.docker import IMAGES, Installation, commands, run
 from tests.deploy.composed import KEEPER, ROLES, SERVERS
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600), pytest.mark.usefixtures("api_key")]
@@ -33,7 +33,8 @@ def test_no_secret_is_in_an_image_or_shown_by_docker(installation: Installation)
 def test_a_container_has_no_right_that_it_does_not_need(installation: Installation, service: str) -> None:
     installation.start()
     container = installation.container(service)
-    template = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Privileged}}"
+    asked = ("ReadonlyRootfs", "CapDrop", "CapAdd", "SecurityOpt", "Privileged")
+    template = " ".join(f"{{{{.HostConfig.{name}}}}}" for name in asked)
     root = str(service != KEEPER).lower()  # Compose copies a file into that one
     assert installation.state(container, template) == f"{root} [ALL] [] [no-new-privileges:true] false"
     status = installation.compose("exec", "-T", service, "cat", "/proc/1/status")
@@ -58,8 +59,6 @@ def test_a_role_reads_its_own_secrets_alone(installation: Installation, role: st
 
 
 def test_a_changed_password_is_taken_in_as_documented(installation: Installation) -> None:
-    from tests.containers.test_installation import commands
-
     installation.start()
     before = installation.balance_cents()
     changed = installation.with_variables(METER_PASSWORD="changed" + "0" * 20)

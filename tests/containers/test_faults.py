@@ -68,7 +68,7 @@ def test_a_database_that_was_set_up_half_is_not_healthy(installation: Installati
     installation.start()
     check = ("exec", "-T", "postgres", "/opt/metering/healthy.sh")
     installation.compose(*check)
-    give = "exec -T postgres psql --quiet -U postgres -d metering -c".split()
+    give = ["exec", "-T", "postgres", "psql", "--quiet", "-U", "postgres", "-d", "metering", "-c"]
     installation.compose(*give, "ALTER DATABASE metering OWNER TO postgres")
     try:
         with pytest.raises(DockerError, match="was not set up to its end"):

@@ -9,20 +9,13 @@ from typing import Final
 import pytest
 
 from metering import __version__
-from tests.containers.docker import CHECKOUT, IMAGE, Installation, run, wait_until
+from tests.containers.docker import CHECKOUT, IMAGE, Installation, commands, run
 from tests.deploy.composed import ROLES, compose_file
-from tests.docs.pages import page, section
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1_200), pytest.mark.usefixtures("api_key")]
 
 WATCHED_S: Final = 40.0
 """A worker counts as dead after 10 s."""
-
-
-def commands(name: str, heading: str) -> list[str]:
-    """The first block of commands under a heading of a how-to page."""
-    block = re.findall(r"(?:^    .*\n)+", section(page(f"how-to/{name}.md"), heading), re.MULTILINE)[0]
-    return [line.strip() for line in block.splitlines()]
 
 
 def test_all_is_healthy_after_the_first_start(installation: Installation) -> None:
@@ -31,7 +24,7 @@ def test_all_is_healthy_after_the_first_start(installation: Installation) -> Non
     for line in installation.compose("ps", "--all", "--format", "{{json .}}").splitlines():
         container = json.loads(line)
         found[container["Service"]] = container["Health"] or f"ended with {container['ExitCode']}"
-    services = set(compose_file()["services"]) - {"operator"}
+    services = {name for name, service in compose_file()["services"].items() if "profiles" not in service}
     assert found == dict.fromkeys(services, "healthy") | {"migrate": "ended with 0"}
 
 

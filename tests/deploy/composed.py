@@ -10,6 +10,8 @@ import yaml
 ROOT: Final = Path(__file__).parents[2]
 OURS: Final = ("migrate", "operator", "meter", "jobs", "api")
 SERVERS: Final = ("postgres", "valkey")
+DEMO: Final = ("stripe", "demo")
+"""Those of the profile `demo`."""
 KEEPER: Final = "secrets"
 """What hands out the secrets."""
 TO_AN_END: Final = ("migrate", "operator")

@@ -16,6 +16,7 @@ from metering.runtime.settings import SECRETS as KEPT
 from metering.runtime.settings import Settings, read_settings
 from tests.deploy.composed import (
     CHARGING,
+    DEMO,
     HTTP_PORT,
     KEEPER,
     METRICS_PORT,
@@ -39,12 +40,13 @@ from tests.deploy.stack import SECRETS, clean_environment
 SERVICES: dict[str, Any] = composed(SECRETS)["services"]
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - in a container
 PUBLISHED = {"valkey": [6379], "api": [HTTP_PORT], "prometheus": [9090], "grafana": [3000]}
+WEBHOOK_PATH = "/v1/stripe/webhook"
 USERS = {"migrate": "owner", "operator": "app"}
 EVERY = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
 def test_the_services_are_those_that_the_product_needs() -> None:
-    assert set(SERVICES) == {KEEPER, *SERVERS, *OURS, *MONITORING}
+    assert set(SERVICES) == {KEEPER, *SERVERS, *OURS, *MONITORING, *DEMO}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -141,7 +143,7 @@ def test_the_images_are_of_the_versions_that_the_product_is_tested_with() -> Non
 
 def test_one_service_builds_the_image_and_none_asks_a_registry_for_it() -> None:
     assert [name for name in SERVICES if "build" in SERVICES[name]] == [KEEPER, *SERVERS]
-    assert {(SERVICES[name]["image"], SERVICES[name]["pull_policy"]) for name in (KEEPER, *OURS)} == {
+    assert {(SERVICES[name]["image"], SERVICES[name]["pull_policy"]) for name in (KEEPER, *OURS, *DEMO)} == {
         ("metering", "never")
     }
     for name in SERVERS:
@@ -160,16 +162,17 @@ def test_a_service_starts_when_what_it_needs_is_there() -> None:
             "postgres": {"condition": "service_healthy"},
             "valkey": {"condition": "service_healthy"},
         }
-    assert SERVICES["operator"]["profiles"] == ["operator"]  # not started with the others
+    # Not started with the others.
+    profiles = {"operator": ["operator"]}
+    profiles |= {name: ["demo"] for name in DEMO} | {name: ["monitoring"] for name in MONITORING}
     for name, service in SERVICES.items():
-        assert service["restart"] == ("no" if name in TO_AN_END else "unless-stopped")
-        profile = {"operator": "operator"} | dict.fromkeys(MONITORING, "monitoring")
-        assert service.get("profiles") == ([profile[name]] if name in profile else None)
+        assert service["restart"] == ("no" if name in {*TO_AN_END, "demo"} else "unless-stopped")
+        assert service.get("profiles") == profiles.get(name)
 
 
 @EVERY
 def test_what_runs_on_has_a_health_check_that_can_succeed_in_time(name: str) -> None:
-    if name in TO_AN_END:
+    if name in {*TO_AN_END, "demo"}:
         assert "healthcheck" not in SERVICES[name]
         return
     check = SERVICES[name]["healthcheck"]
@@ -224,8 +227,8 @@ def test_data_are_kept_where_the_images_put_them() -> None:
     assert SERVICES["valkey"]["volumes"][0] == "valkey:/data"
     assert SERVICES["prometheus"]["volumes"][0] == "prometheus:/prometheus"
     assert SERVICES["grafana"]["volumes"][0] == "grafana:/var/lib/grafana"
-    secrets = {f"secrets-{name}" for name in SERVICES if name not in {KEEPER, *MONITORING}}
-    assert set(compose_file()["volumes"]) == {*SERVERS, *MONITORING, *secrets}
+    secrets = {f"secrets-{name}" for name in (*SERVERS, *OURS)}
+    assert set(compose_file()["volumes"]) == {*SERVERS, *MONITORING, "stripe", *secrets}
 
 
 def test_nothing_of_the_checkout_is_mounted() -> None:
@@ -253,8 +256,9 @@ def test_a_service_sees_its_own_secrets_and_nobody_elses(handed_out: Path) -> No
         if name == KEEPER:
             assert mounted == [f"secrets-{each}:/secrets/{each}" for each in ("postgres", "valkey", *OURS)]
         elif name not in MONITORING:
-            assert mounted == [f"secrets-{name}:/run/secrets:ro"]
-            assert all(path.stat().st_mode & 0o777 == 0o444 for path in (handed_out / name).iterdir())
+            whose = "operator" if name in DEMO else name
+            assert mounted == [f"secrets-{whose}:/run/secrets:ro"]
+            assert all(path.stat().st_mode & 0o777 == 0o444 for path in (handed_out / whose).iterdir())
     for role in ROLES:
         held = "".join(path.read_text() for path in (handed_out / role).iterdir())
         known = {name for name, value in SECRETS.items() if name.endswith("_PASSWORD") and value in held}
@@ -290,3 +294,33 @@ def test_what_has_to_be_set_is_in_the_example_and_empty_there() -> None:
 def test_no_secret_shows_in_what_docker_tells_of_a_container() -> None:
     for service in SERVICES.values():
         assert not any(secret in str(service) for secret in SECRETS.values())
+
+
+def test_the_demo_has_all_it_needs_and_nothing_that_is_real(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = environment_file(ROOT / "demo.env")
+    assert SECRETS.keys() <= variables.keys()
+    assert variables["COMPOSE_PROJECT_NAME"] != compose_file()["name"]
+    assert variables["COMPOSE_PROFILES"] == "demo"
+    services = composed(variables)["services"]
+    hand_out(tmp_path, variables)
+    for name in (*CHARGING, "operator", "demo"):
+        with monkeypatch.context() as patched:
+            for setting, value in services[name]["environment"].items():
+                whose = "operator" if name == "demo" else name
+                patched.setenv(setting, str(value).replace("/run/secrets", str(tmp_path / whose)))
+            stripe = named_stripe(read_settings())
+        assert stripe is not None
+        assert stripe.api_key.startswith("sk_test_")
+        assert stripe.base_url == "http://stripe:12111"
+    _, listen, address, webhook, url = services["stripe"]["command"]
+    assert (listen, address, webhook) == ("--listen", "0.0.0.0:12111", "--webhook")
+    assert url == f"http://api:{HTTP_PORT}{WEBHOOK_PATH}"
+    assert services["demo"]["command"][:3] == ["demo", "--api", f"http://api:{HTTP_PORT}"]
+    assert services["stripe"]["healthcheck"]["test"][-2] == "12111"
+
+
+def test_a_real_installation_refuses_the_demo() -> None:
+    """Its profile alone doesn't make Stripe a stand-in; then `metering demo --api` makes no org and charges nobody."""
+    assert SERVICES["demo"]["environment"]["STRIPE_API_BASE"] == ""

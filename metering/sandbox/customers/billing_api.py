@@ -30,9 +30,10 @@ class Answer:
 
 
 class CustomerApi:
-    """One org's use of the API at a port of this machine."""
+    """One org's use of the API, at a port of this machine unless another `host` is said."""
 
-    def __init__(self, port: int, api_key: str) -> None:
+    def __init__(self, port: int, api_key: str, host: str = HOST) -> None:
+        self._host = host
         self._port = port
         self._api_key = api_key
 
@@ -45,7 +46,7 @@ class CustomerApi:
             headers["Content-Type"] = "application/json"
         if key is not None:
             headers["Idempotency-Key"] = key
-        connection = HTTPConnection(HOST, self._port, timeout=TIMEOUT_S)
+        connection = HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
         try:
             connection.request(verb, path, None if body is None else msgspec.json.encode(body), headers)
             answer = connection.getresponse()

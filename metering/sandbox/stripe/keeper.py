@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -87,6 +88,38 @@ def keep_stand_in(data_dir: Path, *, webhook_url: str | None, stop: threading.Ev
                     f" it, or remove {directory / ADDRESS}, and it chooses another."
                 ) from error
             stop.wait()
+
+
+def serve_stand_in(
+    data_dir: Path,
+    host: str,
+    port: int,
+    *,
+    api_key: str,
+    webhook_secrets: Sequence[str],
+    webhook_url: str | None,
+    stop: threading.Event,
+) -> None:
+    """Run a stand-in at an address that others know, with a key and webhook secrets that they know, until `stop` is set.
+
+    What it holds is kept under `data_dir`. Raises PortTakenError.
+    """
+    directory = data_dir / DIRECTORY
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sandbox = StripeSandbox(
+        directory / OBJECTS,
+        host=host,
+        port=port,
+        api_keys=(api_key,),
+        webhook_url=webhook_url,
+        webhook_secrets=webhook_secrets,
+    )
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sandbox)
+        except OSError as error:
+            raise PortTakenError(f"The stand-in can't listen on {host}:{port} ({error.strerror}).") from error
+        stop.wait()
 
 
 def _read(path: Path) -> StandIn:

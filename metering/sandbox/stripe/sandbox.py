@@ -15,7 +15,7 @@ from metering.sandbox.stripe.api_keys import ApiKeys
 from metering.sandbox.stripe.controls import Controls
 from metering.sandbox.stripe.faults import Faults, RequestFault, WebhookFault
 from metering.sandbox.stripe.remote import PREFIX, answer_control
-from metering.sandbox.stripe.server import Server
+from metering.sandbox.stripe.server import HOST, Server
 from metering.sandbox.stripe.store import Store
 from metering.sandbox.stripe.webhooks import RETRY_DELAYS_S, Target, Webhooks
 
@@ -26,7 +26,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class StripeSandbox(Controls):
-    """A stand-in for Stripe that runs while it is entered. It is not Stripe: nothing real is charged, on loopback only.
+    """A stand-in for Stripe that runs while it is entered. It is not Stripe: nothing real is charged. On loopback only, unless
+    another `host` is said.
 
     `StripeClient(sandbox.api_key, base_addresses={"api": sandbox.url})` talks to it. With a `path` its objects, answers and
     undelivered webhooks outlive the process, a killed one too; without, they live in memory. `clock` is its time for all but the
@@ -40,6 +41,7 @@ class StripeSandbox(Controls):
         path: Path | None = None,
         *,
         clock: Clock = system_clock,
+        host: str = HOST,
         port: int = 0,
         api_keys: Sequence[str] = (API_KEY,),
         webhook_url: str | None = None,
@@ -48,6 +50,7 @@ class StripeSandbox(Controls):
     ) -> None:
         self._path = path
         self._clock = clock
+        self._host = host
         self._port = port
         self._keys = ApiKeys(api_keys)
         self._first_target = None if webhook_url is None else Target(webhook_url, tuple(webhook_secrets))
@@ -64,7 +67,7 @@ class StripeSandbox(Controls):
             webhooks = Webhooks(store, self._clock, webhook_faults, self._first_target, self._retry_delays_s)
             answering = Answering(store, self._keys, request_faults, self._stopping)
             super().__init__(store, self._keys, answering, webhooks, request_faults, webhook_faults)
-            self._server = Server(self._port, self._answer, self._clock)
+            self._server = Server(self._port, self._answer, self._clock, self._host)
         except BaseException:
             store.close()
             raise

@@ -21,14 +21,14 @@ Answerer = Callable[[Request], Answer | None]
 
 
 class Server(ThreadingHTTPServer):
-    """Listens on loopback only. `answerer` answers; None from it ends the connection without an answer."""
+    """Listens on loopback, or where `host` says. `answerer` answers; None from it ends the connection without an answer."""
 
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True  # it comes back on the same port at once after a kill
     request_queue_size = 256
 
-    def __init__(self, port: int, answerer: Answerer, clock: Clock) -> None:
+    def __init__(self, port: int, answerer: Answerer, clock: Clock, host: str = HOST) -> None:
         """Listen on `port`, 0 for a free one. Raises OSError where it is taken. `clock` is for the header `Date`."""
         self.answerer = answerer
         self.clock = clock
@@ -36,7 +36,7 @@ class Server(ThreadingHTTPServer):
         self._taker = threading.Thread(target=self._take, daemon=True)
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
-        super().__init__((HOST, port), Handler)
+        super().__init__((host, port), Handler)
 
     @property
     def url(self) -> str:

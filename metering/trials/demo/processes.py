@@ -39,6 +39,7 @@ class Processes:
     stop: Event
     log_path: Path
     http_port: int
+    http_host: str = LOOPBACK
 
     def supervise(self, roles: Sequence[Role]) -> Supervisor:
         """Roles that run for the time of a with block."""
@@ -50,7 +51,12 @@ class Processes:
     @property
     def url(self) -> str:
         """Where the API is."""
-        return local_url(LOOPBACK, self.http_port)
+        return local_url(self.http_host, self.http_port)
+
+    def wait_for_api(self) -> None:
+        """Wait until the API can work. Raises CommandError if it doesn't come to."""
+        if not wait_for(self.stop, READY_LIMIT_S, lambda: _answers(f"{self.url}/readyz")):
+            raise CommandError(f"The API at {self.url} doesn't begin to answer; its log tells why.")
 
 
 @contextmanager

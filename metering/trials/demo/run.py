@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Event
 from typing import Final
+from urllib.parse import urlsplit
 
 import redis
 from rich.console import Console
@@ -23,7 +24,7 @@ from metering.console.stripe_access import named_stripe
 from metering.runtime.clock import Clock, system_clock
 from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
-from metering.sandbox.customers.cardholders import Cardholders
+from metering.sandbox.customers.cardholders import Cardholders, StandInCardholders
 from metering.sandbox.customers.operator_credits import OperatorCredits
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.telephony.calls import TIME_FACTOR
@@ -98,6 +99,41 @@ def run_demo(plan: Plan, *, clock: Clock = system_clock) -> int:
         return conclude(out, engine, client, run, interrupted=stop.is_set())
 
 
+def run_demo_beside(plan: Plan, api_url: str, *, clock: Clock = system_clock) -> int:
+    """Run the demo's calls and customers on an installation that runs, and give the exit status. Raises CommandError."""
+    settings = read_settings()
+    where = urlsplit(api_url)
+    if where.scheme != "http" or where.hostname is None:
+        raise CommandError("--api must be the API's address, http://api:8000.")
+    if settings.database_url is None or settings.redis_url is None or settings.stripe_api_base is None:
+        raise CommandError(
+            "The demo makes orgs, gives them money and charges cards: beside an installation it runs only where"
+            " METERING_DATABASE_URL, METERING_REDIS_URL and STRIPE_API_BASE are set, the last to a stand-in for Stripe."
+            " With Compose: docker compose --env-file demo.env up."
+        )
+    out = console()
+    with stop_on_signals() as stop, ExitStack() as stack:
+        try:
+            processes = Processes(out, stop, settings.data_dir / ROLES_LOG, where.port or 80, where.hostname)
+            say_line(
+                out,
+                "THIS IS A DEMO: no call, customer or card is real, and its Stripe is NOT STRIPE.",
+            )
+            with step(out, stop, "four tiers"):
+                engine = stack.enter_context(engine_for(settings.database_url, command="demo"))
+                make_tiers(engine, clock)
+            client = stack.enter_context(connect_redis(settings.redis_url))
+            listener = stack.enter_context(SignalListener(client))
+            with step(out, stop, f"the API at {processes.url}"):
+                processes.wait_for_api()
+            cardholders = StandInCardholders(settings.stripe_api_base)
+            run = _simulate(processes, engine, client, listener, cardholders, plan, clock)
+        except StoppedEarlyError:
+            out.print("Stopped before the first call was pushed.")
+            return INTERRUPTED
+        return conclude(out, engine, client, run, interrupted=stop.is_set())
+
+
 def _refuse_other_servers(settings: Settings) -> None:
     if settings.database_url is not None or settings.redis_url is not None:
         raise CommandError(
@@ -134,7 +170,13 @@ def _simulate(
         out, stop, f"{counted(len(made.roles), 'customer')} with cards, over the API at {processes.url}"
     ):
         customers = make_customers(
-            engine, made.roles, cardholders, listener, http_port=processes.http_port, clock=clock
+            engine,
+            made.roles,
+            cardholders,
+            listener,
+            http_host=processes.http_host,
+            http_port=processes.http_port,
+            clock=clock,
         )
     say_line(
         out,

@@ -113,13 +113,14 @@ def make_customers(
     cardholders: Cardholders,
     listener: SignalListener,
     *,
+    http_host: str,
     http_port: int,
     clock: Clock,
 ) -> Customers:
     """The customers of those orgs, each with a key, a card and its reload settings. Raises CustomerError."""
     with transaction(engine) as connection:
         keys = {org_id: create_key(connection, org_id, clock()) for org_id in roles}
-    apis = {org_id: CustomerApi(http_port, key.api_key) for org_id, key in keys.items()}
+    apis = {org_id: CustomerApi(http_port, key.api_key, http_host) for org_id, key in keys.items()}
     customers = Customers(roles, apis, cardholders, listener)
     customers.set_up()
     return customers
