@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.deploy.composed import (
     DEMO,
     KEEPER,
     OURS,
+    ROLES,
     ROOT,
     SERVERS,
     compose_file,
@@ -149,7 +151,10 @@ class Installation:
         return (*COMPOSE, *(word for name in self.further for word in ("--file", f"../{name}")))
 
     def start(self, *services: str, meters: int = 1, jobs: int = 1) -> None:
-        """`up`, until all is healthy."""
+        """`up`, until all is healthy; nothing where it is, and no other number runs."""
+        wanted = Counter({**dict.fromkeys((KEEPER, *SERVERS, *ROLES), 1), "meter": meters, "jobs": jobs})
+        if not services and not self.further and self._healthy() == wanted:
+            return
         scale = ("--scale", f"meter={meters}", "--scale", f"jobs={jobs}")
         self.compose("up", "--detach", "--wait", *scale, *services)
 
@@ -220,6 +225,11 @@ class Installation:
             key=key,
         )
         return json.loads(text)
+
+    def _healthy(self) -> Counter[str]:
+        """How many containers of each service are healthy; those of other states count as another service's."""
+        lines = self.compose("ps", "--format", "{{.Service}} {{.Health}}").splitlines()
+        return Counter(line.removesuffix(" healthy") for line in lines)
 
     def containers(self) -> list[str]:
         """The ids of all its containers, ended ones too."""
