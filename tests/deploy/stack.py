@@ -180,7 +180,12 @@ class Stack:
             process.wait()
 
     def check_health(
-        self, service: str, *, metrics_port: int = METRICS_PORT, http_port: int = HTTP_PORT, **settings: str
+        self,
+        service: str,
+        *,
+        metrics_port: int = METRICS_PORT,
+        http_port: int = HTTP_PORT,
+        settings: Mapping[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run a service's health check as the file has it, with `settings` added to the service's variables."""
         kind, *test = self.services[service]["healthcheck"]["test"]
@@ -191,7 +196,7 @@ class Stack:
         elif test[0] == "python":
             test[0] = sys.executable
         given = {} if service in SERVERS else self.environment(service, metrics_port, http_port)
-        environment = clean_environment(given) | settings
+        environment = clean_environment(given) | dict(settings or {})
         return subprocess.run(test, env=environment, capture_output=True, timeout=LIMIT_S, check=False)
 
     def psql(

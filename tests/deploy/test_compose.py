@@ -241,7 +241,7 @@ def test_nothing_of_the_checkout_is_mounted() -> None:
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_servers_images_hold_what_they_need_readable_for_all(name: str) -> None:
     directory = ROOT / SERVICES[name]["build"]
-    copied = {}
+    copied: dict[str, str] = {}
     for mode, sources in re.findall(
         r"^COPY --chmod=(\d+) (.+) \S+$", (directory / "Dockerfile").read_text(), re.MULTILINE
     ):

@@ -100,9 +100,11 @@ def test_valkey_keeps_what_it_takes_in_and_asks_for_the_password(stack: Stack) -
 
 
 def test_postgres_is_healthy_only_when_it_answers_by_tcp(stack: Stack) -> None:
-    done = stack.check_health("postgres", **by_tcp(stack))
+    done = stack.check_health("postgres", settings=by_tcp(stack))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert stack.check_health("postgres", **by_tcp(stack) | {"PGPORT": str(free_port())}).returncode != 0
+    assert (
+        stack.check_health("postgres", settings=by_tcp(stack) | {"PGPORT": str(free_port())}).returncode != 0
+    )
 
 
 def test_postgres_is_not_healthy_before_it_is_set_up_to_its_end(stack: Stack) -> None:
@@ -110,12 +112,12 @@ def test_postgres_is_not_healthy_before_it_is_set_up_to_its_end(stack: Stack) ->
     owner = ["-U", "postgres", "-d", "metering", "-c"]
     stack.psql("psql", *owner, "ALTER DATABASE metering OWNER TO postgres")
     try:
-        done = stack.check_health("postgres", **by_tcp(stack))
+        done = stack.check_health("postgres", settings=by_tcp(stack))
     finally:
         stack.psql("psql", *owner, "ALTER DATABASE metering OWNER TO metering_owner")
     assert done.returncode == 1
     assert b"not set up to its end" in done.stdout
-    assert stack.check_health("postgres", **by_tcp(stack)).returncode == 0
+    assert stack.check_health("postgres", settings=by_tcp(stack)).returncode == 0
 
 
 @pytest.mark.parametrize("variable", [name for name in PASSWORDS if name not in NO_ROLES_PASSWORD])
@@ -155,7 +157,7 @@ def test_valkey_is_healthy_only_when_it_answers_pong(
     program = tmp_path / "valkey-cli"
     program.write_text(f'#!/bin/sh\ntest "$*" = ping && echo "{answer}"\nexit 0\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    done = stack.check_health("valkey", PATH=f"{tmp_path}:/usr/bin:/bin")
+    done = stack.check_health("valkey", settings={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     assert (done.returncode == 0) == healthy
 
 
@@ -165,7 +167,10 @@ def test_a_role_runs_is_healthy_and_stops_in_time(stack: Stack, role: str) -> No
         # The proxy that a machine's Docker may be set up with must not be asked for what is in the container.
         proxy = f"http://127.0.0.1:{free_port()}"
         done = stack.check_health(
-            role, metrics_port=running.metrics_port, http_port=running.http_port, http_proxy=proxy
+            role,
+            metrics_port=running.metrics_port,
+            http_port=running.http_port,
+            settings={"http_proxy": proxy},
         )
         return done.returncode == 0
 
