@@ -8,10 +8,9 @@ import msgspec
 import redis
 
 from metering.runtime.lua import lua_script
-from metering.runtime.names import STREAM
+from metering.runtime.names import EVENT_FIELD, STREAM
 
 GROUP: Final = "meter"
-EVENT_FIELD: Final = b"event"
 
 PAGE: Final = 500
 """How many pending entries are looked at or claimed at once."""

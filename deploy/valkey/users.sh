@@ -33,4 +33,4 @@ echo "user meter on #$meter" \
 echo "user jobs on #$jobs" \
     "%R~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup +info|memory"
 echo "user api on #$api" \
-    "~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"
+    "~gate:* %W~calls:completed ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"

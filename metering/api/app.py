@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from metering import __version__
-from metering.api import accounts, cards, gates, health, top_ups, transactions, webhooks
+from metering.api import accounts, cards, completed_calls, gates, health, top_ups, transactions, webhooks
 from metering.api.context import ApiContext
 from metering.api.docs_page import serve_docs
 from metering.api.errors import add_error_handlers
@@ -57,7 +57,19 @@ def make_app(context: ApiContext) -> FastAPI:
         redirect_slashes=False,  # a redirect would send a key to whatever host the request names
     )
     app.state.context = context
-    routers = [each.router for each in (accounts, top_ups, cards, transactions, gates, webhooks, health)]
+    routers = [
+        each.router
+        for each in (
+            accounts,
+            top_ups,
+            cards,
+            transactions,
+            gates,
+            completed_calls,
+            webhooks,
+            health,
+        )
+    ]
     for router in routers:
         app.include_router(router)
     app.openapi = describe(app, routers)  # type: ignore[method-assign]  # the framework's own way to do it

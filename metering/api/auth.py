@@ -47,6 +47,27 @@ async def known_org_or_telephony(
     return await _org_of(context, token, _address(request))
 
 
+async def telephony(request: Request, credentials: Annotated[Credentials, Security(TELEPHONY_TOKEN)]) -> None:
+    """Telephony, by its token, and nobody else. Raises UnauthenticatedError, TooManyFailuresError."""
+    context = context_of(request)
+    if context.telephony_token is None:
+        raise UnauthenticatedError(
+            "nobody may do this here: the operator hasn't set METERING_TELEPHONY_TOKEN"
+        )
+    if credentials is None:
+        raise UnauthenticatedError("send telephony's token in a header: Authorization: Bearer TOKEN")
+    token = credentials.credentials
+    if hmac.compare_digest(token.encode(), context.telephony_token.get_secret_value().encode()):
+        return
+    if (
+        context.auth_rate_limit.org_of(token) is None
+    ):  # an org's good key is in the wrong place, but guesses at nothing
+        wait_s = context.auth_rate_limit.record_failure(_address(request), token)
+        if wait_s is not None:
+            raise TooManyFailuresError(wait_s)
+    raise UnauthenticatedError("this takes telephony's token alone")
+
+
 OrgId = Annotated[int, Depends(known_org)]
 """The org that asks."""
 OrgIdOrTelephony = Annotated[int | None, Depends(known_org_or_telephony)]

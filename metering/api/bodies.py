@@ -1,6 +1,7 @@
 """Reading what clients send: bounded, and taken apart only once it is known who asks."""
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,8 @@ MAX_BODY_BYTES: Final = 65_536
 BODY_LIMIT_S: Final = 20.0
 """How long a body may take to come."""
 JSON: Final = "application/json"
+_GZIP: Final = zlib.MAX_WBITS | 16
+"""gzip's frame, and no other."""
 
 
 class Body(BaseModel):
@@ -49,11 +52,38 @@ async def read_body(request: Request, *, limit_bytes: int = MAX_BODY_BYTES) -> b
     return bytes(body)
 
 
+async def read_json(request: Request, *, limit_bytes: int) -> bytes:
+    """A body of JSON that may be sent with gzip. Raises what read_body() raises, and InvalidRequestError.
+
+    The limit counts for what it is unpacked: a few bytes can become very many.
+    """
+    if media_type(request) != JSON:
+        raise InvalidRequestError(InvalidField("Content-Type", f"must be {JSON}"))
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"identity", "gzip"}:
+        raise InvalidRequestError(InvalidField("Content-Encoding", "must be gzip, or left out"))
+    body = await read_body(request, limit_bytes=limit_bytes)
+    return body if encoding == "identity" else _unpacked(body, limit_bytes)
+
+
+def _unpacked(body: bytes, limit_bytes: int) -> bytes:
+    unpacking = zlib.decompressobj(_GZIP)
+    try:
+        unpacked = unpacking.decompress(body, limit_bytes + 1)
+    except zlib.error:
+        raise InvalidRequestError(InvalidField("body", "is no gzip")) from None
+    if len(unpacked) > limit_bytes:
+        raise BodyTooLargeError(limit_bytes)
+    if not unpacking.eof or unpacking.unused_data:
+        raise InvalidRequestError(InvalidField("body", "must be one whole gzip member"))
+    return unpacked
+
+
 def json_body(model: type[B]) -> Callable[[Request, OrgId], Awaitable[B]]:
     """A dependency that gives the body as a `model`. It asks for the org first: who isn't known is told nothing but that."""
 
     async def read(request: Request, _: OrgId) -> B:
-        if _media_type(request) != JSON:
+        if media_type(request) != JSON:
             raise InvalidRequestError(InvalidField("Content-Type", f"must be {JSON}"))
         return _parse(model, await read_body(request))
 
@@ -67,7 +97,8 @@ async def no_body(request: Request, _: OrgId) -> None:
         _parse(Body, body)
 
 
-def _media_type(request: Request) -> str:
+def media_type(request: Request) -> str:
+    """What a request says its body is; "" where it says nothing."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
+import redis
 from fastapi import Request
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -29,6 +30,8 @@ class ApiContext:
     reads: QuickReads
     """Opened and closed with the server, as the gate reader is closed."""
     gate_reader: GateReader
+    stream: redis.Redis
+    """For completed calls; threads share it."""
     payments: Payments
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
     """What Stripe's webhooks may be signed with. Empty: none is believed."""

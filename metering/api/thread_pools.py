@@ -9,10 +9,12 @@
 | delivery | 4 | 2 | noting that a top-up's client was told, and that keys were used |
 | provider | 48 | 8 | top-ups and cards: as long as Stripe takes |
 | webhook | 8 | | Stripe's webhooks, which may ask Stripe |
+| calls | 2 | | completed calls that come over HTTP, into the stream |
 | health | 2 | | whether Postgres answers |
 
-Provider and webhook share connections (`PAYMENTS_CONNECTIONS`): fewer than there are threads, because none is held while Stripe
-is asked. All others have a connection to Postgres for each thread (`QUICK_CONNECTIONS`): none waits for one, nor for Stripe.
+Calls need no Postgres. Provider and webhook share connections (`PAYMENTS_CONNECTIONS`): fewer than there are threads, because
+none is held while Stripe is asked. All others have a connection to Postgres for each thread (`QUICK_CONNECTIONS`): none waits
+for one, nor for Stripe.
 
 What is asked for all the time needs no thread (metering/api/quick_answers.py), unless something is out of the ordinary; of its
 connections one org has half at most.
@@ -23,8 +25,8 @@ while nobody else does. Only when `MAX_WAITING_PER_ORG` wait already, which no c
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -42,12 +44,16 @@ THREADS_PER_ORG: Final = 2
 PROVIDER_THREADS: Final = 48
 PROVIDER_THREADS_PER_ORG: Final = 8
 WEBHOOK_THREADS: Final = 8
+CALLS_THREADS: Final = 2
+"""More would only wait for one another: what they do is Python's work."""
 HEALTH_THREADS: Final = 2
 QUICK_CONNECTIONS: Final = (
     GATE_THREADS + KEY_LOOKUP_THREADS + ACCOUNT_THREADS + LIST_THREADS + DELIVERY_THREADS + HEALTH_THREADS
 )
 QUICK_ANSWERS_PER_ORG: Final = 4
 PAYMENTS_CONNECTIONS: Final = 16
+CALLS_IN_HAND: Final = 64
+"""How many requests with completed calls one server takes at once: so many MB may lie in its memory."""
 MAX_WAITING: Final = 1_000
 """How many may wait for a pool; whoever comes then is told to come again."""
 MAX_WAITING_PER_ORG: Final = 200
@@ -62,12 +68,10 @@ class OverloadedError(Exception):
 
 
 class OverShareError(Exception):
-    """An org asks for more at once than its share. Nothing was done."""
+    """Somebody asks for more at once than his share. Nothing was done."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            f"more than {MAX_WAITING_PER_ORG} requests of your organization wait already: send fewer at once"
-        )
+    def __init__(self, limit: int, whose: str = "your organization") -> None:
+        super().__init__(f"more than {limit} requests of {whose} wait already: send fewer at once")
 
 
 class Shares:
@@ -83,7 +87,7 @@ class Shares:
         """One of the org's slots, when there is one. Raises OverShareError."""
         slots = self.slots_of(org_id)
         if self._refuses and slots.waiting >= MAX_WAITING_PER_ORG:
-            raise OverShareError
+            raise OverShareError(MAX_WAITING_PER_ORG)
         slots.waiting += 1
         try:
             await slots.free.acquire()
@@ -108,6 +112,26 @@ class OrgSlots:
     def __init__(self, at_once: int) -> None:
         self.waiting = 0
         self.free = asyncio.Semaphore(at_once)
+
+
+class InHand:
+    """How many requests of one kind may be in hand at once, their bodies in memory. In one event loop."""
+
+    def __init__(self, limit: int, whose: str) -> None:
+        self._limit = limit
+        self._whose = whose
+        self.count = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Have one more in hand. Raises OverShareError."""
+        if self.count >= self._limit:
+            raise OverShareError(self._limit, self._whose)
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
 
 
 class ThreadPool:
@@ -141,5 +165,7 @@ class ThreadPools:
         self.delivery = ThreadPool(DELIVERY_THREADS, refuses=False)
         self.provider = ThreadPool(PROVIDER_THREADS, per_org=PROVIDER_THREADS_PER_ORG)
         self.webhook = ThreadPool(WEBHOOK_THREADS)
+        self.calls = ThreadPool(CALLS_THREADS)
+        self.calls_in_hand = InHand(CALLS_IN_HAND, "telephony")
         self.health = CapacityLimiter(HEALTH_THREADS)
         self.quick = Shares(QUICK_ANSWERS_PER_ORG)  # no threads: quick answers' connections

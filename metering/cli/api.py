@@ -67,7 +67,7 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
     from metering.api.thread_pools import QUICK_CONNECTIONS
     from metering.console.connections import LOCK_TIMEOUT_MS, located
     from metering.console.payments import open_payments
-    from metering.runtime.redis_connection import connect_redis_async
+    from metering.runtime.redis_connection import connect_redis, connect_redis_async
     from metering.runtime.settings import read_settings
     from metering.signals import gate_reader
 
@@ -92,13 +92,15 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
             client = connect_redis_async(
                 found.redis_url, timeout_s=gate_reader.TIMEOUT_S, max_connections=gate_reader.MAX_CONNECTIONS
             )
-            yield ApiContext(
-                engine=quick,
-                reads=reads,
-                gate_reader=gate_reader.GateReader(client),
-                payments=opened.payments,
-                webhook_secrets=opened.webhook_secrets,
-                telephony_token=read_settings().telephony_token,
-            )
+            with connect_redis(found.redis_url) as stream:
+                yield ApiContext(
+                    engine=quick,
+                    reads=reads,
+                    gate_reader=gate_reader.GateReader(client),
+                    stream=stream,
+                    payments=opened.payments,
+                    webhook_secrets=opened.webhook_secrets,
+                    telephony_token=read_settings().telephony_token,
+                )
     finally:
         quick.dispose()

@@ -2,10 +2,10 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +13,7 @@ from metering.console.errors import CommandError, quoted
 from metering.console.event_input import EventLines, Input, OtherShapeError, UnreadableInputError, open_input
 from metering.console.output import JsonOption, counted, progress_bar, say, show_json, warn
 from metering.console.stopping import stop_signals
+from metering.signals.call_stream import append_events
 
 if TYPE_CHECKING:
     import redis
@@ -193,17 +194,3 @@ def push_lines(source: Input, pusher: Pusher, *, stop: Callable[[], bool]) -> Ev
             f"{error}; {counted(pusher.pushed, 'event')} before that pushed. {SAFE_AGAIN}"
         ) from error
     return lines
-
-
-def append_events(client: "redis.Redis", raws: Sequence[bytes]) -> list[Any]:
-    """XADD each event in one round trip, once: for each the new entry's id (bytes), or the redis.RedisError that refused it.
-
-    Raises redis.RedisError when the connection fails; then each may or may not be in the stream.
-    """
-    from metering.runtime.names import STREAM
-    from workers.stream import EVENT_FIELD
-
-    with client.pipeline(transaction=False) as pipeline:
-        for raw in raws:
-            pipeline.xadd(STREAM, {EVENT_FIELD: raw})
-        return pipeline.execute(raise_on_error=False)

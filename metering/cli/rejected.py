@@ -181,7 +181,7 @@ def _replay(
     from db.operators.log import log_action
     from db.postgres.clock import read_clock
     from db.postgres.engine import transaction
-    from metering.cli.push import append_events
+    from metering.signals.call_stream import append_events
 
     done = Replay()
     for page in pages:

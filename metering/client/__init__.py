@@ -9,6 +9,8 @@ It needs redis-py alone, and none of the product's other modules:
             metering.push({"call_id": 987654321, "org_id": 42, "tier": "bolt", "direction": "outbound",
                            "duration_seconds": Decimal("75.204"), "ended_at": datetime.now(UTC)})
 
+HttpClient has the same methods over HTTP, and needs httpx (`metering[http]`).
+
 Says Redis; Valkey is meant as well.
 """
 
@@ -21,6 +23,7 @@ from metering.client.errors import (
     Unreachable,
 )
 from metering.client.gate import Gate
+from metering.client.http_client import HttpClient
 from metering.client.keys import EVENT_FIELD, GATE_PREFIX, SIGNAL_FIELD, SIGNALS_LOG, STREAM
 from metering.client.limits import BLOCK_S, CHUNK, FIRST_WAIT_S, LONGEST_WAIT_S, ROLE_CHECK_S
 from metering.client.metering_client import MeteringClient
@@ -38,6 +41,7 @@ __all__ = [
     "SIGNAL_FIELD",
     "STREAM",
     "Gate",
+    "HttpClient",
     "InvalidField",
     "MeteringClient",
     "QueueFull",

@@ -61,6 +61,9 @@ class _Fields(msgspec.Struct, gc=False):
     metadata: Raw = Raw(b"{}")
 
 
+EVENT_FIELDS = frozenset(field.name for field in msgspec.structs.fields(_Fields))
+"""The names of an event's fields."""
+
 _NO_NUL = "without NUL or half a surrogate pair"
 _RULES = {
     "call_id": f"must be an integer from 1 to {_MAX_INT64}",

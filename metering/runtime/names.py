@@ -15,6 +15,9 @@ SCHEMA: Final = "public"
 STREAM: Final = "calls:completed"
 """The stream of completed calls that are still to be billed."""
 
+EVENT_FIELD: Final = b"event"
+"""The one field of its entries."""
+
 SIGNALS_LOG: Final = "balance:signals:log"
 """The stream of the newest signals. One script writes it together with gates."""
 SIGNALS_CHANNEL: Final = "balance:signals"

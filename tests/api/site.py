@@ -21,7 +21,7 @@ from metering.api.app import make_app
 from metering.api.context import ApiContext
 from metering.api.server import bind, serve
 from metering.api.thread_pools import QUICK_CONNECTIONS
-from metering.runtime.redis_connection import connect_redis_async
+from metering.runtime.redis_connection import connect_redis, connect_redis_async
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from metering.signals.gate_reader import GateReader
 from tests.conftest import Database
@@ -61,6 +61,7 @@ def api_context(
     yield ApiContext(
         engine=quick,
         reads=QuickReads(quick.url, application_name=QUICK),
+        stream=connect_redis(redis_url),
         gate_reader=GateReader(connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)),
         payments=world.payments,
         webhook_secrets=(WEBHOOK_SECRET,),

@@ -21,6 +21,7 @@ import redis
 from metering.cli import push
 from metering.console import event_input
 from metering.runtime.names import STREAM
+from metering.signals.call_stream import append_events
 from tests.cli.conftest import Cli
 from tests.cli.waiting import wait_until
 
@@ -83,7 +84,7 @@ def test_long_lines_do_not_make_large_batches(
     cli: Cli, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    append = push.append_events
+    append = append_events
 
     def note(client: redis.Redis, raws: Sequence[bytes]) -> list[Any]:
         sizes.append(len(raws))

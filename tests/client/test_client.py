@@ -33,13 +33,12 @@ from metering.client.event_encoding import encode_event
 from metering.rules.events import CallEvent, parse_event
 from metering.rules.gates import Balance
 from metering.rules.rejections import Reason, Rejection
-from metering.runtime.names import SIGNALS_LOG, STREAM, gate_key
+from metering.runtime.names import EVENT_FIELD, SIGNALS_LOG, STREAM, gate_key
 from metering.signals import gates as gates_room
 from metering.signals.gates import Gates
 from tests.client.conftest import OwnValkey, scripted_redis
 from tests.spine.billing import event
 from tests.waiting import wait_until
-from workers import stream as stream_room
 
 NOW = datetime(2026, 4, 20, 18, 30, tzinfo=UTC)
 LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
@@ -84,7 +83,7 @@ def test_it_imports_nothing_but_redis(tmp_path: Path) -> None:
 
 def test_it_means_the_same_keys_as_the_rooms() -> None:
     assert metering.client.STREAM == STREAM
-    assert metering.client.EVENT_FIELD.encode() == stream_room.EVENT_FIELD
+    assert metering.client.EVENT_FIELD.encode() == EVENT_FIELD
     assert gate_key(42) == metering.client.GATE_PREFIX + "42"
     assert metering.client.SIGNALS_LOG == SIGNALS_LOG
     assert metering.client.SIGNAL_FIELD == gates_room.SIGNAL_FIELD

@@ -15,6 +15,7 @@ OTHERS: Final = {
     (402, "authentication_required"),
     (402, "balance_exhausted"),
     (405, "method_not_allowed"),
+    (503, "queue_full"),
     (500, INTERNAL_ERROR[1]),
 }
 

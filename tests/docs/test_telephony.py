@@ -36,10 +36,9 @@ from metering.rules.events import (
 from metering.rules.gates import Balance, GateState, SignalType
 from metering.rules.rejections import Reason
 from metering.rules.reloads import SIGNALLED_SKIP_REASONS
-from metering.runtime.names import SIGNALS_CHANNEL, SIGNALS_LOG, STREAM, gate_key
+from metering.runtime.names import EVENT_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, STREAM, gate_key
 from metering.signals.gates import SIGNAL_FIELD, Gates
 from tests.docs.pages import ROOT, first_column, page, section
-from workers.stream import EVENT_FIELD
 
 HOW_TO: Final = ("telephony", "plain-redis", "python-client", "freeswitch", "asterisk", "kamailio")
 PAGE: Final = "\n".join(page(f"how-to/{name}.md") for name in HOW_TO)

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 
 import redis
 
-from metering.runtime.names import SIGNALS_LOG, STREAM, gate_key
+from metering.runtime.names import EVENT_FIELD, SIGNALS_LOG, STREAM, gate_key
 from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.call_record import CallRecord
 from metering.sandbox.telephony.calls import Attempt, Push
 from metering.sandbox.telephony.signal_history import newest_position
-from workers.stream import EVENT_FIELD
 
 TICK_S = 0.02
 """What is due within a tick goes out together: a wake-up for each would take the processor from the meters."""

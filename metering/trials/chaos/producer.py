@@ -9,11 +9,10 @@ from typing import Final
 import redis
 
 from metering.runtime.backoff import backoff_s
-from metering.runtime.names import STREAM, gate_key
+from metering.runtime.names import EVENT_FIELD, STREAM, gate_key
 from metering.sandbox.telephony.calls import Attempt, Push
 from metering.sandbox.telephony.simulation import Telephony
 from metering.trials.chaos.journal import CallKey, Pushed
-from workers.stream import EVENT_FIELD
 
 TICK_S: Final = 0.02
 PIPELINE_LIMIT: Final = 500
