@@ -5,7 +5,6 @@ parted by its brackets and strings alone.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -13,8 +12,9 @@ from msgspec import Raw
 
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _EVENTS: Final = msgspec.json.Decoder(list[Raw])
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\],:]', re.DOTALL)
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\],]', re.DOTALL)
 """A string, also one without an end, or a sign that parts what is around it. Linear in time whatever the bytes."""
+_KEY: Final = re.compile(rb'\s*"([^"\\]*)"\s*:')
 _SPACE: Final = b" \t\r\n"
 _CLOSING: Final = {b"{": b"}", b"[": b"]"}
 
@@ -40,44 +40,37 @@ def part_events(body: bytes) -> list[bytes] | None:
 
 def _part_by_brackets(body: bytes) -> list[bytes] | None:
     """The same of what isn't JSON everywhere; None where brackets don't pair up, or nothing is to be found."""
-    events: list[bytes] | None = None
-    open_brackets: list[bytes] = []
-    key, begins_at, in_events = b"", 0, False
-    for token, at in _tokens(body):
-        depth = len(open_brackets)
+    members = _whole(body, 0, len(body), b"{")
+    if members is None:
+        return None
+    values = {key[1]: (key.end(), end) for begin, end in members if (key := _KEY.match(body, begin, end))}
+    if b"events" not in values or b"call_id" in values:
+        return None
+    spans = _whole(body, *values[b"events"], b"[")
+    if spans is None:
+        return None
+    events = [body[begin:end].strip(_SPACE) for begin, end in spans]
+    return events if events[-1] else events[:-1]  # after a last comma, or in an empty list, there is none
+
+
+def _whole(body: bytes, begin: int, end: int, bracket: bytes) -> list[tuple[int, int]] | None:
+    """Where the parts are between the commas of one list or object, if that is all there is from `begin` to `end`."""
+    first = end - len(body[begin:end].lstrip(_SPACE))
+    if body[first : first + 1] != bracket:
+        return None
+    closing: list[bytes] = []
+    parts, part = [], first + 1
+    for found in _TOKEN.finditer(body, first, end):
+        token = found[0]
         if token in _CLOSING:
-            if depth == 1 and token == b"[" and key == b'"events"' and not body[begins_at:at].strip(_SPACE):
-                events, in_events, begins_at = [], True, at + 1
-            elif depth == 0 and (token != b"{" or body[:at].strip(_SPACE)):
+            closing.append(_CLOSING[token])
+        elif token == b"," and len(closing) == 1:
+            parts.append((part, found.start()))
+            part = found.end()
+        elif token in _CLOSING.values():
+            if closing.pop() != token:
                 return None
-            open_brackets.append(_CLOSING[token])
-        elif token in {b"}", b"]"}:
-            if not open_brackets or open_brackets.pop() != token:
-                return None
-            if in_events and depth == 2:  # noqa: PLR2004 - the list in the object
-                in_events = False
-                _add(events, body[begins_at:at], last=True)
-            if depth == 1:
-                return None if body[at + 1 :].strip(_SPACE) else events
-        elif in_events and depth == 2 and token == b",":  # noqa: PLR2004 - the list in the object
-            _add(events, body[begins_at:at])
-            begins_at = at + 1
-        elif depth == 1 and token == b":":
-            begins_at = at + 1
-            if key == b'"call_id"':
-                return None
-        elif depth == 1 and token[:1] == b'"':
-            key = token
+            if not closing:
+                parts.append((part, found.start()))
+                return None if body[found.end() : end].strip(_SPACE) else parts
     return None
-
-
-def _tokens(body: bytes) -> Iterator[tuple[bytes, int]]:
-    return ((found[0], found.start()) for found in _TOKEN.finditer(body))
-
-
-def _add(events: list[bytes] | None, raw: bytes, *, last: bool = False) -> None:
-    """Keep one event; after the last comma, or in an empty list, there is none."""
-    assert events is not None  # noqa: S101 - it was made where the list began
-    event = raw.strip(_SPACE)
-    if event or not last:
-        events.append(event)

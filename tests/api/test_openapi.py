@@ -17,6 +17,7 @@ ENDPOINTS = {
     ("post", "/v1/billing/default-payment-method"),
     ("get", "/v1/billing/transactions"),
     ("get", "/v1/gate/{org_id}"),
+    ("post", "/v1/calls/completed"),
     ("post", "/v1/stripe/webhook"),
     ("get", "/v1/healthz"),
     ("get", "/readyz"),
@@ -76,7 +77,12 @@ def test_every_error_that_a_client_may_be_told_of_is_described(document: Any) ->
         if int(status) >= 400
     }
     told = {(int(status), code) for status, code in TABLE.values()}
-    others = {(402, "card_declined"), (402, "authentication_required"), (402, "balance_exhausted")}
+    others = {
+        (402, "card_declined"),
+        (402, "authentication_required"),
+        (402, "balance_exhausted"),
+        (503, "queue_full"),
+    }
     assert described == told | others | {(500, "internal_error"), (503, "not_ready")}
 
 
@@ -94,6 +100,8 @@ def test_who_may_ask_is_described(document: Any) -> None:
             assert names == {"api_key"}, (method, path)
         elif path.startswith("/v1/gate"):
             assert names == {"api_key", "telephony_token"}
+        elif path.startswith("/v1/calls"):
+            assert names == {"telephony_token"}
         else:
             assert names == set(), (method, path)
 

@@ -1,0 +1,59 @@
+"""docs/how-to/http.md: its requests do what it says."""
+
+import re
+import shlex
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpx
+import redis
+
+from db.ledger.prices import set_price
+from db.postgres.engine import transaction
+from metering.api.completed_calls import MAX_BODY_BYTES, MAX_EVENTS
+from metering.api.thread_pools import CALLS_IN_HAND
+from metering.rules.events import CallEvent, parse_event
+from metering.runtime.names import EVENT_FIELD, STREAM
+from tests.api.conftest import site, standing_site  # noqa: F401 - fixtures
+from tests.api.site import TELEPHONY_TOKEN, Site
+from tests.docs.pages import page
+from tests.spine.billing import price
+
+PAGE: Final = page("how-to/http.md")
+NOW: Final = datetime(2026, 4, 21, tzinfo=UTC)
+"""Later than the call on the page."""
+EVENTS: Final = page("reference/call-events.md")
+
+
+def ask(site: Site, line: str) -> httpx.Response:  # noqa: F811 - the fixture
+    """Send what a shell would let curl send."""
+    words = shlex.split(line.replace("\\\n", "").replace("$API", site.url).replace("$TOKEN", TELEPHONY_TOKEN))
+    assert words[:2] == ["curl", "-sS"]
+    (url,) = (word for word in words if word.startswith("http"))
+    headers = dict(words[index + 1].split(": ", 1) for index, word in enumerate(words) if word == "-H")
+    if "-d" not in words:
+        return httpx.get(url, headers=headers, timeout=30)
+    return httpx.post(url, headers=headers, content=words[words.index("-d") + 1].encode(), timeout=30)
+
+
+def test_both_requests_do_what_the_page_says(site: Site, redis_client: redis.Redis) -> None:  # noqa: F811
+    gate, push = re.findall(r"<!-- tested: http -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL)
+    site.world.make_org(42)
+    site.world.clock.at = NOW
+    with transaction(site.world.engine) as connection:
+        set_price(connection, price("bolt", "0.08"), site.world.clock)
+    assert ask(site, gate).status_code == 402
+    answer = ask(site, push)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["accepted"] == 1
+    entries: Any = redis_client.xrange(STREAM)
+    ((_, fields),) = entries
+    event = parse_event(fields[EVENT_FIELD], NOW)
+    assert isinstance(event, CallEvent)
+    assert (event.call_id, event.org_id, event.duration_us) == (987654321, 42, 75_204_000)
+
+
+def test_the_numbers_are_the_programs_own() -> None:
+    assert f"at most {MAX_EVENTS:,} of them" in EVENTS
+    assert f"at most {MAX_BODY_BYTES // 1024**2} MiB, unpacked" in EVENTS
+    assert f"| 429 | {CALLS_IN_HAND} requests" in EVENTS
