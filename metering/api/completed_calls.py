@@ -86,6 +86,9 @@ class NotTakenAnswer(Problem):
     )
 
 
+_TOOK_SOME: Final = (
+    "of 1000 events the first 500 were surely taken. Send them again in a moment: a call is billed once"
+)
 _ACCEPTED: Final = {"status": "accepted", "field": None, "message": None, "stream_id": "1776709506201-0"}
 _EVENT: Final = {
     "call_id": 987654321,
@@ -158,11 +161,17 @@ class _Taken:
             HTTPStatus.SERVICE_UNAVAILABLE,
             NotTakenAnswer,
             {
-                "detail": "the stream took 500 of 1000 events surely: send them again",
+                "detail": f"the stream can not be reached, or refuses: {_TOOK_SOME}",
                 "code": "unavailable",
                 "accepted": 500,
             },
-            "Redis is away, or full (`queue_full`). Send them again: a call is billed once.",
+            "Redis is away. Send them again: a call is billed once.",
+        ),
+        answer(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            NotTakenAnswer,
+            {"detail": f"the stream is full: {_TOOK_SOME}", "code": "queue_full", "accepted": 500},
+            "Redis is full. Keep them, and send them again later.",
         ),
     ),
 )
@@ -197,8 +206,7 @@ def _parted(body: bytes) -> tuple[list[bytes], bool]:
 
 def _take(context: ApiContext, raws: Sequence[bytes]) -> _Taken:
     """Judge events as a meter would, and push them all, whatever they are: what can't be billed is kept, not lost."""
-    now = context.payments.clock()
-    judged = [found if isinstance(found := parse_event(raw, now), Rejection) else None for raw in raws]
+    judged = [found if isinstance(found := parse_event(raw), Rejection) else None for raw in raws]
     if not raws:
         return _Taken(judged, [])
     try:

@@ -219,7 +219,7 @@ def test_whatever_comes_is_kept_or_refused_with_a_sentence(standing_site: Site, 
         assert answer.status_code in {202, 400}
         if stream(client):
             assert stream(client) == [raw]
-            assert (answer.status_code == 202) == (not isinstance(parse_event(raw, START), Rejection))
+            assert (answer.status_code == 202) == (not isinstance(parse_event(raw), Rejection))
 
 
 def connect_redis_of(site: Site) -> redis.Redis:

@@ -48,7 +48,7 @@ def test_both_requests_do_what_the_page_says(site: Site, redis_client: redis.Red
     assert answer.json()["accepted"] == 1
     entries: Any = redis_client.xrange(STREAM)
     ((_, fields),) = entries
-    event = parse_event(fields[EVENT_FIELD], NOW)
+    event = parse_event(fields[EVENT_FIELD])
     assert isinstance(event, CallEvent)
     assert (event.call_id, event.org_id, event.duration_us) == (987654321, 42, 75_204_000)
 
