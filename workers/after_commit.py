@@ -125,7 +125,7 @@ class AfterCommit:
     def _finish(self, batch: CommittedBatch) -> None:
         parsed, posted = batch.parsed, batch.posted
         for change in posted.changes.values():
-            self._owed[change.org_id] = Balance(change.org_id, change.balance_cents, change.version)
+            self._owed[change.org_id] = change.balance
         signals = self._follow_gates()
         signalled_s = self._monotonic()
         reach(CrashPoint.METER_BEFORE_ACK)

@@ -18,7 +18,14 @@ from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.gates import PAGE, Followed, Gate, Gates
 from workers.failures import sentence
-from workers.metrics import BALANCES_CENTS, GATES_EXHAUSTED, GATES_MENDED, ORGS, RECONCILIATION_SECONDS
+from workers.metrics import (
+    BALANCES_CENTS,
+    GATES_EXHAUSTED,
+    GATES_MENDED,
+    GATES_SUSPENDED,
+    ORGS,
+    RECONCILIATION_SECONDS,
+)
 
 PERIOD_S: Final = 2.0
 """How long after the end of one reconciliation the next one starts, at the least."""
@@ -26,6 +33,9 @@ REST: Final = 4
 """How many times as long as a reconciliation took the pause after it is: reconcilers get at most a fifth of a processor."""
 SECOND_LOOK_S: Final = 0.1
 """How long gates that are behind get to follow by themselves: a meter may be between its commit and Redis."""
+
+CLOSED: Final = frozenset({GateState.EXHAUSTED.value, GateState.SUSPENDED.value})
+"""The states of gates that let nobody in. One of an org that isn't there stays in either: nobody has resumed it."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -36,6 +46,7 @@ class GateReconciliation:
 
     orgs: int = 0
     exhausted: int = 0
+    suspended: int = 0
     credit_cents: int = 0
     """All balances above 0 together."""
     debt_cents: int = 0
@@ -118,6 +129,7 @@ class GateReconciler:
     def _tell(self, reconciled: GateReconciliation) -> None:
         if not reconciled.pages_failed:
             GATES_EXHAUSTED.set(reconciled.exhausted)
+            GATES_SUSPENDED.set(reconciled.suspended)
             ORGS.set(reconciled.orgs)
             BALANCES_CENTS.labels("positive").set(reconciled.credit_cents)
             BALANCES_CENTS.labels("negative").set(reconciled.debt_cents)
@@ -149,7 +161,9 @@ class GateReconciler:
         ahead: dict[int, int] = {}
         for balance in read_balances(self._engine, held):
             reconciled.orgs += 1
-            reconciled.exhausted += balance.balance_cents <= 0
+            state = balance.gate_state
+            reconciled.exhausted += state is GateState.EXHAUSTED
+            reconciled.suspended += state is GateState.SUSPENDED
             reconciled.credit_cents += max(balance.balance_cents, 0)
             reconciled.debt_cents += min(balance.balance_cents, 0)
             gate = held[balance.org_id]
@@ -176,7 +190,7 @@ class GateReconciler:
         """Close gates of orgs that Postgres doesn't know: it was restored to a time before they were made."""
         orphans = self._unknown(org_ids)
         gates = self._gates.read(orphans) if orphans else []
-        still_open = {gate.org_id: gate for gate in gates if gate.state != GateState.EXHAUSTED}
+        still_open = {gate.org_id: gate for gate in gates if gate.state not in CLOSED}
         # Asked once more: an org that was made between the two may have opened the gate before it was read.
         for org_id in self._unknown(still_open):
             reconciled.orphans += reconciled.add(self._gates.close_orphan(still_open[org_id], self._clock()))

@@ -40,9 +40,15 @@ COMMIT_TO_SIGNAL_SECONDS: Final = Histogram(
     buckets=_SECONDS,
 )
 GATES_EXHAUSTED: Final = Gauge(
-    "metering_gates_exhausted", "Orgs whose gate is exhausted (closed), as of the last reconciliation."
+    "metering_gates_exhausted",
+    "Orgs whose gate is closed because their balance is used up, as of the last reconciliation.",
 )
 GATES_EXHAUSTED.set(UNKNOWN)
+GATES_SUSPENDED: Final = Gauge(
+    "metering_gates_suspended",
+    "Orgs whose gate an operator has closed, whatever their balance, as of the last reconciliation.",
+)
+GATES_SUSPENDED.set(UNKNOWN)
 ORGS: Final = Gauge("metering_orgs", "Orgs that there are, as of the last reconciliation.")
 ORGS.set(UNKNOWN)
 BALANCES_CENTS: Final = Gauge(

@@ -231,15 +231,21 @@ def _after_change(
     card_changed = now.card != card_before
     if not (card_changed or setting_changed):
         return ask_reload_rule(connection, {change.org_id: change.now})
-    attempt = open_reload(connection, change.org_id)
-    unsent = attempt is not None and attempt.first_sent_at is None
-    if attempt is not None and unsent:
-        # Made anew at once, with what is now in force, if it is still due.
-        finish_attempt(connection, attempt, AttemptStatus.CANCELLED, change.now, code="settings_changed")
+    # Made anew at once, with what is now in force, if it is still due.
+    unsent = cancel_unsent_reload(connection, change, code="settings_changed")
     _lift_pause(connection, change, now.card, setting_changed=setting_changed)
     reloads = ask_reload_rule(connection, {change.org_id: change.now})
     reloads.cancelled += unsent
     return reloads
+
+
+def cancel_unsent_reload(connection: Connection, change: BalanceChange, *, code: str) -> bool:
+    """End the org's open auto-reload if it has not been sent, under the org's lock; give whether there was such a one."""
+    attempt = open_reload(connection, change.org_id)
+    if attempt is None or attempt.first_sent_at is not None:
+        return False
+    finish_attempt(connection, attempt, AttemptStatus.CANCELLED, change.now, code=code)
+    return True
 
 
 def _lift_pause(

@@ -180,6 +180,7 @@ def _decide(facts: Row[Any]) -> Due | Skipped:
         attempt_open=facts.attempt_open,
         pause=pause_of(facts),
         paced_until=paced_until(facts.first_sends or ()),
+        suspended=facts.suspended,
     )
     return reload_due(account, facts.committed_cents, facts.now)
 

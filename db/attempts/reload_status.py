@@ -86,12 +86,12 @@ class ReloadStop:
 
     org_id: int
     code: str
-    """The pause's, or the reason why it waits: `pace`, `monthly_limit`, `no_payment_method`."""
+    """The pause's, or the reason why it waits: `suspended`, `pace`, `monthly_limit`, `no_payment_method`."""
     paused: bool
     since: datetime
     lifts_with: str
     """`time`; `change`, of the default card or a setting; `card`, a different one or, where there is none, any; `month`: the next
-    one, or another limit."""
+    one, or another limit; `operator`, who resumes the org."""
     until: datetime | None
     """When time lifts it."""
     settings_lift_from: datetime | None
@@ -189,7 +189,9 @@ _STOPS: Final = """
     FROM reload_states WHERE pause_code IS NOT NULL AND coalesce(paused_until > :now, true)
     UNION ALL
     SELECT org_id, skip_reason, false, skip_since,
-        CASE skip_reason WHEN 'pace' THEN 'time' WHEN 'monthly_limit' THEN 'month' ELSE 'card' END, ask_at, '{}'
+        CASE skip_reason WHEN 'pace' THEN 'time' WHEN 'monthly_limit' THEN 'month' WHEN 'suspended' THEN 'operator'
+            ELSE 'card' END,
+        ask_at, '{}'
     FROM reload_states JOIN accounts USING (org_id) WHERE auto_reload_enabled AND skip_reason <> 'paused'
 """
 _COUNT_STOPS: Final = text(f"SELECT count(*) FROM ({_STOPS}) AS stops")  # noqa: S608 - of our own text alone

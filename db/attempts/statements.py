@@ -66,7 +66,8 @@ RELOAD_FACTS: Final = text(f"""
             SELECT FROM payment_attempts
             WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status = 'open'
         ) AS attempt_open,
-        pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason, ask_at
+        pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason, ask_at,
+        suspended_at IS NOT NULL AS suspended
     FROM accounts
     JOIN (
         SELECT org_id, at, NULL::uuid FROM unnest(CAST(:org_ids AS bigint[]), CAST(:ats AS timestamptz[])) AS asked (org_id, at)

@@ -29,6 +29,7 @@ from db.postgres.engine import driver_connection, execute_last
 from db.postgres.exchange import Row, Statement, exchange
 from db.postgres.instants import instant
 from metering.rules.events import ENDS_TOO_LATE, CallEvent, latest_end, same_call
+from metering.rules.gates import Balance
 from metering.rules.pricing import Charge, Price, charge_call
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -77,6 +78,13 @@ class BalanceChange(msgspec.Struct, gc=False):
     transaction has a later time."""
     reload_below_cents: int | None = None
     """The org wants to be reloaded below this balance; None while it has that disabled."""
+    suspended: bool = False
+    """By an operator: its gate is closed, whatever the balance."""
+
+    @property
+    def balance(self) -> Balance:
+        """What the org's gate follows."""
+        return Balance(self.org_id, self.balance_cents, self.version, self.suspended)
 
     @property
     def posted_at(self) -> datetime:
@@ -159,8 +167,9 @@ def _locked(rows: Sequence[Row], now_us: int) -> dict[int, BalanceChange]:
             max(now_us, last_posted_us or now_us),
             now_us,
             reload_below_cents,
+            suspended,
         )
-        for org_id, balance_cents, version, count, last_posted_us, reload_below_cents in rows
+        for org_id, balance_cents, version, count, last_posted_us, reload_below_cents, suspended in rows
     }
 
 

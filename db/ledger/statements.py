@@ -14,7 +14,7 @@ from db.postgres.exchange import Statement
 # points at an account with a foreign key. By the primary key.
 _LOCK: Final = """
     SELECT org_id, balance_cents, version, transaction_count, last_posted_at,
-        CASE WHEN auto_reload_enabled THEN greatest(auto_reload_minimum_cents, 1) END
+        CASE WHEN auto_reload_enabled THEN greatest(auto_reload_minimum_cents, 1) END, suspended_at IS NOT NULL
     FROM accounts WHERE org_id = ANY($1) ORDER BY org_id FOR NO KEY UPDATE
 """
 LOCK_ACCOUNTS: Final = Statement("lock_accounts", _LOCK, ("int8[]",))
@@ -58,13 +58,15 @@ EXISTING_ACCOUNTS: Final = Statement(
 COPY_DEBITS: Final = f"COPY transactions ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 # Goes with the COMMIT where no reload is asked for. The rows are locked already; by the primary key. It changes no column that
-# has an index, so that Postgres can leave the indexes alone (HOT).
+# has an index, so that Postgres can leave the indexes alone (HOT). A suspended org's change says that whoever makes it knows:
+# Postgres refuses one that doesn't.
 UPDATE_ACCOUNTS: Final = Statement(
     "update_accounts",
     """
     UPDATE accounts
     SET balance_cents = change.balance_cents, version = change.version,
-        transaction_count = change.transaction_count, last_posted_at = change.posted_at
+        transaction_count = change.transaction_count, last_posted_at = change.posted_at,
+        suspended_version = CASE WHEN suspended_at IS NOT NULL THEN change.version END
     FROM unnest($1, $2, $3, $4, $5) AS change (org_id, balance_cents, version, transaction_count, posted_at)
     WHERE accounts.org_id = change.org_id
     """,
@@ -82,19 +84,21 @@ KEEP_REJECTED: Final = """
 # Gates beside balances (balances.py): the reconciler, for every page of orgs.
 
 # Locks nothing; by the primary key.
-READ_BALANCES: Final = (
-    "SELECT org_id, balance_cents, version FROM accounts WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id"
-)
+READ_BALANCES: Final = """
+    SELECT org_id, balance_cents, version, suspended_at IS NOT NULL FROM accounts
+    WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id
+"""
 
 # Only after a restore. Skips locked ones: a page of orgs must not wait for whoever holds one of them. Sorted, as everywhere.
 LOCK_FREE_BALANCES: Final = """
-    SELECT org_id, balance_cents, version FROM accounts
+    SELECT org_id, balance_cents, version, suspended_at IS NOT NULL FROM accounts
     WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # What that has locked.
 RAISE_VERSIONS: Final = """
-    UPDATE accounts SET version = raised.version
+    UPDATE accounts
+    SET version = raised.version, suspended_version = CASE WHEN suspended_at IS NOT NULL THEN raised.version END
     FROM unnest(%s::bigint[], %s::bigint[]) AS raised (org_id, version)
     WHERE accounts.org_id = raised.org_id
 """

@@ -23,6 +23,7 @@ class Account(Base):
             " OR (auto_reload_minimum_cents IS NOT NULL AND auto_reload_amount_cents IS NOT NULL))",
             name="auto_reload",
         ),
+        CheckConstraint("(suspended_at IS NULL) = (suspended_version IS NULL)", name="suspended"),
         Index(
             "accounts_stripe_customer_id_idx",
             "stripe_customer_id",
@@ -42,6 +43,14 @@ class Account(Base):
     last_posted_at: Mapped[datetime | None]
     """When the newest transaction was posted: no later one may bear an earlier time, whatever the clocks say."""
     created_at: Mapped[datetime]
+    suspended_at: Mapped[datetime | None]
+    """Since when an operator has closed the org's gate; NULL while none has."""
+    suspended_version: Mapped[int | None]
+    """The same as `version` while the org is suspended, NULL otherwise.
+
+    By it who changes the version shows that it knows of the suspension: Postgres refuses a program that doesn't, and would open
+    the gate.
+    """
 
     auto_reload_enabled: Mapped[bool] = mapped_column(server_default=text("false"))
     auto_reload_minimum_cents: Mapped[int | None]

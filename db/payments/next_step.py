@@ -143,8 +143,9 @@ def _reload_step(
         return Step.SEND if now - attempt.created_at < SEND_WINDOW else Step.FIND
     if not may_send(attempt.first_sent_at, now):
         return Step.FIND
-    # A charge that may not have been made is not made after a no: reloads disabled, a lower limit, money that went back. If it
-    # was made, it is found. That the balance has risen is no such no: the answer is wanted soon, and a repeat brings it.
+    # A charge that may not have been made is not made after a no: reloads disabled, a lower limit, money that went back, the org
+    # suspended. If it was made, it is found. That the balance has risen is no such no: the answer is wanted soon, and a repeat
+    # brings it.
     empty = structs.replace(account, balance_cents=0)
     said = _rule_says(connection, attempt, empty, billing, now, amount_cents=attempt.amount_cents)
     return Step.SEND if isinstance(said, Due) else Step.FIND
@@ -193,5 +194,6 @@ def _rule_says(
         paced_until=so_far.paced_until
         if attempt.first_sent_at is None
         else None,  # a repeat is no other charge
+        suspended=account.suspended,
     )
     return reload_due(asked, so_far.committed_cents, now)

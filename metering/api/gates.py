@@ -28,13 +28,14 @@ from metering.api.responses import (
     invalid_request,
 )
 from metering.rules.durations import longest_duration_s
-from metering.rules.gates import GateState, gate_state
+from metering.rules.gates import GateState
 from metering.rules.pricing import Price
 
 router = APIRouter(prefix="/v1/gate", tags=["Gate"])
 
 Direction = Literal["inbound", "outbound"]
 EXHAUSTED: Final = "the balance is used up: top up before the next call"
+SUSPENDED: Final = "the organization is suspended: ask whoever runs this service"
 
 
 class GateAnswer(Answer):
@@ -55,6 +56,13 @@ class ClosedGateAnswer(Problem):
     allowed: Literal[False]
 
 
+class SuspendedGateAnswer(Problem):
+    """No new call may start, whatever the balance."""
+
+    code: Literal["org_suspended"]
+    allowed: Literal[False]
+
+
 @router.get(
     "/{org_id}",
     summary="Ask whether a call may start",
@@ -71,6 +79,12 @@ class ClosedGateAnswer(Problem):
             ClosedGateAnswer,
             {"detail": EXHAUSTED, "code": "balance_exhausted", "allowed": False},
             "It may not: the balance is used up.",
+        ),
+        answer(
+            HTTPStatus.FORBIDDEN,
+            SuspendedGateAnswer,
+            {"detail": SUSPENDED, "code": "org_suspended", "allowed": False},
+            "It may not: an operator has suspended the organization, whatever its balance.",
         ),
         invalid_request("tier", "is not a known tier"),
         UNAUTHENTICATED,
@@ -94,9 +108,11 @@ async def get_gate(
     return gate_answer(*await _gate(context, org_id), price)
 
 
-def gate_answer(is_open: bool, balance_cents: int, price: Price | None) -> JSONResponse:
+def gate_answer(state: GateState, balance_cents: int, price: Price | None) -> JSONResponse:
     """What is said of a gate to whoever may know; `price` is that of the tier that was asked for."""
-    if not is_open:
+    if state is GateState.SUSPENDED:
+        return error_response(HTTPStatus.FORBIDDEN, SUSPENDED, "org_suspended", allowed=False)
+    if state is not GateState.OPEN:
         return error_response(HTTPStatus.PAYMENT_REQUIRED, EXHAUSTED, "balance_exhausted", allowed=False)
     return JSONResponse(
         {
@@ -117,20 +133,20 @@ async def _price(context: ApiContext, tier: str) -> Price:
     return price
 
 
-async def _gate(context: ApiContext, org_id: int) -> tuple[bool, int]:
-    """Whether the gate is open, and the balance that says so."""
+async def _gate(context: ApiContext, org_id: int) -> tuple[GateState, int]:
+    """The gate's state, and the balance."""
     held = await gate_in_redis(context, org_id)
     if held is not None:
         return held
     found = await context.thread_pools.gate.run(partial(read_balances, context.engine, [org_id]))
     if not found:
         raise NotFoundError("there is no such org")
-    return gate_state(found[0].balance_cents) is GateState.OPEN, found[0].balance_cents
+    return found[0].gate_state, found[0].balance_cents
 
 
-async def gate_in_redis(context: ApiContext, org_id: int) -> tuple[bool, int] | None:
+async def gate_in_redis(context: ApiContext, org_id: int) -> tuple[GateState, int] | None:
     """The same, as far as Redis can tell."""
     held = await context.gate_reader.read(org_id)
-    if held is None or held.balance_cents is None:
+    if held is None or held.state is None or held.balance_cents is None:
         return None
-    return held.state == GateState.OPEN, held.balance_cents
+    return GateState(held.state), held.balance_cents

@@ -8,7 +8,6 @@ from metering.cli.gates import follow_gate
 from metering.console.errors import CommandError
 from metering.console.output import JsonOption, say, show_json
 from metering.console.values import id_value, text_value
-from metering.rules.gates import Balance
 
 MAX_REASON_CHARS = 500
 MAX_KEY_CHARS = 200
@@ -78,7 +77,7 @@ def adjust(
         except ValueError as error:
             raise CommandError(str(error)) from error
         if done.change is not None:
-            balance = Balance(org, done.change.balance_cents, done.change.version)
+            balance = done.change.balance
         else:  # an earlier try may have ended between its commit and the gate
             (balance,) = read_balances(engine, [org])
         follow_gate(balance, lambda client: ReloadFollower(engine, client).follow(done.reloads))

@@ -65,7 +65,7 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
     from db.postgres.metrics import CONNECTIONS, use_of
     from metering.api.context import ApiContext
     from metering.api.thread_pools import QUICK_CONNECTIONS
-    from metering.console.connections import LOCK_TIMEOUT_MS, located
+    from metering.console.connections import LOCK_TIMEOUT_MS, application_name, located
     from metering.console.payments import open_payments
     from metering.runtime.redis_connection import connect_redis, connect_redis_async
     from metering.runtime.settings import read_settings
@@ -77,13 +77,13 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
         return
     quick = make_engine(
         role.engine.url.render_as_string(hide_password=False),
-        application_name="metering api",
+        application_name=application_name("api"),
         pool_size=QUICK_CONNECTIONS,
         lock_timeout_ms=LOCK_TIMEOUT_MS,
         statement_timeout_ms=STATEMENT_TIMEOUT_MS,
     )
     try:
-        reads = QuickReads(quick.url, application_name="metering api, quick")
+        reads = QuickReads(quick.url, application_name=application_name("api quick"))
         with (
             located(postgres=False) as found,
             CONNECTIONS.told("api_threads", lambda: use_of(quick)),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from metering.cli import suspensions
 from metering.cli.gates import follow_gate
 from metering.console.output import (
     JsonOption,
@@ -22,8 +23,12 @@ from metering.rules.gates import Balance
 MAX_NAME_CHARS = 200
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Make orgs, and list them with their balances."
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Make orgs, list them with their balances, suspend and resume them.",
 )
+app.command()(suspensions.suspend)
+app.command()(suspensions.resume)
 
 
 @app.command()

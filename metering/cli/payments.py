@@ -83,7 +83,6 @@ def book(
     from metering.console.payments import open_command_payments
     from metering.payments.stripe_failures import StripeFailure
     from metering.payments.unbooked import BookingError, book_payment
-    from metering.rules.gates import Balance
     from metering.rules.money import format_usd
 
     id_value("ORG", org)
@@ -102,9 +101,7 @@ def book(
         from db.ledger.balances import read_balances
 
         (balance,) = read_balances(payments.engine, [org])
-    follow_gate(
-        Balance(org, balance.balance_cents, balance.version)
-    )  # an earlier try may have ended before the gate
+    follow_gate(balance)  # an earlier try may have ended before the gate
     if as_json:
         show_json({"org_id": org, "payment_intent_id": payment_intent, **asdict(done)})
         return

@@ -63,6 +63,7 @@ def lifted_by(stop: "ReloadStop") -> str:
     by_time = None if stop.until is None else format_time(stop.until)
     if not stop.paused:
         return {
+            "suspended": "`metering org resume`",
             "pace": f"time: {by_time}",
             "monthly_limit": f"the next month, at {by_time}, or another limit",
         }.get(stop.code, "a saved card")

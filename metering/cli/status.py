@@ -46,6 +46,8 @@ class LedgerStatus:
 
     orgs: int
     orgs_exhausted: int
+    """Those that are suspended left out."""
+    orgs_suspended: int
     balance_cents: int
     rejected_waiting: dict[str, int]
 
@@ -57,10 +59,11 @@ class GatesStatus:
     orgs_looked_at: int = 0
     open: int = 0
     exhausted: int = 0
+    suspended: int = 0
     missing: int = 0
-    """Not there, or neither of the two: telephony lets no call start."""
+    """Not there, or in none of these states: telephony lets no call start."""
     not_following: int = 0
-    """Those of the open and exhausted that say something else than the org's balance."""
+    """Those that are there and say something else than the org's balance, or whether an operator has suspended it."""
 
 
 def status(as_json: JsonOption = False) -> None:
@@ -108,10 +111,12 @@ def _ledger(engine: "Engine") -> LedgerStatus:
     from db.models import Account, RejectedEvent
 
     with engine.connect() as connection:
-        orgs, exhausted, balance_cents = connection.execute(
+        suspended = Account.suspended_at.is_not(None)
+        orgs, exhausted, orgs_suspended, balance_cents = connection.execute(
             select(
                 func.count(),
-                func.count().filter(Account.balance_cents <= 0),
+                func.count().filter(Account.balance_cents <= 0, ~suspended),
+                func.count().filter(suspended),
                 func.coalesce(func.sum(Account.balance_cents), 0),
             ).select_from(Account)
         ).one()
@@ -121,7 +126,7 @@ def _ledger(engine: "Engine") -> LedgerStatus:
             .group_by(RejectedEvent.reason)
             .order_by(RejectedEvent.reason)
         )
-        return LedgerStatus(orgs, exhausted, int(balance_cents), dict(waiting.all()))
+        return LedgerStatus(orgs, exhausted, orgs_suspended, int(balance_cents), dict(waiting.all()))
 
 
 def _gates(engine: "Engine", client: "redis.Redis") -> GatesStatus:
@@ -135,7 +140,8 @@ def _gates(engine: "Engine", client: "redis.Redis") -> GatesStatus:
         found.orgs_looked_at += len(org_ids)
         found.open += held[GateState.OPEN]
         found.exhausted += held[GateState.EXHAUSTED]
-        found.missing += len(org_ids) - held[GateState.OPEN] - held[GateState.EXHAUSTED]
+        found.suspended += held[GateState.SUSPENDED]
+        found.missing += len(org_ids) - sum(held[state] for state in GateState)
         # A second look: a balance that changed between two readings is no gate that doesn't follow.
         found.not_following += len(_not_following(engine, gates, _not_following(engine, gates, org_ids)))
         if found.orgs_looked_at == MAX_GATES:
@@ -206,9 +212,11 @@ def _show(ledger: LedgerStatus, gates: GatesStatus, stream: StreamStatus, revisi
     rows: list[tuple[str, object]] = [
         ("orgs", f"{ledger.orgs:,}"),
         ("orgs exhausted (balance 0 or less)", f"{ledger.orgs_exhausted:,}"),
+        ("orgs suspended by an operator", f"{ledger.orgs_suspended:,}"),
         ("all balances, USD", format_usd(ledger.balance_cents)),
         (f"gates open{of_how_many}", f"{gates.open:,}"),
         ("gates exhausted", f"{gates.exhausted:,}"),
+        ("gates suspended", f"{gates.suspended:,}"),
         ("gates missing", f"{gates.missing:,}"),
         ("gates that don't follow their balance yet", f"{gates.not_following:,}"),
         ("events that no meter has read", f"{stream.lag:,}"),

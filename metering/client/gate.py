@@ -9,7 +9,7 @@ class Gate:
 
     org_id: int
     state: str | None
-    """`open` or `exhausted`."""
+    """`open`, `exhausted`, or `suspended`: by the operator of the billing, whatever the balance."""
     balance_cents: int | None
     """Whole US cents; what runs at the moment isn't charged yet."""
     version: int | None
@@ -17,5 +17,5 @@ class Gate:
 
     @property
     def open(self) -> bool:
-        """Only this lets a call start: a gate that is missing is not open."""
+        """Only this lets a call start: a gate that is missing, or says anything else, is not open."""
         return self.state == "open"

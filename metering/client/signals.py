@@ -22,6 +22,8 @@ from metering.client.primary import LeavesReplicas, check_role, leave_if_told
 
 ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _BEFORE_ALL: Final = "0-0"
+_STATES_BEFORE: Final = {"balance.exhausted": "exhausted", "balance.restored": "open"}
+"""What signals that an older version of the billing has said mean: they don't hold the state."""
 
 _logger = logging.getLogger("metering.client")
 
@@ -33,9 +35,10 @@ class Signal:
     id: str
     """What to give to signals() as `since`, to go on after this one."""
     type: str
-    """`balance.exhausted`, `balance.restored`, or `auto_reload.` and more; there will be others, so ignore what you don't know.
+    """`balance.exhausted`, `balance.restored`, `org.suspended`, `org.resumed`, or `auto_reload.` and more; there will be others,
+    so ignore what you don't know.
 
-    Look at it first: only signals about a balance have one, and a version.
+    Look at it first: only signals about a gate have a state, a balance and a version.
     """
     org_id: int
     at: datetime
@@ -46,6 +49,11 @@ class Signal:
     """The gate's. A gate that was read with this version or a higher one knows of it already."""
     raw: dict[str, Any] = field(repr=False, hash=False)
     """The whole message."""
+    state: str | None = None
+    """The gate's from now on: `open`, `exhausted` or `suspended`. None where the signal isn't about a gate.
+
+    `org.resumed` needs it: an org that is resumed may be open or exhausted.
+    """
 
 
 class Signals(ClosedByWith):
@@ -195,6 +203,7 @@ def _signal(entry_id: str, fields: Mapping[Any, Any]) -> Signal | None:
             raw.get("balance_cents"),
             raw.get("version"),
             raw,
+            raw.get("state", _STATES_BEFORE.get(str(raw["type"]))),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         _logger.warning("signals: entry %s is passed over, it is no signal: %r", entry_id, error)

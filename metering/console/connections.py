@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from db.postgres.engine import make_engine, psycopg_url
 from db.postgres.schema import check_schema, migrate
+from metering import __version__
 from metering.console.errors import CommandError
 from metering.console.operators import check_token
 from metering.rules.operators import ROLE_NEEDED, OperatorRole
@@ -112,14 +113,22 @@ def open_database(*, command: str) -> Iterator[Engine]:
 def engine_for(
     url: str, *, command: str, lock_timeout_ms: int = LOCK_TIMEOUT_MS, pool_size: int = POOL_SIZE
 ) -> Iterator[Engine]:
-    """An engine that Postgres knows as `metering <command>`, disposed of at the end."""
+    """An engine that Postgres knows as `application_name` has it, disposed of at the end."""
     engine = make_engine(
-        url, application_name=f"metering {command}", pool_size=pool_size, lock_timeout_ms=lock_timeout_ms
+        url,
+        application_name=application_name(command),
+        pool_size=pool_size,
+        lock_timeout_ms=lock_timeout_ms,
     )
     try:
         yield engine
     finally:
         engine.dispose()
+
+
+def application_name(command: str) -> str:
+    """What Postgres knows a program's sessions by, in `pg_stat_activity`: command and version."""
+    return f"metering {command}, {__version__}"
 
 
 @contextmanager

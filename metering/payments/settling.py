@@ -19,7 +19,6 @@ from metering.payments.context import Payments
 from metering.payments.customers import recognise_customer
 from metering.payments.intent_keys import attempt_by_key
 from metering.payments.metrics import count_reloads, count_settled
-from metering.rules.gates import Balance
 from metering.rules.payments import Finding, IntentSeen
 from metering.runtime.crashpoints import CrashPoint, reach
 from metering.signals.reload_signals import publish_pending
@@ -133,8 +132,7 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
         reach(CrashPoint.FOLLOW_AFTER_COMMIT)
     try:
         if change is not None:
-            balance = Balance(change.org_id, change.balance_cents, change.version)
-            payments.gates.follow([balance], payments.clock())
+            payments.gates.follow([change.balance], payments.clock())
             reach(CrashPoint.FOLLOW_AFTER_GATE)
         if reloads.signals:
             publish_pending(payments.engine, payments.signals, reloads.signals)

@@ -60,10 +60,14 @@ class SkipReason(StrEnum):
     PAUSED = "paused"
     MONTHLY_LIMIT = "monthly_limit"
     PACE = "pace"
+    SUSPENDED = "suspended"
 
 
 SIGNALLED_SKIP_REASONS: Final = frozenset(
-    {SkipReason.NO_PAYMENT_METHOD, SkipReason.PAUSED, SkipReason.MONTHLY_LIMIT, SkipReason.PACE}
+    {
+        *(SkipReason.NO_PAYMENT_METHOD, SkipReason.PAUSED, SkipReason.MONTHLY_LIMIT, SkipReason.PACE),
+        SkipReason.SUSPENDED,
+    }
 )
 """The reasons that keep an org waiting that wants to be reloaded: recorded, and said when they change."""
 
@@ -109,6 +113,8 @@ class ReloadAccount:
     pause: Pause | None
     paced_until: datetime | None = None
     """As `paced_until` says; None where it has sent too few for that."""
+    suspended: bool = False
+    """By an operator: no card is charged before one resumes the org."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,7 @@ def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime
     for applies, reason, until in (
         (not account.enabled, SkipReason.DISABLED, None),
         (account.balance_cents >= reload_below_cents(account.minimum_cents), SkipReason.ABOVE_MINIMUM, None),
+        (account.suspended, SkipReason.SUSPENDED, None),
         (not account.has_payment_method, SkipReason.NO_PAYMENT_METHOD, None),
         (account.attempt_open, SkipReason.ATTEMPT_OPEN, None),
         (pause is not None and pause.holds(now), SkipReason.PAUSED, pause.until if pause else None),

@@ -32,6 +32,7 @@ ROLES: Final = {
     "metering_stream_pending_events": _STANDING,
     "metering_stream_oldest_event_seconds": _STANDING,
     "metering_gates_exhausted": _STANDING,
+    "metering_gates_suspended": _STANDING,
     "metering_orgs": _STANDING,
     "metering_balances_cents": _STANDING,
     "metering_attempts_open": _STANDING,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import redis
 
-from metering.rules.gates import Balance, GateState, SignalType, gate_state
+from metering.rules.gates import Balance, GateState, SignalType
 from metering.rules.times import format_time
 from metering.runtime.lua import lua_script
 from metering.runtime.names import ALL_GATES, SIGNALS_CHANNEL, SIGNALS_LOG, gate_key, gate_keys, org_of_gate
@@ -41,7 +41,7 @@ class Gate:
     def follows(self, balance: Balance) -> bool:
         """Whether the gate says just what follows from `balance`."""
         return (self.state, self.balance_cents, self.version) == (
-            gate_state(balance.balance_cents).value,
+            balance.gate_state.value,
             balance.balance_cents,
             balance.version,
         )
@@ -90,15 +90,15 @@ class Gates:
 
     def try_to_follow(self, balances: Iterable[Balance], at: datetime) -> Followed:
         """As `follow`, but tells how many gates failed, and how many were written, instead of raising."""
-        by_state: dict[GateState, list[Balance]] = {GateState.OPEN: [], GateState.EXHAUSTED: []}
+        by_state: dict[GateState, list[Balance]] = {state: [] for state in GateState}
         for balance in balances:
-            by_state[gate_state(balance.balance_cents)].append(balance)
-        wanted = by_state[GateState.OPEN] + by_state[GateState.EXHAUSTED]
+            by_state[balance.gate_state].append(balance)
+        wanted = by_state[GateState.OPEN] + by_state[GateState.EXHAUSTED] + by_state[GateState.SUSPENDED]
         if not wanted:
             return Followed([], 0, 0, "")
         keys = [SIGNALS_LOG, *gate_keys([each.org_id for each in wanted])]
         arguments: list[str | int] = [SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH]
-        arguments.append(len(by_state[GateState.OPEN]))
+        arguments += (len(by_state[GateState.OPEN]), len(by_state[GateState.EXHAUSTED]))
         arguments.append(" ".join([f"{each.balance_cents} {each.version}" for each in wanted]))
         return _followed(self._follow(keys=keys, args=arguments))
 
@@ -153,8 +153,8 @@ def _followed(answer: Any) -> Followed:
     """What a script that writes has answered."""
     written, failed, error, said = answer
     signals = [
-        Signal(int(org_id), SignalType.RESTORED if state == b"open" else SignalType.EXHAUSTED)
-        for org_id, state in zip(said[::2], said[1::2], strict=True)
+        Signal(int(org_id), SignalType(type_.decode()))
+        for org_id, type_ in zip(said[::2], said[1::2], strict=True)
     ]
     return Followed(signals, written, failed, error.decode(errors="replace"))
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from metering.rules.gates import Balance, GateState, SignalType, gate_state
+from metering.rules.gates import MISSING_GATE, Balance, GateState, SignalType, signal_type
 from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.signal_history import LoggedSignal, Message, Position
 from metering.signals.gates import Gate
@@ -24,7 +24,7 @@ def wrong_gates(gates: Sequence[Gate], balances: Sequence[Balance]) -> list[str]
     held = {gate.org_id: gate for gate in gates}
     return [
         f"Org {balance.org_id}'s gate says {gate.state} at {gate.balance_cents} cents, version {gate.version};"
-        f" its balance says {gate_state(balance.balance_cents)} at {balance.balance_cents}, version {balance.version}."
+        f" its balance says {balance.gate_state} at {balance.balance_cents}, version {balance.version}."
         for balance in balances
         if not (gate := held[balance.org_id]).follows(balance)
     ]
@@ -51,10 +51,12 @@ def wrong_signals(
             found.append(
                 f"{name}: {len(heard.get(org_id, []))} heard on Pub/Sub, {len(said)} in the log, and they differ."
             )
-        is_open = bool(said) and said[-1].type is SignalType.RESTORED
-        if is_open != (gate_state(balance.balance_cents) is GateState.OPEN):
+        state = said[-1].leads_to if said else MISSING_GATE
+        if state is not balance.gate_state:
             last = said[-1].type.value if said else "none"
-            found.append(f"{name}: the last is {last}; the balance is {balance.balance_cents} cents.")
+            found.append(
+                f"{name}: the last is {last}; the org is {balance.gate_state}, at {balance.balance_cents} cents."
+            )
         exhausted = sum(message.type is SignalType.EXHAUSTED for message in said)
         if exhausted > len(exhaustions.get(org_id, [])):
             found.append(
@@ -65,20 +67,23 @@ def wrong_signals(
 
 
 def _out_of_turn(said: Sequence[Message]) -> list[str]:
-    """What is wrong with the order of one org's signals: they alternate, `restored` first, in rising versions."""
+    """What is wrong with the order of one org's signals: each changes the state, from exhausted on, in rising versions."""
     problems = []
-    if said and said[0].type is not SignalType.RESTORED:
-        problems.append(f"begin with {said[0].type}")
+    state = MISSING_GATE
+    for each in said:
+        if each.leads_to is state or each.type is not signal_type(state, each.leads_to):
+            problems.append(
+                f"don't follow: {each.type} at version {each.version}, of a gate that was {state}"
+            )
+        state = each.leads_to
     for one, next_one in pairwise(said):
-        if one.type is next_one.type:
-            problems.append(f"don't alternate: {one.type} at version {one.version} and {next_one.version}")
         if one.version >= next_one.version:
             problems.append(f"are out of order: version {next_one.version} after {one.version}")
     return problems
 
 
 def wrong_admissions(admissions: AdmissionLog, log: Sequence[LoggedSignal]) -> list[str]:
-    """Calls that were let in while their org's newest signal said `exhausted`, or refused while it said `restored`, by org.
+    """Calls that were let in while their org's newest signal said that its gate was closed, or refused while open, by org.
 
     Exact, however slow the machine: each asking of a gate has its place among the signals.
     """
@@ -88,7 +93,7 @@ def wrong_admissions(admissions: AdmissionLog, log: Sequence[LoggedSignal]) -> l
 
     def is_open(org_id: int, asked_at: Position) -> bool:
         before = [said for said in changes.get(org_id, []) if said.position <= asked_at]
-        return bool(before) and before[-1].message.type is SignalType.RESTORED
+        return bool(before) and before[-1].message.leads_to is GateState.OPEN
 
     let_in = Counter(
         call.org_id for call in admissions.calls.values() if not is_open(call.org_id, call.asked_at)

@@ -17,7 +17,6 @@ from metering.payments.errors import PaymentError
 from metering.payments.events import HANDLED, Source, handle, read_event
 from metering.payments.settling import follow
 from metering.payments.stripe_failures import StripeFailure
-from metering.rules.gates import Balance
 from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault
 from metering.sandbox.stripe.values import Json, shown
@@ -436,10 +435,7 @@ class ReloadMachine(RuleBasedStateMachine):
 
     def _follow_posted(self, posted: Any) -> None:
         follow(self.world.payments, posted.reloads)
-        change = posted.changes[1]
-        self.world.payments.gates.follow(
-            [Balance(1, change.balance_cents, change.version)], self.world.clock()
-        )
+        self.world.payments.gates.follow([posted.changes[1].balance], self.world.clock())
 
     def _events(self, *types: str) -> list[Json]:
         with self.world.sandbox._store.work() as work:

@@ -17,7 +17,7 @@ from db.ledger.post_calls import Posted, post_calls, price_call
 from db.ledger.prices import load_price_book
 from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
-from metering.rules.gates import Balance, GateState
+from metering.rules.gates import GateState
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe import customers
 from metering.sandbox.stripe.sandbox import StripeSandbox
@@ -98,10 +98,7 @@ def follow(batches: Sequence[Posted], engine: Engine, client: redis.Redis) -> No
     """What follows in a meter: gates, enqueued attempts, signals."""
     follower, gates = ReloadFollower(engine, client), Gates(client)
     for posted in batches:
-        changes = posted.changes.values()
-        gates.follow(
-            [Balance(each.org_id, each.balance_cents, each.version) for each in changes], system_clock()
-        )
+        gates.follow([each.balance for each in posted.changes.values()], system_clock())
         follower.follow(posted.reloads)
 
 

@@ -10,12 +10,12 @@ from sqlalchemy import Engine
 
 from db.ledger.adjustments import Adjusted, adjust
 from db.postgres.engine import transaction
-from metering.rules.gates import Balance
 from metering.runtime.clock import Clock, system_clock
 from metering.runtime.names import SIGNALS_CHANNEL, SIGNALS_LOG
 from metering.signals.gates import Gates
 
 EXHAUSTED, RESTORED = "balance.exhausted", "balance.restored"
+SUSPENDED, RESUMED = "org.suspended", "org.resumed"
 
 
 def signals_log(client: redis.Redis) -> list[dict[str, Any]]:
@@ -51,6 +51,5 @@ def adjust_and_tell(
     with transaction(engine) as connection:
         done = adjust(connection, org_id, amount_cents=amount_cents, reason="test", key=key)
     if done.change is not None:
-        change = done.change
-        Gates(client).follow([Balance(org_id, change.balance_cents, change.version)], clock())
+        Gates(client).follow([done.change.balance], clock())
     return done

@@ -21,7 +21,8 @@ AT = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)
 
 @pytest.mark.parametrize(("balance_cents", "state"), [(1, "open"), (0, "exhausted"), (-1, "exhausted")])
 def test_an_org_is_exhausted_at_zero_and_below(balance_cents: int, state: str) -> None:
-    assert gate_state(balance_cents) == GateState(state)
+    assert gate_state(balance_cents, suspended=False) == GateState(state)
+    assert gate_state(balance_cents, suspended=True) == GateState.SUSPENDED
 
 
 def test_a_gate_says_state_balance_and_version(redis_client: redis.Redis) -> None:
@@ -40,8 +41,22 @@ def test_a_change_of_state_is_said_on_the_channel_and_in_the_log(redis_client: r
     at = "2026-04-20T18:25:06.201Z"
     assert heard == signals_log(redis_client)
     assert heard == [
-        {"type": "balance.restored", "org_id": 42, "balance_cents": 5, "version": 16, "at": at},
-        {"type": "balance.exhausted", "org_id": 42, "balance_cents": -3, "version": 17, "at": at},
+        {
+            "type": "balance.restored",
+            "org_id": 42,
+            "state": "open",
+            "balance_cents": 5,
+            "version": 16,
+            "at": at,
+        },
+        {
+            "type": "balance.exhausted",
+            "org_id": 42,
+            "state": "exhausted",
+            "balance_cents": -3,
+            "version": 17,
+            "at": at,
+        },
     ]
 
 
@@ -227,6 +242,7 @@ def test_a_stray_is_closed_only_as_it_was_read(redis_client: redis.Redis) -> Non
     assert signals_log(redis_client)[-1] == {
         "type": EXHAUSTED,
         "org_id": 9,
+        "state": "exhausted",
         "balance_cents": 0,
         "version": 5,
         "at": "2026-04-20T18:25:06.201Z",

@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from metering.rules.gates import Balance, SignalType
+from metering.rules.gates import Balance, GateState, SignalType
 from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.calls import Attempt
 from metering.sandbox.telephony.signal_history import LoggedSignal, Message
@@ -13,13 +13,18 @@ from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, w
 from metering.trials.exhaustions import Exhaustion
 
 RESTORED, EXHAUSTED = SignalType.RESTORED, SignalType.EXHAUSTED
+SUSPENDED, RESUMED = SignalType.SUSPENDED, SignalType.RESUMED
 CLOSED_ONCE = {7: [Exhaustion(7, 1, -1, -1)]}
 EMPTY = [Balance(7, -1, 9)]
 
 
 def said(*types: SignalType) -> list[Message]:
     """One org's signals, in rising versions."""
-    return [Message(each, 7, 1 if each is RESTORED else -1, version) for version, each in enumerate(types, 1)]
+    states = {SUSPENDED: GateState.SUSPENDED, RESUMED: GateState.EXHAUSTED}
+    return [
+        Message(each, 7, 1 if each is RESTORED else -1, version, states.get(each))
+        for version, each in enumerate(types, 1)
+    ]
 
 
 def logged(*types: SignalType) -> list[LoggedSignal]:
@@ -45,6 +50,13 @@ def test_signals_in_turn_are_fine() -> None:
     assert wrong_signals(messages, messages, CLOSED_ONCE, EMPTY) == []
 
 
+def test_a_suspension_is_in_turn_too() -> None:
+    messages = {7: said(RESTORED, SUSPENDED, RESUMED)}
+    assert wrong_signals(messages, messages, CLOSED_ONCE, EMPTY) == []
+    suspended = {7: said(RESTORED, SUSPENDED)}
+    assert wrong_signals(suspended, suspended, CLOSED_ONCE, [Balance(7, 5, 9, suspended=True)]) == []
+
+
 def test_an_exhaustion_that_was_over_before_anybody_said_so_is_fine() -> None:
     messages = {7: said(RESTORED)}
     assert wrong_signals(messages, messages, CLOSED_ONCE, [Balance(7, 5, 9)]) == []
@@ -53,10 +65,21 @@ def test_an_exhaustion_that_was_over_before_anybody_said_so_is_fine() -> None:
 @pytest.mark.parametrize(
     ("messages", "problem"),
     [
-        (said(RESTORED, EXHAUSTED, EXHAUSTED), "don't alternate: balance.exhausted at version 2 and 3"),
-        (said(RESTORED, RESTORED, EXHAUSTED), "don't alternate: balance.restored at version 1 and 2"),
-        (said(EXHAUSTED), "begin with balance.exhausted"),
-        (said(RESTORED), "the last is balance.restored; the balance is -1 cents"),
+        (
+            said(RESTORED, EXHAUSTED, EXHAUSTED),
+            "don't follow: balance.exhausted at version 3, of a gate that was exhausted",
+        ),
+        (
+            said(RESTORED, RESTORED, EXHAUSTED),
+            "don't follow: balance.restored at version 2, of a gate that was open",
+        ),
+        (said(EXHAUSTED), "don't follow: balance.exhausted at version 1, of a gate that was exhausted"),
+        (said(RESTORED), "the last is balance.restored; the org is exhausted, at -1 cents"),
+        (
+            said(SUSPENDED, RESTORED),
+            "don't follow: balance.restored at version 2, of a gate that was suspended",
+        ),
+        (said(RESTORED, SUSPENDED), "the last is org.suspended; the org is exhausted, at -1 cents"),
         (said(RESTORED, EXHAUSTED, RESTORED, EXHAUSTED), "said 2 times that it was exhausted"),
         (said(RESTORED, EXHAUSTED)[::-1] + said(RESTORED, EXHAUSTED), "out of order: version 1 after 2"),
     ],

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from db.ledger.adjustments import adjust
 from db.postgres.engine import transaction
-from metering.rules.gates import Balance, SignalType
+from metering.rules.gates import SignalType
 from metering.runtime.clock import Clock
 from metering.sandbox.telephony.signal_listener import SignalListener
 from metering.sandbox.telephony.simulation import OperatorCredit
@@ -87,8 +87,6 @@ class OperatorCredits(threading.Thread):
         if done.change is None:
             return
         try:
-            self._gates.follow(
-                [Balance(org_id, done.change.balance_cents, done.change.version)], self._clock()
-            )
+            self._gates.follow([done.change.balance], self._clock())
         except redis.RedisError:
             self.left_to_the_reconciler += 1

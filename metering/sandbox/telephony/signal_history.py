@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from metering.rules.gates import SignalType
+from metering.rules.gates import GateState, SignalType
 from metering.runtime.names import SIGNALS_LOG
 from metering.signals.gates import SIGNAL_FIELD
 
@@ -25,6 +25,15 @@ class Message(msgspec.Struct, frozen=True):
     org_id: int
     balance_cents: int
     version: int
+    state: GateState | None = None
+    """None of what a version of before has said; its type tells."""
+
+    @property
+    def leads_to(self) -> GateState:
+        """The gate's state from then on."""
+        if self.state is not None:
+            return self.state
+        return GateState.OPEN if self.type is SignalType.RESTORED else GateState.EXHAUSTED
 
 
 class ReloadMessage(msgspec.Struct, frozen=True):

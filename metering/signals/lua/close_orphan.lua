@@ -1,4 +1,4 @@
--- Closes the gate of an org that isn't there.
+-- Closes the open gate of an org that isn't there.
 --
 -- Only while the gate is as it was read: an org that was made meanwhile keeps its own.
 --

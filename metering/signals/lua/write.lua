@@ -9,7 +9,7 @@ local written, failed, first_error = 0, 0, ''
 local function write(key, held_state, balance_cents, version, state)
     local problem = nil
     if state ~= (held_state or 'exhausted') then
-        problem = say(string.match(key, '[0-9]+$'), balance_cents, version, state) -- a gate's key ends with its org
+        problem = say(string.match(key, '[0-9]+$'), balance_cents, version, held_state, state) -- a gate's key ends with its org
     end
     if not problem then
         if state == held_state then

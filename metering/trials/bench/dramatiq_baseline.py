@@ -17,7 +17,6 @@ from sqlalchemy import Engine
 from db.ledger.post_calls import post_calls
 from db.ledger.prices import load_price_book
 from db.postgres.engine import make_engine, transaction
-from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
 from metering.runtime.names import BENCH_JOBS
 from metering.runtime.redis_connection import connect_redis
@@ -79,10 +78,7 @@ def _declare_actor(broker: RedisBroker, engine: Engine, gates: Gates) -> None:
         priced = price_entries(parsed, book)
         with transaction(engine) as connection:
             posted = post_calls(connection, priced.calls, priced.rejected, price_book_version=book.version)
-        balances = [
-            Balance(each.org_id, each.balance_cents, each.version) for each in posted.changes.values()
-        ]
-        gates.follow(balances, system_clock())
+        gates.follow([each.balance for each in posted.changes.values()], system_clock())
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from db.ledger.prices import list_prices, set_price
 from db.postgres.engine import transaction
 from metering.console.errors import CommandError
 from metering.console.stripe_access import StripeAccess
-from metering.rules.gates import Balance
 from metering.rules.money import MICROUSD_PER_USD, format_usd
 from metering.rules.pricing import Price
 from metering.runtime.clock import Clock
@@ -94,9 +93,7 @@ def make_orgs(
                 key="demo-start",
             )
             changes += [done.change] if done.change else []
-    Gates(client).follow(
-        [Balance(each.org_id, each.balance_cents, each.version) for each in changes], clock()
-    )
+    Gates(client).follow([each.balance for each in changes], clock())
     orgs = [
         DemoOrg(org_id, name, balances[org_id], roles.get(org_id))
         for org_id, name in zip(org_ids, names, strict=True)
