@@ -26,7 +26,7 @@ def suspend(org: _Org, reason: _Reason, as_json: JsonOption = False) -> None:
     from db.accounts.suspensions import suspend_org
     from metering.rules.times import format_time
 
-    done = _change(suspend_org, org, reason)
+    done = _change("org suspend", suspend_org, org, reason)
     if as_json:
         show_json(_shape(done))
         return
@@ -49,7 +49,7 @@ def resume(org: _Org, reason: _Reason, as_json: JsonOption = False) -> None:
     from db.accounts.suspensions import resume_org
     from metering.rules.money import format_usd
 
-    done = _change(resume_org, org, reason)
+    done = _change("org resume", resume_org, org, reason)
     if as_json:
         show_json(_shape(done))
         return
@@ -62,18 +62,34 @@ def resume(org: _Org, reason: _Reason, as_json: JsonOption = False) -> None:
     )
 
 
-def _change(change: "Callable[..., Suspension]", org: int, reason: str) -> "Suspension":
+def _change(command: str, change: "Callable[..., Suspension]", org: int, reason: str) -> "Suspension":
     from db.accounts.suspensions import UnawareProgramsError
+    from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
+    from metering.console.operators import require_operator
     from workers.reload_follower import ReloadFollower
 
     id_value("ORG", org)
     text_value("reason", reason, max_chars=MAX_REASON_CHARS)
-    with open_database(command="org") as engine:
+    with open_database(command=command) as engine:
+        actor = require_operator(engine, command, org_id=org)
         try:
             with transaction(engine) as connection:
                 done = change(connection, org)
+                if done.changed:
+                    log_action(
+                        connection,
+                        actor,
+                        command,
+                        org_id=org,
+                        reason=reason,
+                        details={
+                            "state": done.balance.gate_state.value,
+                            "balance_cents": done.balance.balance_cents,
+                            "cancelled_reload": bool(done.reloads.cancelled),
+                        },
+                    )
         except UnawareProgramsError as error:
             raise CommandError(str(error)) from error
         # Also where nothing changed: an earlier try may have ended between its commit and the gate.

@@ -45,6 +45,10 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "org create": _SUPPORT,
         "key create": _SUPPORT,
         "key revoke": _SUPPORT,
+        # Neither moves money: a resumed org is charged at most what the customer has asked for. Whoever answers customers by day
+        # and by night must be able to stop a fraud at once.
+        "org suspend": _SUPPORT,
+        "org resume": _SUPPORT,
         # A call costs what it costs, once, however often it is replayed.
         "rejected replay": _SUPPORT,
         # It books what Stripe tells of, as the jobs do in their time.

@@ -61,6 +61,26 @@ def test_an_exhausted_org_is_open_right_after_its_top_up(site: Site) -> None:
     assert allowed(site.get("/v1/gate/1"))["balance_cents"] == 400
 
 
+@pytest.mark.parametrize("by_postgres", [False, True])
+def test_a_suspended_org_is_refused_whatever_its_balance(site: Site, *, by_postgres: bool) -> None:
+    site.world.adjust(500)
+    site.world.suspend()
+    for asked in ("/v1/gate/1", "/v1/gate/1?direction=inbound"):
+        if by_postgres:
+            site.world.client.flushall()
+        for headers in (site.headers(1), TELEPHONY):
+            body = assert_problem(site.http.get(asked, headers=headers), 403, "org_suspended")
+            assert list(body) == ["detail", "code", "allowed"]
+            assert body["allowed"] is False
+    # Reading and topping up go on.
+    assert site.get("/v1/billing").json()["balance_cents"] == 500
+    site.world.save_card()
+    assert site.top_up(500).status_code == 201
+    assert_problem(site.get("/v1/gate/1"), 403, "org_suspended")
+    site.world.resume()
+    assert allowed(site.get("/v1/gate/1"))["balance_cents"] == 1_000
+
+
 @pytest.mark.parametrize(
     ("balance_cents", "terms", "seconds"),
     [

@@ -25,6 +25,7 @@ from metering.payments.outcomes import CardDeclined
 from metering.rules.payments import AttemptKind
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.faults import RequestFault
+from metering.signals.gates import Gates
 from metering.signals.reload_signals import publish_overdue
 from tests.conftest import Database
 from tests.db import execute_as
@@ -86,6 +87,18 @@ def bill(engine: Engine, client: redis.Redis, *events: Mapping[str, object] | by
         wait_until(lambda: backlog(client).length == 0, limit_s=20)
 
 
+def suspend_and_resume(staff: Staff, meter: Engine, client: redis.Redis) -> None:
+    """A suspended org's calls are billed, its customer pays, its gate is restored; by each with its own rights."""
+    staff.operator.suspend()
+    bill(meter, client, event(call_id=3))
+    staff.api.save_card()
+    staff.api.top_up(2_000)
+    client.flushdb()
+    staff.jobs.mend_gates()
+    assert Gates(client).read([1])[0].state == "suspended"
+    staff.operator.resume()
+
+
 def test_each_role_does_all_of_its_work_with_its_own_rights(
     staff: Staff, engines: Mapping[str, Engine], redis_client: redis.Redis
 ) -> None:
@@ -144,6 +157,7 @@ def test_each_role_does_all_of_its_work_with_its_own_rights(
     assert not api.account().has_payment_method
     page = list_transactions(api.engine, 1, TransactionFilter(), PageOfList(50))
     assert {each.kind for each in page.results} == {"credit", "debit", "refund", "adjustment"}
+    suspend_and_resume(staff, meter, redis_client)
     staff.operator.mend_gates()
     staff.operator.assert_sound()
 
@@ -177,8 +191,10 @@ FORBIDDEN = {
         "UPDATE accounts SET auto_reload_enabled = true",
         "UPDATE accounts SET auto_reload_monthly_limit_cents = NULL",
         "UPDATE accounts SET default_payment_method_id = 'x'",
+        "UPDATE accounts SET suspended_at = NULL",
     ],
     "metering_api": [
+        "UPDATE accounts SET suspended_at = NULL",
         "DELETE FROM audit_suspects",
         "INSERT INTO api_keys (org_id, key_sha256, hint, created_at) VALUES (1, 'x', 'x', now())",
         "UPDATE api_keys SET revoked_at = NULL",
@@ -201,6 +217,7 @@ FORBIDDEN = {
         "SELECT end_blockers(1, 1)",
     ],
     "metering_jobs": [
+        "UPDATE accounts SET suspended_at = NULL",
         "SELECT * FROM api_keys",
         "UPDATE stripe_customers SET org_id = 1",
         "DELETE FROM stripe_customers",

@@ -169,7 +169,8 @@ def test_signals_are_the_programs_own(redis_client: redis.Redis, gates: Gates) -
     (balance,) = blocks_of("json", told)
     newest: Any = redis_client.xrevrange(SIGNALS_LOG, count=1)
     assert set(json.loads(balance)) == set(json.loads(newest[0][1][SIGNAL_FIELD.encode()]))
-    assert set(re.findall(r"`(balance\.\w+)`", told)) == {kind.value for kind in SignalType}
+    named = set(re.findall(r"^\| `((?:balance|org)\.\w+)` \|", told, re.MULTILINE))
+    assert named == {kind.value for kind in SignalType}
     reloads = blocks_of("json", section(RELOADS, "Signals"))[0]
     assert {json.loads(line)["type"] for line in reloads.splitlines()} == RELOAD_SIGNALS
     types = {kind.value for kind in SignalType} | RELOAD_SIGNALS
