@@ -81,6 +81,7 @@ def test_every_error_that_a_client_may_be_told_of_is_described(document: Any) ->
         (402, "card_declined"),
         (402, "authentication_required"),
         (402, "balance_exhausted"),
+        (403, "org_suspended"),
         (503, "queue_full"),
     }
     assert described == told | others | {(500, "internal_error"), (503, "not_ready")}

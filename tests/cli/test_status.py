@@ -27,10 +27,18 @@ def test_status_of_a_new_installation(cli: Cli) -> None:
         "schema_revision": expected_revision(),
         "orgs": 0,
         "orgs_exhausted": 0,
+        "orgs_suspended": 0,
         "balance_cents": 0,
         "rejected_waiting": {},
         "stripe_events_set_aside": {"number": 0, "oldest_at": None},
-        "gates": {"orgs_looked_at": 0, "open": 0, "exhausted": 0, "missing": 0, "not_following": 0},
+        "gates": {
+            "orgs_looked_at": 0,
+            "open": 0,
+            "exhausted": 0,
+            "suspended": 0,
+            "missing": 0,
+            "not_following": 0,
+        },
         "stream": {"lag": 0, "pending": 0, "oldest_waiting_seconds": None},
         "meters": [],
     }
@@ -80,14 +88,21 @@ def make_orgs(cli: Cli, number: int) -> None:
 
 def test_status_shows_the_gates_as_redis_holds_them(cli: Cli, redis_client: redis.Redis) -> None:
     make_orgs(cli, 7)
-    sound = {"orgs_looked_at": 7, "open": 4, "exhausted": 3, "missing": 0, "not_following": 0}
+    sound = {"orgs_looked_at": 7, "open": 4, "exhausted": 3, "suspended": 0, "missing": 0, "not_following": 0}
     assert cli.json("status")["gates"] == sound
     redis_client.delete("gate:1")
     redis_client.hset("gate:2", "state", "open")
     redis_client.hset("gate:3", "version", "0")
     redis_client.hset("gate:5", "state", "ajar")
     found = cli.json("status")["gates"]
-    assert found == {"orgs_looked_at": 7, "open": 3, "exhausted": 2, "missing": 2, "not_following": 2}
+    assert found == {
+        "orgs_looked_at": 7,
+        "open": 3,
+        "exhausted": 2,
+        "suspended": 0,
+        "missing": 2,
+        "not_following": 2,
+    }
     shown = cli.run("status").stdout
     assert re.search(r"gates open +│ +3 │", shown)
     assert re.search(r"gates that don't follow their balance yet +│ +2 │", shown)
@@ -100,7 +115,14 @@ def test_status_looks_at_so_many_gates_and_says_so(cli: Cli, monkeypatch: pytest
     monkeypatch.setattr(gates, "PAGE", 2)
     monkeypatch.setattr(status, "MAX_GATES", 3)
     found = cli.json("status")["gates"]
-    assert found == {"orgs_looked_at": 3, "open": 2, "exhausted": 1, "missing": 0, "not_following": 0}
+    assert found == {
+        "orgs_looked_at": 3,
+        "open": 2,
+        "exhausted": 1,
+        "suspended": 0,
+        "missing": 0,
+        "not_following": 0,
+    }
     assert "gates open, of the first 3 orgs" in cli.run("status").stdout
     monkeypatch.setattr(status, "MAX_GATES", 4)
     assert cli.json("status")["gates"]["orgs_looked_at"] == 4
