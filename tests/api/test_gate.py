@@ -64,7 +64,7 @@ def test_an_exhausted_org_is_open_right_after_its_top_up(site: Site) -> None:
 @pytest.mark.parametrize("by_postgres", [False, True])
 def test_a_suspended_org_is_refused_whatever_its_balance(site: Site, *, by_postgres: bool) -> None:
     site.world.adjust(500)
-    site.world.suspend()
+    site.world.suspend_org()
     for asked in ("/v1/gate/1", "/v1/gate/1?direction=inbound"):
         if by_postgres:
             site.world.client.flushall()
@@ -77,7 +77,7 @@ def test_a_suspended_org_is_refused_whatever_its_balance(site: Site, *, by_postg
     site.world.save_card()
     assert site.top_up(500).status_code == 201
     assert_problem(site.get("/v1/gate/1"), 403, "org_suspended")
-    site.world.resume()
+    site.world.resume_org()
     assert allowed(site.get("/v1/gate/1"))["balance_cents"] == 1_000
 
 

@@ -89,14 +89,14 @@ def bill(engine: Engine, client: redis.Redis, *events: Mapping[str, object] | by
 
 def suspend_and_resume(staff: Staff, meter: Engine, client: redis.Redis) -> None:
     """A suspended org's calls are billed, its customer pays, its gate is restored; by each with its own rights."""
-    staff.operator.suspend()
+    staff.operator.suspend_org()
     bill(meter, client, event(call_id=3))
     staff.api.save_card()
     staff.api.top_up(2_000)
     client.flushdb()
     staff.jobs.mend_gates()
     assert Gates(client).read([1])[0].state == "suspended"
-    staff.operator.resume()
+    staff.operator.resume_org()
 
 
 def test_each_role_does_all_of_its_work_with_its_own_rights(

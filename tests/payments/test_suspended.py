@@ -42,11 +42,11 @@ def test_money_that_an_operator_takes_does_not_come_back_by_reload(
     """Suspending by `adjust` had the card charged, and the gate open again four seconds later."""
     ready(world)
     if suspended_first:
-        world.suspend()
+        world.suspend_org()
         world.adjust(-3_500)
     else:
         world.adjust(-3_500)
-        world.suspend()
+        world.suspend_org()
     world.work()
     for _ in range(3):
         world.clock.move(days=40)
@@ -59,9 +59,9 @@ def test_money_that_an_operator_takes_does_not_come_back_by_reload(
 
 def test_reloads_are_made_again_once_it_is_resumed(world: World) -> None:
     ready(world)
-    world.suspend()
+    world.suspend_org()
     world.adjust(-2_500)
-    done = world.resume()
+    done = world.resume_org()
     assert len(done.reloads.attempts) == 1
     assert state(world) == "open"
     world.work()
@@ -78,7 +78,7 @@ def test_an_attempt_that_was_not_sent_is_cancelled(world: World) -> None:
     ready(world)
     world.adjust(-2_500)
     assert [each.open for each in world.attempts()] == [True]
-    done = world.suspend()
+    done = world.suspend_org()
     assert (done.reloads.cancelled, done.reload_on_its_way) == (1, False)
     world.work()
     world.process_due_attempts()
@@ -95,7 +95,7 @@ def test_what_is_on_its_way_is_settled_and_never_sent_again(world: World, fault:
     world.sandbox.set_fault(RequestFault.ERROR_BEFORE, operation="payment_intents.list", count=None)
     world.adjust(-2_500)
     world.work()
-    assert world.suspend().reload_on_its_way
+    assert world.suspend_org().reload_on_its_way
     charged = world.charged()
     world.sandbox.clear_faults()
     for _ in range(30):
@@ -111,7 +111,7 @@ def test_what_is_on_its_way_is_settled_and_never_sent_again(world: World, fault:
 
 def test_a_customer_can_top_up_and_the_gate_stays_closed(world: World) -> None:
     ready(world)
-    world.suspend()
+    world.suspend_org()
     outcome = world.top_up(2_000).outcome
     assert isinstance(outcome, TopUpMade)
     assert (world.balance(), state(world)) == (5_000, "suspended")
@@ -123,12 +123,12 @@ def test_a_customer_can_top_up_and_the_gate_stays_closed(world: World) -> None:
 
 def test_settings_and_cards_of_a_suspended_org_change_and_charge_nothing(world: World) -> None:
     ready(world, 500)
-    world.suspend()
+    world.suspend_org()
     world.settings(amount_cents=6_000)
     world.save_card("pm_card_mastercard")
     world.work()
     assert world.charged() == 0
-    world.resume()
+    world.resume_org()
     world.work()
     assert (world.charged(), world.balance()) == (1, 6_500)
     world.assert_sound()
@@ -136,7 +136,7 @@ def test_settings_and_cards_of_a_suspended_org_change_and_charge_nothing(world: 
 
 def test_the_list_of_reloads_says_who_lifts_it(world: World) -> None:
     ready(world)
-    world.suspend()
+    world.suspend_org()
     world.adjust(-2_500)
     with world.engine.connect() as connection:
         stops, total = list_reload_stops(connection, world.clock(), limit=9)
@@ -152,7 +152,7 @@ def test_the_list_of_reloads_says_who_lifts_it(world: World) -> None:
 def test_no_program_makes_a_reload_of_a_suspended_org(world: World) -> None:
     """Nor one of the version before, which doesn't know suspended orgs: for it that is an outage."""
     ready(world)
-    world.suspend()
+    world.suspend_org()
     with (
         pytest.raises(DBAPIError, match="org 1 is suspended, and is not reloaded"),
         transaction(world.engine) as connection,

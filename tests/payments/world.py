@@ -213,11 +213,11 @@ class World:
     def org_ids(self) -> list[int]:
         return [row.org_id for row in self.rows("SELECT org_id FROM accounts ORDER BY org_id")]
 
-    def suspend(self, org_id: int = 1) -> Suspension:
+    def suspend_org(self, org_id: int = 1) -> Suspension:
         """As `metering org suspend` does."""
         return self._change_suspension(suspend_org, org_id)
 
-    def resume(self, org_id: int = 1) -> Suspension:
+    def resume_org(self, org_id: int = 1) -> Suspension:
         """As `metering org resume` does."""
         return self._change_suspension(resume_org, org_id)
 
