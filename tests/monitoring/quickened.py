@@ -1,7 +1,7 @@
 """The alert rules with minutes made seconds, so that each can be seen firing for real within a test.
 
-What is changed: `for:` and the ranges of rates, `[15m]`, are a sixtieth, the ranges from 5 to 20 seconds. What a rule compares, ages among it, stays as it is: the
-condition itself has to come about.
+What is changed: `for:` and the ranges of rates, `[15m]`, are a sixtieth, the ranges from 5 to 20 seconds. What a rule compares,
+ages among it, stays as it is: the condition itself has to come about.
 """
 
 import re
