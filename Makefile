@@ -6,7 +6,7 @@ DOCS_VENV ?= .venv-docs
 PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-long test-containers chaos check docs dashboards format bench lock clean
+.PHONY: help demo up test test-long test-containers coverage mutate chaos check docs dashboards format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,14 @@ test-long: $(VENV)/.installed ## run the tests that take longer
 
 test-containers: $(VENV)/.installed ## run docker-compose.yml through a life on this machine's Docker Engine, beside any that runs
 	$(BIN)/pytest --verbose -m containers tests/containers
+
+coverage: $(VENV)/.installed ## print branch coverage, that of the processes which tests start included: COVERAGE="tests/db tests/rules"
+	$(BIN)/coverage erase
+	status=0; $(BIN)/coverage run -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not long and not containers" $(COVERAGE) || status=$$?; \
+		$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$status
+
+mutate: $(VENV)/.installed ## see which small changes to the code no test notices; goes on where it stopped: MUTATE=db/payments/settlement.py
+	$(BIN)/python -m tests.mutation $(MUTATE)
 
 chaos: $(VENV)/.installed ## kill, cut off, empty and restore everything for some minutes; nothing may be lost: CHAOS="--minutes 30"
 	$(BIN)/metering chaos $(CHAOS)
@@ -67,4 +75,4 @@ $(DOCS_VENV)/.installed: requirements-docs.lock
 	@touch $@
 
 clean: ## remove what the targets above made, data of the embedded servers included
-	rm -rf $(VENV) $(DOCS_VENV) .cache site .metering .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DOCS_VENV) .cache site mutants .coverage .metering .mypy_cache .ruff_cache .pytest_cache .hypothesis

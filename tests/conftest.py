@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
 import redis
 import structlog
 from hypothesis import HealthCheck, settings
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine
 
 from db.postgres.engine import make_engine
-from db.postgres.schema import migrate
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import Servers, running
+from tests.servers import execute_as_admin, lent_servers, make_template, named
 
 settings.register_profile(
     "metering",
@@ -52,44 +51,29 @@ class Database:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """This test process's own Postgres and Valkey."""
-    with running(tmp_path_factory.mktemp("servers")) as started:
+    """This test process's own Postgres and Valkey: it starts them, or was lent some that run."""
+    with lent_servers() or running(tmp_path_factory.mktemp("servers")) as started:
         yield started
-
-
-def _named(url: str, database: str) -> str:
-    return make_url(url).set(database=database).render_as_string(hide_password=False)
-
-
-def _execute_as_admin(servers: Servers, statement: str) -> None:
-    url = make_url(servers.admin_database_url).set(drivername="postgresql")
-    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(statement.encode())
 
 
 @pytest.fixture(scope="session")
 def template_database(servers: Servers) -> str:
     """The name of a migrated database that tests' databases are copied from."""
-    name = "metering_template"
-    _execute_as_admin(servers, f"CREATE DATABASE {name} OWNER metering_owner")
-    engine = make_engine(_named(servers.owner_database_url, name), application_name="tests")
-    migrate(engine)
-    engine.dispose()
-    return name
+    return make_template(servers)
 
 
 def _make_database(servers: Servers, template: str) -> Iterator[Database]:
     name = f"test_{next(_numbers)}"
-    _execute_as_admin(
+    execute_as_admin(
         servers, f"CREATE DATABASE {name} TEMPLATE {template} OWNER metering_owner STRATEGY file_copy"
     )
-    url = _named(servers.database_url, name)
+    url = named(servers.database_url, name)
     engine = make_engine(url, application_name="tests", pool_size=10, lock_timeout_ms=20_000)
     yield Database(
-        _named(servers.owner_database_url, name), url, _named(servers.admin_database_url, name), engine
+        named(servers.owner_database_url, name), url, named(servers.admin_database_url, name), engine
     )
     engine.dispose()
-    _execute_as_admin(servers, f"DROP DATABASE {name} WITH (FORCE)")
+    execute_as_admin(servers, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -1,13 +1,23 @@
 """The longest call that a balance covers, held against the charge itself."""
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from metering.rules.durations import longest_duration_s
+from metering.rules.durations import longest_duration_s, to_seconds
 from metering.rules.events import MAX_DURATION_S
 from metering.rules.pricing import Price, charge_call
 from tests.rules.test_pricing import a_price, increments
+
+
+@pytest.mark.parametrize(
+    ("duration_us", "written"),
+    [(0, "0"), (60_000_000, "60"), (75_500_000, "75.5"), (1, "1e-06"), (86_399_999_999, "86399.999999")],
+)
+def test_a_duration_in_json_has_a_point_only_where_it_needs_one(duration_us: int, written: str) -> None:
+    assert json.dumps(to_seconds(duration_us)) == written
 
 
 def covered(balance_cents: int, duration_s: int, price: Price) -> bool:
@@ -47,6 +57,12 @@ def search(balance_cents: int, price: Price) -> int:
         (1, increments(30, 6), 30),
         (16, {"minimum_s": 90}, 120),
         (15, {"minimum_s": 90}, 60),
+        (16, {"minimum_s": 120}, 120),
+        (
+            7,
+            {"rate_microusd_per_minute": 642_857, **increments(1, 1)},
+            7,
+        ),  # to the last sixtieth of a micro-USD
         (20, {"connect_fee_microusd": 50_000}, 60),
         (21, {"connect_fee_microusd": 50_000}, 120),
         (10, {"rate_microusd_per_minute": 5_000}, 20 * 60),  # 21 minutes are 10.5 cents, charged as 11

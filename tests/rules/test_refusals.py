@@ -53,7 +53,7 @@ def test_what_he_cannot_mend_pauses_for_an_hour_then_for_a_day_each_time() -> No
     held, hours = None, []
     for _ in range(4):
         held = pause_after_refusal("account_invalid", Concern.INSTALLATION, held=held, card="c", now=NOW)
-        assert held.lifts_with is LiftsWith.TIME
+        assert (held.lifts_with, held.card) == (LiftsWith.TIME, "c")
         assert held.until is not None
         hours.append((held.until - NOW) / timedelta(hours=1))
     assert hours == [1, 24, 24, 24]
