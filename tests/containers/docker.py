@@ -175,6 +175,11 @@ class Installation:
         asked = ("-Atc", "SELECT coalesce(sum(balance_cents), 0) FROM accounts")
         return int(self.compose("exec", "-T", "postgres", "psql", "-U", "postgres", "-d", "metering", *asked))
 
+    def meters_asking(self) -> int:
+        """How many meters have asked for calls in the last ten seconds. Those that are gone are listed for a while as well."""
+        meters = json.loads(self.operator("status", "--json"))["meters"]
+        return sum(meter["idle_seconds"] < 10 for meter in meters)
+
     def wait_until_billed(self, before_cents: int, calls: int) -> None:
         """Wait until so many calls are billed, and not one more."""
         expected = before_cents - calls * CALL_CENTS

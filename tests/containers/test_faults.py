@@ -21,9 +21,7 @@ SLOW_PROCESSORS: Final = 0.15
 
 def test_four_meters_and_two_jobs_share_the_work(installation: Installation) -> None:
     installation.start(meters=METERS, jobs=JOBS)
-    wait_until(
-        lambda: f"{METERS} meters" in installation.operator("status"), "four meters being listed", limit_s=180
-    )
+    wait_until(lambda: installation.meters_asking() == METERS, "four meters asking for calls", limit_s=180)
     before = installation.balance_cents()
     installation.push(range(1_001, 2_001))
     installation.wait_until_billed(before, 1_000)

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from metering import __version__
-from tests.containers.docker import CHECKOUT, IMAGE, Installation, commands, run
+from tests.containers.docker import CHECKOUT, IMAGE, Installation, commands, run, wait_until
 from tests.deploy.composed import ROLES, compose_file
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1_200), pytest.mark.usefixtures("api_key")]
@@ -45,7 +45,7 @@ def test_a_call_is_billed_and_the_gate_opens_by_the_published_ports(
     installation.wait_until_billed(before, 1)
     gate = installation.ask_api("/v1/gate/1?direction=outbound&tier=bolt", api_key)
     assert gate["allowed"] is True
-    assert "1 meter" in installation.operator("status")
+    wait_until(lambda: installation.meters_asking() == 1, "one meter asking for calls")
 
 
 def test_calls_wait_while_meters_stop_and_over_down_and_up(installation: Installation) -> None:
