@@ -21,7 +21,7 @@ from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault
 from metering.sandbox.stripe.values import Json, shown
 from tests.payments.crashing import Crash
-from tests.payments.machine import ASTRAY, SETTLEMENTS
+from tests.payments.payments_walk import ASTRAY, SETTLEMENTS
 from tests.payments.reload_model import LOST, Model
 from tests.payments.reload_world import Site
 from tests.payments.stage import Hand, Stage

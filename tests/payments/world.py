@@ -238,7 +238,8 @@ class World:
         """Every invariant holds, here and against Stripe, and the gates say what the balances say."""
         report = run_audit(self.engine)
         assert report.passed, report.violations
-        assert audit_against_stripe(self.engine, self.payments.stripe).violations == []
+        report_of_stripe = audit_against_stripe(self.engine, self.payments.stripe)
+        assert report_of_stripe.violations == [], report_of_stripe.violations
         org_ids = self.org_ids()
         balances = read_balances(self.engine, org_ids)
         for gate, balance in zip(Gates(self.client).read(org_ids), balances, strict=True):
