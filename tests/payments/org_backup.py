@@ -3,13 +3,13 @@
 from typing import Final
 
 import psycopg
-from psycopg import sql
 
 _OF_THE_ORG: Final = (
     *("transactions", "payment_attempts", "idempotency_keys", "payment_methods", "reload_states"),
     *("stripe_customers", "accounts", "pending_signals", "reload_resumptions"),
 )
 _OF_ALL: Final = ("stripe_events", "stripe_cursors", "set_aside_events")
+_TABLES: Final = (*_OF_THE_ORG, *_OF_ALL)
 
 
 class OrgBackup:
@@ -18,30 +18,21 @@ class OrgBackup:
     def __init__(self, admin: "psycopg.Connection", org_id: int) -> None:
         self._admin = admin
         self._org_id = org_id
-        for table in (*_OF_THE_ORG, *_OF_ALL):
-            held = self._held(table)
-            admin.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(held))
-            admin.execute(
-                sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT * FROM {} {}").format(
-                    held, sql.Identifier(table), self._where(table)
-                )
-            )
+        self._run("CREATE TEMPORARY TABLE IF NOT EXISTS backup_{table} (LIKE {table})")
+        self._run("DELETE FROM backup_{table}; INSERT INTO backup_{table} SELECT * FROM {table} {where}")
 
     def restore(self) -> None:
         """Bring them back, however often."""
-        with self._admin.transaction():
-            for table in (*_OF_THE_ORG, *_OF_ALL):
-                name, held = sql.Identifier(table), self._held(table)
-                self._admin.execute(sql.SQL("DELETE FROM {} {}").format(name, self._where(table)))
-                self._admin.execute(
-                    sql.SQL("INSERT INTO {} OVERRIDING SYSTEM VALUE SELECT * FROM {}").format(name, held)
-                )
+        self._run(
+            "DELETE FROM {table} {where}; INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM backup_{table}"
+        )
 
-    def _where(self, table: str) -> sql.Composed:
-        if table in _OF_ALL:
-            return sql.Composed([])
-        return sql.SQL("WHERE org_id = {}").format(sql.Literal(self._org_id))
-
-    @staticmethod
-    def _held(table: str) -> sql.Identifier:
-        return sql.Identifier(f"backup_{table}")
+    def _run(self, statements: str) -> None:
+        """For each table, all in one transaction, and in one round trip: a walk does it very often."""
+        where = f"WHERE org_id = {self._org_id:d}"
+        self._admin.execute(
+            ";".join(
+                statements.format(table=table, where=where if table in _OF_THE_ORG else "")
+                for table in _TABLES
+            ).encode()
+        )

@@ -2,6 +2,7 @@
 code's."""
 
 from collections import defaultdict
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,8 @@ from tests.payments.reload_world import ReloadWorld
 
 LOST = ("refunded", "disputed")
 MOST_TRIES = 3
+DECLINES_UNMADE = ("insufficient_funds",)
+"""The code of a decline for which there is no PaymentIntent: that of the stand-in's fault."""
 
 _ATTEMPTS = """
     SELECT id::text, status, amount_cents, created_at, failure_code, payment_intent_id, payment_method_id, first_sent_at
@@ -79,6 +82,22 @@ class Model:
     failed: dict[str, int] = field(default_factory=dict)
     """Attempts that have failed, and after how many changes that was known: the pause begins then, not when they were made."""
 
+    marks: dict[str, str] = field(default_factory=dict)
+    """Of which reload each PaymentIntent is, as its metadata were when it was first seen: anybody may edit them later."""
+    forgotten: set[str] = field(default_factory=set)
+    """Reloads that a restore has undone, as far as they were made or sent since the backup."""
+
+    def copied(self) -> "Model":
+        """As it is now, to go on from after a restore."""
+        return deepcopy(self, {id(self.world): self.world})
+
+    def restored(self) -> None:
+        """Postgres is as it was when this was copied, and Stripe is not: whatever it has since then was sent before."""
+        intents = self._intents()
+        sent = {each for each, there in intents.items() if there}
+        self.forgotten |= sent - self.sent_intents
+        self.sent_intents |= sent
+
     def look(self, *, customer_acts: bool = False, hand_acts: bool = False) -> None:
         """Look at everything. The step changed settings or cards (`customer_acts`), or a worker acted that is held at times."""
         account = self.world.glance(_ACCOUNT)[0]
@@ -90,8 +109,12 @@ class Model:
         self._note_lifts(same_card=self.last_card == card_before, changed=self.changes != changes_before)
         self._note_resumptions()
         fresh = [each for each in attempts if each.id not in self.made]
+        # What comes back after a restore was made when nobody knew what is known now, nor what others knew of it.
+        fresh.sort(key=lambda each: each.id in self.forgotten)
         for each in fresh:
-            self.made[each.id] = Made(self.limit, self.below, len(self.made), self.changes)
+            limit = None if each.id in self.forgotten else self.limit
+            self.made[each.id] = Made(limit, self.below, len(self.made), self.changes)
+        fresh = [each for each in fresh if each.id not in self.forgotten]
         self._note_money(attempts)
         self._note_declines(attempts)
         self._check_one_open(attempts)
@@ -108,8 +131,11 @@ class Model:
             found = list(work.newest("payment_intent"))
         by_attempt = defaultdict(list)
         for each in found:
-            if each["metadata"].get("attempt_kind") == "auto_reload":
-                by_attempt[each["metadata"]["attempt_id"]].append(each)
+            metadata = each["metadata"]
+            reload = metadata.get("attempt_kind") == "auto_reload"
+            mark = self.marks.setdefault(each["id"], metadata["attempt_id"] if reload else "")
+            if mark:
+                by_attempt[mark].append(each)
         return by_attempt
 
     def _note_settings(self, account: Any) -> None:
@@ -133,7 +159,7 @@ class Model:
         for row in self.world.glance(_MONEY, self.last_transaction):
             self.last_transaction = row.id
             attempt = by_intent.get(row.source_key) if row.kind == "credit" else None
-            if attempt is not None:
+            if attempt is not None and attempt.id not in self.forgotten:
                 below = self.made[attempt.id].below
                 lowest = self.lowest_since_credit
                 assert lowest is not None, f"a second charge for one crossing: {attempt}"
@@ -186,7 +212,8 @@ class Model:
 
     def _check_pace(self, attempts: list[Any]) -> None:
         """No ten minutes have more than five first sends."""
-        sent = sorted(each.first_sent_at for each in attempts if each.first_sent_at is not None)
+        ours = [each for each in attempts if each.id not in self.forgotten]
+        sent = sorted(each.first_sent_at for each in ours if each.first_sent_at is not None)
         assert all(later - first >= PACE for first, later in zip(sent, sent[5:], strict=False)), sent
 
     def _note_declines(self, attempts: list[Any]) -> None:
@@ -206,8 +233,10 @@ class Model:
 
     def _check_ended_at_stripe(self, attempts: list[Any], intents: dict[str, list[Json]]) -> None:
         """What has ended here has ended there, for good: or its part of the month would have been free too early."""
-        assert intents.keys() <= self.made.keys()
+        assert intents.keys() <= self.made.keys() | self.forgotten
         for each in attempts:
+            if each.id in self.forgotten:
+                continue  # it comes to know what was done, sooner or later
             there = intents.get(each.id, [])
             assert len(there) <= 1, f"charged twice: {each}"
             statuses = {intent["status"] for intent in there}
@@ -237,7 +266,11 @@ class Model:
         """A card that fails is tried three times, until something changes."""
         tries: dict[int, int] = defaultdict(int)
         for each in attempts:
-            if any(intent["last_payment_error"] for intent in intents.get(each.id, [])):
+            there = intents.get(each.id, [])
+            unmade = not there and each.failure_code in DECLINES_UNMADE
+            if each.id not in self.forgotten and (
+                unmade or any(intent["last_payment_error"] for intent in there)
+            ):
                 tries[self.made[each.id].since_change] += 1
         assert all(number <= MOST_TRIES for number in tries.values()), tries
 

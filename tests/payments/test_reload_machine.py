@@ -48,6 +48,7 @@ def walk(site: Site, *, examples: int, steps_each: int, walk_seed: int | None = 
     )
 
 
+@pytest.mark.timeout(600)  # it takes some 30 s where nobody else works
 def test_a_random_walk_finds_nothing(site: Site, quiet: None) -> None:
     walk(site, examples=EXAMPLES, steps_each=STEPS_EACH)
 
