@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, func, insert, or_, select, true, update
 
 from db.models import PaymentAttempt
 from db.postgres.clock import read_clock
@@ -248,9 +248,9 @@ def open_reload(connection: Connection, org_id: int) -> Attempt | None:
 
 
 def unanswered_top_up(
-    connection: Connection, org_id: int, *, amount_cents: int, payment_method_id: str, since: datetime
+    connection: Connection, org_id: int, *, amount_cents: int, payment_method_id: str | None, since: datetime
 ) -> Attempt | None:
-    """The oldest identical top-up, made at `since` or later, whose outcome no client was told.
+    """The oldest identical top-up, made at `since` or later, whose outcome no client was told; None as method is any.
 
     See docs/reference/http-api.md#top-ups.
     """
@@ -261,7 +261,7 @@ def unanswered_top_up(
             PaymentAttempt.kind == AttemptKind.TOP_UP.value,
             PaymentAttempt.created_at >= since,
             PaymentAttempt.amount_cents == amount_cents,
-            PaymentAttempt.payment_method_id == payment_method_id,
+            true() if payment_method_id is None else PaymentAttempt.payment_method_id == payment_method_id,
             PaymentAttempt.answered_at.is_(None),
             or_(
                 PaymentAttempt.status == AttemptStatus.OPEN.value,

@@ -91,7 +91,13 @@ def top_up(
         if kept is not None:  # also where the card that it charged is no longer the default
             return _repeat(payments, org_id, idempotency_key, kept)
     billing = require_account(payments, org_id)
-    customer_id, chosen = _choose_card(payments, billing, payment_method_id)
+    try:
+        customer_id, chosen = _choose_card(payments, billing, payment_method_id)
+    except (PaymentMethodRequiredError, InvalidPaymentMethodError):
+        untold = _find_untold(payments, org_id, amount_cents, payment_method_id)
+        if untold is None:
+            raise
+        customer_id, chosen = untold.customer_id, untold.payment_method_id
     asked = _Asked(org_id, amount_cents, customer_id, chosen, idempotency_key, request_sha256)
     while True:
         begun = _begin(payments, asked)
@@ -157,6 +163,20 @@ def _choose_card(
         return ensure_customer(payments, billing.org_id), billing.default_payment_method_id
     except StripeFailure as failure:
         raise not_done(failure) from failure
+
+
+def _find_untold(
+    payments: Payments, org_id: int, amount_cents: int, payment_method_id: str | None
+) -> Attempt | None:
+    """The identical top-up of which no client was told: its card is gone by now, and it may have been charged before that."""
+    with transaction(payments.engine) as connection:
+        return unanswered_top_up(
+            connection,
+            org_id,
+            amount_cents=amount_cents,
+            payment_method_id=payment_method_id,
+            since=read_clock(connection) - TOP_UP_WINDOW,
+        )
 
 
 @dataclass(frozen=True, slots=True)
