@@ -38,6 +38,11 @@ class DashboardControls:
             params["payment_method"] = newest["id"] if payment_method is None else payment_method
             return plain(payment_intents.create(work, params | {"confirm": True, "off_session": True}))
 
+    def edit_metadata(self, payment_intent: str, *, metadata: dict[str, str]) -> Json:
+        """Somebody edits the metadata of a payment; an empty text removes a name, and what isn't named stays."""
+        with self._store.work_on(payment_intent, _clicked()) as work:
+            return plain(payment_intents.update(work, {"metadata": metadata}, payment_intent))
+
     def refund(self, payment_intent: str, *, amount_cents: int | None = None) -> Json:
         """Somebody refunds a payment, or a part of it, in the dashboard."""
         amount = {} if amount_cents is None else {"amount": amount_cents}

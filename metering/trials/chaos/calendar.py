@@ -1,5 +1,6 @@
-"""The clock of every process of a run, and Postgres's: they can be set forward, so that months turn."""
+"""The clocks of a run: all of them, Postgres's too, can be set forward, so that months turn; one process's alone can be wrong."""
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,9 @@ class Calendar:
     def __init__(self, path: Path, owner_url: str | None = None) -> None:
         self.path = path
         self._owner_url = owner_url
+        self._offset = timedelta()
+        self._astray: dict[str, timedelta] = {}
+        self._lock = threading.Lock()
         self._write(timedelta())
         self.jumps = 0
         """How often it was set forward."""
@@ -56,6 +60,25 @@ class Calendar:
         """Set the clock forward."""
         return self._set(self.clock() + by)
 
+    def path_of(self, role: str) -> Path:
+        """The file of a role's own clock, which goes along with all others unless it is `set_astray`."""
+        self.set_astray(role, timedelta())
+        return self._path_of(role)
+
+    def set_astray(self, role: str, by: timedelta) -> None:
+        """Let a role's clock be ahead of all others by so much, or behind; by nothing it is right again."""
+        with self._lock:
+            self._astray[role] = by
+            _write_offset(self._path_of(role), self._offset + by)
+
+    def set_right(self) -> None:
+        """Let no role's clock be wrong any more."""
+        for role in list(self._astray):
+            self.set_astray(role, timedelta())
+
+    def _path_of(self, role: str) -> Path:
+        return self.path.with_name(f"{self.path.name}-{role}")
+
     def _set(self, to: datetime) -> datetime:
         self.jumps += 1
         self._write(max(to - datetime.now(UTC), self.clock() - datetime.now(UTC)))
@@ -64,9 +87,17 @@ class Calendar:
     def _write(self, offset: timedelta) -> None:
         if self._owner_url is not None:
             _set_database_clock(self._owner_url, offset)
-        new = self.path.with_suffix(".new")
-        new.write_text(str(offset.total_seconds()), encoding="ascii")
-        new.replace(self.path)  # whoever reads it finds all of it
+        with self._lock:
+            self._offset = offset
+            _write_offset(self.path, offset)
+            for role, by in self._astray.items():
+                _write_offset(self._path_of(role), offset + by)
+
+
+def _write_offset(path: Path, offset: timedelta) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(str(offset.total_seconds()), encoding="ascii")
+    new.replace(path)  # whoever reads it finds all of it
 
 
 def _set_database_clock(owner_url: str, offset: timedelta) -> None:

@@ -32,6 +32,10 @@ BY_THE_WAY: Final = 0.15
 BILLING: Final = "/v1/billing"
 
 
+CARD_GONE: Final = frozenset({"payment_method_required", "invalid_payment_method"})
+"""What is answered to who has no card any more: his customer was deleted at Stripe."""
+
+
 class Habit(Enum):
     """What kind of customer an org is."""
 
@@ -95,9 +99,7 @@ class Customer(threading.Thread):
 
     def set_up(self) -> None:
         """Save a card, make it the default, enable reloads. Raises SetUpError."""
-        if not self._save_card(
-            "pm_card_authenticationRequired" if self._habit is Habit.MEETS_3DS else "pm_card_visa"
-        ):
+        if not self._save_card(self._usual_card()):
             raise SetUpError(f"org {self._org_id} could not save a card")
         if self._habit in RELOADING and not self._enable(True):
             raise SetUpError(f"org {self._org_id} could not enable auto-reload")
@@ -112,6 +114,9 @@ class Customer(threading.Thread):
     def _act(self) -> None:
         answer = self._api.ask("GET", BILLING)
         if answer is None or answer.status != HTTPStatus.OK:
+            return
+        if not answer.body["has_payment_method"]:  # the customer was deleted at Stripe
+            self._save_card_anew()
             return
         low = answer.body["balance_cents"] < LOW_CENTS
         if self._habit in TOPPING_UP and (low or self._random.random() < BY_THE_WAY):
@@ -156,10 +161,20 @@ class Customer(threading.Thread):
         elif answer.status == HTTPStatus.CREATED and body["status"] == "requires_action":
             top_up.intent_id, top_up.told = body["payment_intent_id"], Told.CHALLENGED
             self._answer_challenge(top_up)
+        elif body.get("code") in CARD_GONE:
+            top_up.told = Told.DECLINED
+            self._save_card_anew()
         else:
             self._around.wanted.complain(
                 f"Org {self._org_id} was answered {answer.status} {msgspec.json.encode(body).decode()} to a top-up."
             )
+
+    def _usual_card(self) -> str:
+        return "pm_card_authenticationRequired" if self._habit is Habit.MEETS_3DS else "pm_card_visa"
+
+    def _save_card_anew(self) -> None:
+        if self._save_card(self._usual_card()):
+            self._bad = False
 
     def _answer_challenge(self, top_up: TopUp) -> None:
         """Three of four pass; of the others one fails, and one just leaves."""

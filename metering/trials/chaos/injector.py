@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Protocol
 
 import redis
 
 from metering.trials.chaos.calendar import Calendar
+from metering.trials.chaos.dashboard import Dashboard
 from metering.trials.chaos.foreign_sessions import ForeignSessions
 from metering.trials.chaos.links import Links
 from metering.trials.chaos.producer import Producer
@@ -32,6 +34,13 @@ UNSURE_S: Final = 5.0
 """With `everysec`, a Valkey that is killed may forget what it took in the last seconds: producers send that much again."""
 TINY_BYTES: Final = 1
 """A limit on memory that leaves room for nothing."""
+
+
+ASTRAY: Final = (
+    *(timedelta(seconds=70), timedelta(hours=26), timedelta(days=40)),
+    *(timedelta(seconds=-70), timedelta(hours=-1), timedelta(days=-40)),
+)
+"""How far a single process's clock is ahead."""
 
 
 class Roles(Protocol):
@@ -63,6 +72,7 @@ class Targets:
     stores: Stores
     foreign_sessions: ForeignSessions
     stripe: StripeFaults
+    dashboard: Dashboard
     calendar: Calendar
     valkey: redis.Redis
     producers: Sequence[Producer]
@@ -104,6 +114,11 @@ class Injector(threading.Thread):
             Fault.STRIPE_ERRORS: self._let_stripe_err,
             Fault.WEBHOOKS: self._lose_webhooks,
             Fault.CLOCK: lambda _: self._jump(),
+            Fault.CLOCK_ASTRAY: self._set_astray,
+            Fault.METADATA_EDITED: lambda strike: self._to.dashboard.edit_metadata(strike.seed),
+            Fault.CUSTOMER_DELETED: lambda strike: self._to.dashboard.delete_customer(strike.seed),
+            Fault.PAID_IN_DASHBOARD: lambda strike: self._to.dashboard.pay(strike.seed),
+            Fault.SETTLEMENT: lambda strike: self._to.dashboard.settle(strike.seed),
         }
 
     def stop(self) -> None:
@@ -144,6 +159,8 @@ class Injector(threading.Thread):
         _insist(lambda: self._to.valkey.config_set("maxmemory", 0))
         _insist(self._to.foreign_sessions.stop_failing)
         self._to.stripe.clear()
+        self._to.calendar.set_right()
+        self._to.dashboard.book_all()
 
     def _strike(self, strike: ScheduledFault) -> None:
         struck = InjectedFault(strike, time.monotonic())
@@ -222,6 +239,7 @@ class Injector(threading.Thread):
         self._to.stores.restore()
         _insist(self._to.foreign_sessions.stop_failing)
         self._send_all_again()
+        self._to.dashboard.book_all()  # what operators have booked since the backup
 
     def _send_all_again(self) -> None:
         for producer in self._to.producers:
@@ -252,6 +270,12 @@ class Injector(threading.Thread):
         self._to.stripe.lose_webhooks(strike.seed, on=True)
         time.sleep(strike.lasts_s)
         self._to.stripe.lose_webhooks(strike.seed, on=False)
+
+    def _set_astray(self, strike: ScheduledFault) -> None:
+        by = ASTRAY[strike.seed % len(ASTRAY)]
+        self._to.calendar.set_astray(strike.target, by)
+        time.sleep(strike.lasts_s)
+        self._to.calendar.set_astray(strike.target, timedelta())
 
     def _jump(self) -> None:
         """No request is under way for days, so none to Stripe is while the clock is set: its key would be forgotten."""

@@ -99,6 +99,7 @@ def _show_money(verdict: Verdict) -> None:
         "payments",
         [
             ("charges at Stripe", verdict.charges),
+            ("of them made in Stripe's dashboard", verdict.by_hand),
             ("USD", format_usd(verdict.charged_cents)),
             ("credits", verdict.credits),
             ("charged twice", verdict.charged_twice),

@@ -22,11 +22,13 @@ from metering.sandbox.stripe.remote import ControlError, control
 from metering.sandbox.telephony.simulation import Telephony
 from metering.trials.chaos.calendar import Calendar
 from metering.trials.chaos.customers import Customer, CustomerContext, Habit
+from metering.trials.chaos.dashboard import Dashboard
 from metering.trials.chaos.foreign_sessions import ForeignSessions
 from metering.trials.chaos.injector import InjectedFault, Injector, Roles, Targets
 from metering.trials.chaos.journal import Wanted
 from metering.trials.chaos.links import HOST, Links
 from metering.trials.chaos.memory import Memory
+from metering.trials.chaos.operators import Operators
 from metering.trials.chaos.producer import Producer
 from metering.trials.chaos.recovery import Observed, Recovered, Recovery
 from metering.trials.chaos.schedule import Schedule, make_schedule
@@ -81,6 +83,9 @@ class World:
     calendar: Calendar
     roles: Roles
     role_names: Sequence[str]
+    clocks: Sequence[str]
+    """The roles of them whose clocks may be wrong."""
+    operators: Operators
     api_port: int
     stripe_url: str
     stripe: StripeApi
@@ -110,6 +115,7 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
         plan.duration_s,
         roles=world.role_names,
         links=sorted(world.links.names),
+        clocks=world.clocks,
     )
     began_at = world.calendar.clock()
     wanted = Wanted()
@@ -121,7 +127,10 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
             list(threads.map(Customer.set_up, customers))
         foreign_sessions = ForeignSessions(world.admin_url, list(world.api_keys))
         stripe = StripeFaults(world.stripe_url)
-        injector, recovery = _faults(world, schedule, foreign_sessions, stripe, producers, say)
+        dashboard = Dashboard(
+            world.stripe_url, world.stripe, world.engine, world.calendar.clock, world.operators
+        )
+        injector, recovery = _faults(world, schedule, foreign_sessions, stripe, dashboard, producers, say)
         memory = Memory(
             lambda: {name: [pid] for name, pid in world.roles.pids().items()} | world.stores.processes()
         )
@@ -134,6 +143,7 @@ def run_chaos(plan: Plan, world: World, say: Say, stop: threading.Event) -> Resu
         problems = _finish(world, producers, customers, recovery, say)
         recovery.stop()
         memory.stop()
+        dashboard.undo_edits()
         verdict = judge(
             Evidence(
                 world.engine,
@@ -194,6 +204,7 @@ def _faults(
     schedule: Schedule,
     foreign_sessions: ForeignSessions,
     stripe: StripeFaults,
+    dashboard: Dashboard,
     producers: Sequence[Producer],
     say: Say,
 ) -> tuple[Injector, Recovery]:
@@ -214,6 +225,7 @@ def _faults(
         world.stores,
         foreign_sessions,
         stripe,
+        dashboard,
         world.calendar,
         world.client,
         producers,

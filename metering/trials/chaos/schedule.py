@@ -14,7 +14,7 @@ BURST_GAP_S: Final = 1.2
 PAUSE_S: Final = 10.0
 """About how long a pause follows a burst; less where the run is too short for one fault of each kind."""
 BURST_SIZES: Final = (1, 1, 2, 2, 3)
-FULL_DECK_S: Final = 150.0
+FULL_DECK_S: Final = 180.0
 """In so long a time there is room for one fault of each kind; a shorter run crowds them."""
 BACKUP_BEFORE_S: Final = 20.0
 """How much a restore loses: so long before it the backup was taken, or after the clock jumped last."""
@@ -41,6 +41,11 @@ class Fault(StrEnum):
     STRIPE_ERRORS = "Stripe answers 500, 429, 409 or not at all"
     WEBHOOKS = "webhooks lost, doubled, reordered"
     CLOCK = "clock jumps towards a month's end and over it"
+    CLOCK_ASTRAY = "one process's clock is wrong"
+    METADATA_EDITED = "metadata of payments edited at Stripe"
+    CUSTOMER_DELETED = "a customer deleted at Stripe"
+    PAID_IN_DASHBOARD = "a payment made in Stripe's dashboard"
+    SETTLEMENT = "the account settles in another currency"
 
 
 WEIGHTS: Final = {Fault.KILL: 6, Fault.FREEZE: 4, Fault.CUT: 4, Fault.STALL: 3} | {
@@ -66,6 +71,11 @@ LASTS_S: Final = {
     Fault.STRIPE_ERRORS: (3.0, 8.0),
     Fault.WEBHOOKS: (4.0, 10.0),
     Fault.CLOCK: (0.0, 0.0),
+    Fault.CLOCK_ASTRAY: (4.0, 20.0),
+    Fault.METADATA_EDITED: (0.0, 0.0),
+    Fault.CUSTOMER_DELETED: (0.0, 0.0),
+    Fault.PAID_IN_DASHBOARD: (0.0, 0.0),
+    Fault.SETTLEMENT: (0.0, 0.0),
 }
 """The shortest and the longest that a fault of each kind lasts; restarts come on top."""
 
@@ -92,14 +102,20 @@ class Schedule:
     backups_at_s: tuple[float, ...]
 
 
-def make_schedule(seed: int, duration_s: float, *, roles: Sequence[str], links: Sequence[str]) -> Schedule:
-    """The faults of a run of `duration_s`. One of each kind comes before any comes twice; targets take turns."""
+def make_schedule(
+    seed: int, duration_s: float, *, roles: Sequence[str], links: Sequence[str], clocks: Sequence[str]
+) -> Schedule:
+    """The faults of a run of `duration_s`. One of each kind comes before any comes twice; targets take turns.
+
+    `clocks` are the roles whose clocks may be wrong: Stripe's is not.
+    """
     randomness = random.Random(f"chaos {seed}")  # noqa: S311 - to be repeatable, not secret
     targets = {
         Fault.KILL: _in_turn(roles, randomness),
         Fault.FREEZE: _in_turn(roles, randomness),
         Fault.CUT: _in_turn(links, randomness),
         Fault.STALL: _in_turn(links, randomness),
+        Fault.CLOCK_ASTRAY: _in_turn(clocks, randomness),
     }
     strikes: list[ScheduledFault] = []
     kinds = _kinds(randomness)

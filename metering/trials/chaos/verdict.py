@@ -28,9 +28,7 @@ _CREDITS: Final = text("""
     SELECT source_key, count(*) AS number, sum(amount_cents) AS cents FROM transactions WHERE kind = 'credit' GROUP BY source_key
 """)
 _REJECTED: Final = text("SELECT DISTINCT raw_sha256 FROM rejected_events")
-_CUSTOMERS: Final = text(
-    "SELECT stripe_customer_id, org_id FROM accounts WHERE stripe_customer_id IS NOT NULL"
-)
+_CUSTOMERS: Final = text("SELECT customer_id, org_id FROM stripe_customers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,8 @@ class Verdict:
     charges: int = 0
     """At Stripe."""
     charged_cents: int = 0
+    by_hand: int = 0
+    """Of them, those that somebody has made in Stripe's dashboard."""
     credits: int = 0
     charged_twice: int = 0
     """Top-ups that were wanted once, and attempts, for which Stripe took money twice."""
@@ -166,7 +166,8 @@ def _judge_charges(verdict: Verdict, connection: Connection, intents: Sequence[I
     for intent_id in credited.keys() - taken.keys():
         verdict.credits_without_charge += 1
         verdict.problems.append(f"{intent_id} is credited, and Stripe took nothing.")
-    attempts = Counter(each.attempt_id for each in taken.values())
+    attempts = Counter(each.attempt_id for each in taken.values() if each.attempt_id is not None)
+    verdict.by_hand = sum(each.attempt_id is None for each in taken.values())
     twice = [attempt_id for attempt_id, number in attempts.items() if number > 1]
     verdict.charged_twice += len(twice)
     verdict.problems += [
@@ -213,7 +214,7 @@ def _judge_balances(verdict: Verdict, connection: Connection, evidence: Evidence
             spent[org_id] += cost.cents
     net_cents: Counter[int] = Counter()
     for customer_id, org_id in connection.execute(_CUSTOMERS):
-        net_cents[org_id] = held[customer_id]["net_cents"] if customer_id in held else 0
+        net_cents[org_id] += held[customer_id]["net_cents"] if customer_id in held else 0
     for balance in read_balances(evidence.engine, list(evidence.starting_cents)):
         org_id = balance.org_id
         expected = evidence.starting_cents[org_id] + net_cents[org_id] - spent[org_id]

@@ -31,6 +31,7 @@ from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE
 from metering.trials.chaos.calendar import Calendar
 from metering.trials.chaos.injector import TO_STRIPE
 from metering.trials.chaos.links import HOST, Links
+from metering.trials.chaos.operators import Operators
 from metering.trials.chaos.run import World
 from metering.trials.chaos.stores import Stores
 
@@ -89,9 +90,11 @@ def world(data_dir: Path, orgs: int, say: Callable[[str], None]) -> Iterator[Wor
         stand_in = _await_stand_in(data_dir)
         common["METERING_HTTP_PORT"] = str(api_port)
         for name in METERS:
-            fleet.start(Role(name, ("meter", "--name", name)), common | _stores(links, name, servers))
+            settings = common | _stores(links, name, servers) | _clock(calendar, name)
+            fleet.start(Role(name, ("meter", "--name", name)), settings)
         for name in CHARGING:
             settings = common | _stores(links, name, servers) | _stripe(links, name, stand_in)
+            settings |= _clock(calendar, name)
             fleet.start(Role(name, (name.partition("-")[0],)), settings)
         valkey = _valkey_socket(servers)
         for name in TELEPHONY:
@@ -109,6 +112,10 @@ def world(data_dir: Path, orgs: int, say: Callable[[str], None]) -> Iterator[Wor
             calendar=calendar,
             roles=fleet,
             role_names=fleet.names,
+            clocks=[*METERS, *CHARGING],
+            operators=Operators(
+                {"METERING_DATA_DIR": str(data_dir), ENVIRONMENT_VARIABLE: str(calendar.path)}
+            ),
             api_port=api_port,
             stripe_url=stand_in.url,
             stripe=connect_stripe(stand_in.api_key, base_url=stand_in.url),
@@ -150,6 +157,11 @@ def _stores(links: Links, role: str, servers: Servers) -> dict[str, str]:
         "METERING_DATABASE_URL": f"postgresql://{APPLICATION_ROLE}@{HOST}:{postgres}/{DATABASE}?sslmode=disable",
         "METERING_REDIS_URL": f"redis://{HOST}:{valkey}/0",
     }
+
+
+def _clock(calendar: Calendar, role: str) -> dict[str, str]:
+    """A clock of the role's own: it can be wrong while all others are right."""
+    return {ENVIRONMENT_VARIABLE: str(calendar.path_of(role))}
 
 
 def _stripe(links: Links, role: str, stand_in: StandIn) -> dict[str, str]:

@@ -42,3 +42,15 @@ def test_two_jumps_lead_over_the_ends_of_months_one_after_the_other(tmp_path: Pa
     assert all(later - at < timedelta(days=18) for at, later in itertools.pairwise(seen[1:]))
     over = [at for at in seen[1:] if (at + BEFORE_THE_MONTH_ENDS).month != at.month]
     assert len(over) >= 3
+
+
+def test_one_role_can_go_astray_while_the_others_go_on(tmp_path: Path) -> None:
+    calendar = Calendar(tmp_path / "clock")
+    mine, others = ({ENVIRONMENT_VARIABLE: str(calendar.path_of(role))} for role in ("api", "jobs-1"))
+    calendar.set_astray("api", timedelta(hours=-1))
+    calendar.advance(timedelta(days=40))
+    right = datetime.now(UTC) + timedelta(days=40)
+    assert abs(_clock_of_a_process(mine) - right + timedelta(hours=1)) < NEAR
+    assert abs(_clock_of_a_process(others) - right) < NEAR
+    calendar.set_right()
+    assert abs(_clock_of_a_process(mine) - right) < NEAR

@@ -35,4 +35,7 @@ def test_nothing_is_lost_or_taken_twice_whatever_is_killed_cut_off_or_restored(t
     assert verdict["credits"] == verdict["charges"] > 5
     kinds = {Fault[name.upper()] for name in told["faults"]}
     assert {Fault.KILL, Fault.POSTGRES_RESTORED, Fault.VALKEY_EMPTIED, Fault.CLOCK} <= kinds
+    assert {Fault.CLOCK_ASTRAY, Fault.METADATA_EDITED, Fault.CUSTOMER_DELETED} <= kinds
+    assert {Fault.PAID_IN_DASHBOARD, Fault.SETTLEMENT} <= kinds
+    assert verdict["by_hand"] > 0
     assert not list(tmp_path.iterdir()), "a run that is exact leaves nothing behind"

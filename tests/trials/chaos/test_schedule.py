@@ -13,11 +13,12 @@ from metering.trials.chaos.schedule import (
 )
 
 ROLES = ("meter-1", "jobs-1", "api")
+CLOCKS = ("meter-1", "api")
 LINKS = ("meter-1 > postgres", "api > stripe")
 
 
 def _made(seed: int, duration_s: float = 1_800.0) -> Schedule:
-    return make_schedule(seed, duration_s, roles=ROLES, links=LINKS)
+    return make_schedule(seed, duration_s, roles=ROLES, links=LINKS, clocks=CLOCKS)
 
 
 def test_the_same_seed_gives_the_same_schedule_and_another_seed_another() -> None:
@@ -32,6 +33,7 @@ def test_a_long_run_has_every_kind_of_fault_many_times_and_every_target() -> Non
     assert min(kinds.values()) >= 5
     assert {strike.target for strike in strikes if strike.fault is Fault.KILL} == set(ROLES)
     assert {strike.target for strike in strikes if strike.fault is Fault.CUT} == set(LINKS)
+    assert {strike.target for strike in strikes if strike.fault is Fault.CLOCK_ASTRAY} == set(CLOCKS)
 
 
 def test_a_short_run_has_one_of_each_kind_of_fault_before_any_comes_twice() -> None:
