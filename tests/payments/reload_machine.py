@@ -115,6 +115,7 @@ class ReloadMachine(Customers, Dashboard, Ending):
 
     @rule()
     def back_up(self) -> None:
+        assert self.world.admin is not None
         self.backup = (OrgBackup(self.world.admin, 1), self.model.copied(), self.world.clock.at)
 
     @precondition(lambda self: self.backup is not None)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from metering.payments.stripe_api import StripeApi
 from metering.payments.stripe_failures import StripeFailure
-from metering.rules.payments import Intent
+from metering.rules.payments import Intent, IntentStatus
 from metering.runtime.clock import Clock
 from metering.sandbox.stripe.remote import ControlError, control
 from metering.trials.chaos.operators import CommandFailedError, Operators
@@ -153,11 +153,11 @@ class Dashboard:
             return {row.stripe_customer_id: row.org_id for row in connection.execute(_CUSTOMERS)}
 
     def _paid_before(self, cents: int) -> tuple[str | None, str | None]:
-        """A payment of just so much, and its customer."""
-        found = self._stripe.list_intents(since=self._clock() - RECENT)
-        return next(
-            ((each.id, each.customer_id) for each in found if each.amount_cents == cents), (None, None)
-        )
+        """A payment of just so much, and its customer; a declined one is none."""
+        for each in self._stripe.list_intents(since=self._clock() - RECENT):
+            if (each.amount_cents, each.status) == (cents, IntentStatus.SUCCEEDED):
+                return each.id, each.customer_id
+        return None, None
 
 
 def _insist(work: Callable[[], Any]) -> None:
