@@ -135,10 +135,27 @@ def create_setup_intent(payments: Payments, org_id: int) -> SetupIntentMade:
         except StripeRefused as refused:
             if refused.missing is not Missing.CUSTOMER:
                 raise
-            made = payments.stripe.create_setup_intent(replace_customer(payments, org_id, customer_id))
+            made = _create_setup_intent_of_another(payments, org_id, customer_id)
     except StripeFailure as failure:
         raise not_done(failure) from failure
     return SetupIntentMade(*made)
+
+
+def _create_setup_intent_of_another(payments: Payments, org_id: int, missing_id: str) -> tuple[str, str]:
+    """As `create_setup_intent`, in the place of a customer whom Stripe doesn't have.
+
+    Whoever takes his place may be missing too: a database that was restored has forgotten him and his own end, and Stripe gives
+    him again, by the same key.
+    """
+    for _ in range(CUSTOMER_KEYS):
+        customer_id = replace_customer(payments, org_id, missing_id)
+        try:
+            return payments.stripe.create_setup_intent(customer_id)
+        except StripeRefused as refused:
+            if refused.missing is not Missing.CUSTOMER:
+                raise
+            missing_id = customer_id
+    return payments.stripe.create_setup_intent(replace_customer(payments, org_id, missing_id))
 
 
 def set_default_payment_method(payments: Payments, org_id: int, payment_method_id: str) -> BillingAccount:

@@ -25,6 +25,7 @@ from metering.payments.context import Payments
 from metering.payments.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
+    InvalidPaymentMethodError,
     PaymentMethodRequiredError,
 )
 from metering.payments.outcomes import TopUpMade, TopUpOutcome

@@ -33,9 +33,9 @@ class Ending(ReloadWalk):
         self._raise_balance()
         self._drain()
         self._drain_pauses()
+        self._book_all()
         self._assert_not_stranded()
         self._change_everything()
-        self._book_all()
         self._undo_edits()
         account = world.account()
         assert account.balance_cents >= account.auto_reload_minimum_cents
