@@ -1,7 +1,8 @@
 """`metering audit`."""
 
+import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -57,6 +58,10 @@ def _compare_with_stripe(engine: "Engine") -> "StripeAudit":
             return audit_against_stripe(engine, stripe)
     except StripeFailure as failure:
         raise CommandError(f"Stripe can't be asked: {failure.message}") from failure
+
+
+_WHERE_IT_STANDS: Final = re.compile(r" \(docs/[^)]*\)")
+"""A page's path is too long for a cell of a table that is 80 columns wide; `--json` has it."""
 
 
 def _show_comparison(compared: "StripeAudit") -> None:
@@ -122,7 +127,8 @@ def show_audit(report: "AuditReport") -> None:
     shown = table("invariant", "meaning", "result")
     for invariant in INVARIANTS.values():
         number = broken[invariant.name]
-        add_row(shown, [invariant.name, invariant.meaning, counted(number, "violation") if number else "OK"])
+        meaning = _WHERE_IT_STANDS.sub("", invariant.meaning)
+        add_row(shown, [invariant.name, meaning, counted(number, "violation") if number else "OK"])
     show_table(shown)
     if report.violations:
         shown = table("invariant", ">org", "violation")

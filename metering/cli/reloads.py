@@ -44,7 +44,7 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
     if as_json:
         show_list([asdict(each) | {"lifted_by": lifted_by(each)} for each in stops], total)
         return
-    shown = table(">org", "", "code", "since", "what lifts it")
+    shown = table(">org", "state", "code", "since", "what lifts it")
     for each in stops:
         state = "paused" if each.paused else "waits"
         add_row(shown, [each.org_id, state, each.code, each.since, lifted_by(each)])

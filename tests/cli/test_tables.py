@@ -1,6 +1,7 @@
 """Tables in narrow terminals: nothing is lost, and no time, id or other word is broken while there is a way around it."""
 
 import io
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
@@ -9,7 +10,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from db.audit.full import AuditReport
+from db.audit.invariants import INVARIANTS
+from metering.cli.audit import show_audit
+from metering.console import output
 from metering.console.output import add_row, laid_out, table
+from metering.trials.chaos.schedule import Fault
 
 AT = datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC)
 TIME = "2026-04-20T18:25:06.201Z"
@@ -88,3 +94,24 @@ def test_words_are_not_broken_in_a_table() -> None:
     text = "\n".join(shown(orgs(), 80))
     for word in ("Merchants", "Trading", "limited", "12,345.67"):
         assert word in text
+
+
+def test_no_word_of_the_audit_is_broken_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "PIPED_WIDTH", 80)
+    show_audit(AuditReport(AT, {"orgs": 1, "transactions": 2}, [], False))
+    shown_words = set(capsys.readouterr().out.split())
+    told = {
+        word for each in INVARIANTS.values() for word in re.sub(r" \(docs/[^)]*\)", "", each.meaning).split()
+    }
+    assert told <= shown_words, told - shown_words
+    assert INVARIANTS.keys() <= shown_words
+
+
+def test_no_word_of_chaos_is_broken_at_80_columns() -> None:
+    made = table("fault", ">number", ">all right again after at most, s")
+    for fault in Fault:
+        add_row(made, [fault.value, 12, 34.5])
+    shown_words = set("\n".join(shown(made, 80)).split())
+    assert {word for fault in Fault for word in fault.value.split()} <= shown_words
