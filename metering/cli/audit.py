@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from metering.console.errors import CommandError
-from metering.console.output import JsonOption, add_row, counted, say, show_json, show_table, table
+from metering.console.output import (
+    MAX_SENTENCE_CHARS,
+    JsonOption,
+    add_row,
+    counted,
+    say,
+    show_json,
+    show_table,
+    table,
+)
 from metering.rules.times import format_time
 
 if TYPE_CHECKING:
@@ -71,12 +80,18 @@ def _show_comparison(compared: "StripeAudit") -> None:
     shown = table("held against Stripe", "meaning", "result")
     for name, meaning in MEANINGS.items():
         number = sum(violation.invariant == name for violation in compared.violations)
-        add_row(shown, [name, meaning, counted(number, "violation") if number else "OK"])
+        add_row(
+            shown,
+            [name, meaning, counted(number, "violation") if number else "OK"],
+            max_chars=MAX_SENTENCE_CHARS,
+        )
     show_table(shown)
     if compared.violations:
         shown = table("invariant", ">org", "violation")
         for violation in compared.violations:
-            add_row(shown, [violation.invariant, violation.org_id, violation.detail])
+            add_row(
+                shown, [violation.invariant, violation.org_id, violation.detail], max_chars=MAX_SENTENCE_CHARS
+            )
         show_table(shown)
     say(
         f"{counted(compared.charges, 'charge')} at Stripe: {format_usd(compared.taken_cents)} USD taken,"
@@ -128,12 +143,18 @@ def show_audit(report: "AuditReport") -> None:
     for invariant in INVARIANTS.values():
         number = broken[invariant.name]
         meaning = _WHERE_IT_STANDS.sub("", invariant.meaning)
-        add_row(shown, [invariant.name, meaning, counted(number, "violation") if number else "OK"])
+        add_row(
+            shown,
+            [invariant.name, meaning, counted(number, "violation") if number else "OK"],
+            max_chars=MAX_SENTENCE_CHARS,
+        )
     show_table(shown)
     if report.violations:
         shown = table("invariant", ">org", "violation")
         for violation in report.violations:
-            add_row(shown, [violation.invariant, violation.org_id, violation.detail])
+            add_row(
+                shown, [violation.invariant, violation.org_id, violation.detail], max_chars=MAX_SENTENCE_CHARS
+            )
         show_table(shown)
     looked_at = ", ".join(
         counted(report.counts[name], name.removesuffix("s")) for name in ("orgs", "transactions")

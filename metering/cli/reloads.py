@@ -8,6 +8,7 @@ import typer
 from metering.cli.gates import follow_gate
 from metering.console.errors import CommandError
 from metering.console.output import (
+    MAX_SENTENCE_CHARS,
     JsonOption,
     LimitOption,
     OffsetOption,
@@ -47,7 +48,9 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
     shown = table(">org", "state", "code", "since", "what lifts it")
     for each in stops:
         state = "paused" if each.paused else "waits"
-        add_row(shown, [each.org_id, state, each.code, each.since, lifted_by(each)])
+        add_row(
+            shown, [each.org_id, state, each.code, each.since, lifted_by(each)], max_chars=MAX_SENTENCE_CHARS
+        )
     show_page(shown, "paused or waiting auto-reload", offset=offset, total=total)
 
 

@@ -6,6 +6,7 @@ import typer
 
 from metering.console.errors import CommandError
 from metering.console.output import (
+    MAX_SENTENCE_CHARS,
     JsonOption,
     LimitOption,
     OffsetOption,
@@ -58,7 +59,11 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
         return
     shown = table("event", "type", "since", ">tries", "next try", "why")
     for each in events:
-        add_row(shown, [each.id, each.type, each.set_aside_at, each.tries, each.retry_at, each.error])
+        add_row(
+            shown,
+            [each.id, each.type, each.set_aside_at, each.tries, each.retry_at, each.error],
+            max_chars=MAX_SENTENCE_CHARS,
+        )
     show_page(shown, "event of Stripe's that could not be handled", offset=offset, total=total)
 
 

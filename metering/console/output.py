@@ -20,6 +20,8 @@ from metering.rules.times import format_time
 PIPED_WIDTH: Final = 200
 """Columns where nobody looks on: wide enough that rows stay lines."""
 MAX_CELL_CHARS: Final = 120
+MAX_SENTENCE_CHARS: Final = 1_000
+"""Where a cell holds what an operator has to read to its end."""
 UNBROKEN_CHARS: Final = 36
 """Words up to this length stay whole in every table: times, and ids as Stripe and we make them."""
 
@@ -94,16 +96,16 @@ def table(*columns: str, title: str | None = None) -> Table:
     return made
 
 
-def add_row(to: Table, cells: Iterable[object]) -> None:
-    """Add a row of plain text: times as `format_time` has them, None as a dash, long text cut."""
-    to.add_row(*(Text(_cell(cell)) for cell in cells))
+def add_row(to: Table, cells: Iterable[object], *, max_chars: int = MAX_CELL_CHARS) -> None:
+    """Add a row of plain text: times as `format_time` has them, None as a dash, longer text cut."""
+    to.add_row(*(Text(_cell(cell, max_chars)) for cell in cells))
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, max_chars: int) -> str:
     if value is None:
         return "-"
     text = printable(format_time(value) if isinstance(value, datetime) else str(value))
-    return text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}..."
+    return text if len(text) <= max_chars else f"{text[:max_chars]}..."
 
 
 def console(*, stderr: bool = False) -> Console:
