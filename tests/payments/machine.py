@@ -16,7 +16,7 @@ from metering.rules.payments import IntentSeen, IntentStatus
 from tests.payments.org_backup import OrgBackup
 from tests.payments.payments_clients import Clients
 from tests.payments.payments_dashboard import Dashboard
-from tests.payments.payments_walk import ASTRAY, FAULTS, INDEX, OTHER_CRASHES, SETTLEMENTS
+from tests.payments.payments_walk import ASTRAY, FAULTS, INDEX, OPERATOR, OTHER_CRASHES, SETTLEMENTS
 
 
 class PaymentsMachine(Clients, Dashboard):
@@ -139,7 +139,7 @@ class PaymentsMachine(Clients, Dashboard):
         }
         assert listed == left, "what isn't booked is what somebody has paid by hand, and it is listed"
         for intent_id in left:
-            book_payment(self.world.payments, self.org_id, intent_id, "by hand")
+            book_payment(self.world.payments, self.org_id, intent_id, "by hand", OPERATOR)
         adjusted_cents = sum(cents for _, cents in self.adjustments)
         assert self.world.balance(self.org_id) == self.held_cents() + adjusted_cents
 
@@ -150,6 +150,7 @@ class PaymentsMachine(Clients, Dashboard):
             self.world.sandbox.finish_processing(intent["id"])
         for hours in (1, 25, 26):
             self.world.clock.move(hours=hours)
+            self.world.read_events()  # what a restore has undone comes back by it
             self.world.process_due_attempts()
         self.drain()
         self.undo_edits()

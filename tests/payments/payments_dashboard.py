@@ -10,7 +10,7 @@ from metering.payments.errors import PaymentError
 from metering.payments.unbooked import book_payment
 from metering.rules.payments import booked_attempt_id
 from metering.sandbox.stripe.errors import StripeError
-from tests.payments.payments_walk import INDEX, OTHER_CRASHES, SETTLEMENTS, PaymentsWalk
+from tests.payments.payments_walk import INDEX, OPERATOR, OTHER_CRASHES, SETTLEMENTS, PaymentsWalk
 
 
 class Dashboard(PaymentsWalk):
@@ -92,7 +92,7 @@ class Dashboard(PaymentsWalk):
         paid = [each for each in self.intents("succeeded") if each["id"] in self.dashboard]
         with self.crashing(crash), suppress(PaymentError):
             for intent in self.picked(which, paid):
-                book_payment(self.world.payments, self.org_id, intent["id"], "by hand")
+                book_payment(self.world.payments, self.org_id, intent["id"], "by hand", OPERATOR)
 
     @precondition(lambda self: self.intents())
     @rule(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from db.operators.log import Actor
 from metering.payments.cards import create_setup_intent, set_default_payment_method
 from metering.payments.errors import ProviderUnavailableError
 from metering.runtime.crashpoints import CrashPoint
@@ -69,6 +70,7 @@ ASTRAY = st.sampled_from(
     ]
 )
 """How far a machine's own clock is ahead."""
+OPERATOR: Final = Actor("ann", "ann")
 INDEX = st.integers(0, 10**6)
 """Picks one of however many there are."""
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import precondition, rule
 from metering.payments.unbooked import book_payment
 from metering.sandbox.stripe.errors import StripeError
 from metering.sandbox.stripe.faults import RequestFault
-from tests.payments.payments_walk import SETTLEMENTS
+from tests.payments.payments_walk import OPERATOR, SETTLEMENTS
 from tests.payments.reload_walk import CRASH, CREATE, DECLINES, FAULTS, OPERATIONS, ReloadWalk
 
 
@@ -109,7 +109,10 @@ class Dashboard(ReloadWalk):
         """An operator books one of them, perhaps again."""
         paid = sorted(each["id"] for each in self._intents("succeeded") if each["id"] in self.dashboard)
         if paid:
-            self._do(lambda: book_payment(self.world.payments, 1, paid[which % len(paid)], "by hand"), crash)
+            self._do(
+                lambda: book_payment(self.world.payments, 1, paid[which % len(paid)], "by hand", OPERATOR),
+                crash,
+            )
 
     @rule(
         which=st.integers(0, 9),

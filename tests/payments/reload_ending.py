@@ -5,6 +5,7 @@ from functools import partial
 
 from metering.payments.cards import set_default_payment_method
 from metering.payments.unbooked import book_payment, find_unbooked
+from tests.payments.payments_walk import OPERATOR
 from tests.payments.reload_model import LOST
 from tests.payments.reload_walk import AMOUNTS, WAITS, ReloadWalk
 
@@ -56,7 +57,7 @@ class Ending(ReloadWalk):
         assert {each.payment_intent_id for each in found} <= self.dashboard, found
         for intent in self._intents("succeeded"):
             if intent["id"] in self.dashboard:
-                self._do(partial(book_payment, self.world.payments, 1, intent["id"], "by hand"))
+                self._do(partial(book_payment, self.world.payments, 1, intent["id"], "by hand", OPERATOR))
 
     def _undo_edits(self) -> None:
         """Metadata are put back, as the audit asks for it."""

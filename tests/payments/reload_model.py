@@ -131,9 +131,11 @@ class Model:
             found = list(work.newest("payment_intent"))
         by_attempt = defaultdict(list)
         for each in found:
-            metadata = each["metadata"]
-            reload = metadata.get("attempt_kind") == "auto_reload"
-            mark = self.marks.setdefault(each["id"], metadata["attempt_id"] if reload else "")
+            if each["id"] not in self.marks:
+                metadata = each["metadata"]
+                reload = metadata.get("attempt_kind") == "auto_reload"
+                self.marks[each["id"]] = metadata["attempt_id"] if reload else ""
+            mark = self.marks[each["id"]]
             if mark:
                 by_attempt[mark].append(each)
         return by_attempt

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any, Final
 
+import psycopg
 import redis
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +23,12 @@ from metering.trials.chaos.producer import Producer
 
 POLL_EVERY_S: Final = 0.25
 ANSWER_LIMIT_S: Final = 5.0
+
+_AWAY: Final = (
+    *(SQLAlchemyError, psycopg.Error, redis.RedisError),
+    *(OSError, HTTPException, ControlError, ValueError),
+)
+"""What is raised where some server is away, by SQLAlchemy or by the driver below it."""
 
 _CREDITED: Final = text("""
     SELECT customer_id, sum(amount_cents)::bigint FROM payment_attempts WHERE status = 'succeeded' GROUP BY customer_id
@@ -107,8 +114,8 @@ class Recovery(threading.Thread):
                 continue
             try:
                 right = self._look(marks)
-            except (SQLAlchemyError, redis.RedisError, OSError, HTTPException, ControlError, ValueError):
-                continue  # some server is away
+            except _AWAY:
+                continue
             now_s = time.monotonic()
             for mark in right:
                 self.recovered.append(Recovered(mark.struck, now_s - self._since_s(mark, now_s)))
