@@ -1,6 +1,9 @@
 """What one org asks for, however much and however slow, keeps no other org waiting (docs/reference/http-api.md)."""
 
+import asyncio
+import gc
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,6 +14,7 @@ import pytest
 
 from db.ledger.transaction_list import list_transactions
 from metering.api import accounts, errors, thread_pools, transactions
+from metering.api.thread_pools import REST, Askers, ThreadPool, ThreadPools
 from metering.payments.accounts import change_settings
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
 from tests.waiting import wait_until
@@ -130,3 +134,57 @@ def test_an_org_that_has_more_waiting_than_its_share_is_told_so(
     assert refused.headers["retry-after"] == "1"
     assert site.get("/v1/billing").status_code == 200  # of other things it has another share
     assert site.get(LIST, org_id=OTHER).status_code == 200
+
+
+COMPUTING_S = 0.02
+
+
+def compute() -> None:
+    ends_s = time.thread_time() + COMPUTING_S
+    while time.thread_time() < ends_s:
+        pass
+
+
+@pytest.mark.parametrize(("others_at_s", "rests"), [(0.5, True), (-0.5, False)])
+def test_a_turn_that_has_computed_rests_while_another_org_asks(others_at_s: float, rests: bool) -> None:
+    """Else one org's threads keep the processor that all of the process share."""
+
+    async def ask() -> None:
+        now_s = [others_at_s]
+        pool = ThreadPool(4, per_org=1, rest=REST, askers=Askers(monotonic=lambda: now_s[0]))
+        pool.shares.askers.note(OTHER)
+        now_s[0] = 1.0
+        await pool.run_for(GREEDY, compute)
+        ended_s = time.monotonic()
+        gc.collect(0)  # a turn that rests is nobody's but the clock's
+        assert pool.shares.slots_of(GREEDY).free.locked() is rests
+        assert not pool.shares.slots_of(OTHER).free.locked()
+        await pool.run_for(GREEDY, lambda: None)
+        if rests:
+            assert time.monotonic() - ended_s > COMPUTING_S * REST / 2
+
+    asyncio.run(ask())
+
+
+def test_what_only_waits_for_postgres_doesnt_rest() -> None:
+    async def ask() -> None:
+        pool = ThreadPool(4, per_org=1, rest=REST)
+        pool.shares.askers.note(OTHER)
+        async with pool.shares.slot(GREEDY) as turn:
+            timed = thread_pools._Timed(lambda: time.sleep(0.1))
+            await pool.run(timed)
+            assert timed.computed_s < 0.05
+            assert turn.rest_s == 0
+
+    asyncio.run(ask())
+
+
+def test_whoever_asks_in_one_way_is_seen_by_the_other_pools() -> None:
+    """An org that only asks its gate wants an answer as soon as one that lists."""
+    pools = ThreadPools()
+    pools.quick.askers.note(OTHER)
+    assert pools.list.shares.askers.others_than(GREEDY)
+    assert not pools.list.shares.askers.others_than(OTHER)
+    pools.gate.shares.askers.note(GREEDY)
+    assert pools.account.shares.askers.others_than(OTHER)
+    assert pools.account.shares.askers.others_than(GREEDY)
