@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 
 from db.postgres.engine import make_engine
+from metering.runtime.health import HEALTH
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import Servers, running
 from tests.servers import execute_as_admin, lent_servers, make_template, named
@@ -33,6 +34,12 @@ def _logs() -> None:
     """Only warnings, and to where this test's output goes: a command that ran in this process may have set up other logs."""
     structlog.reset_defaults()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+
+@pytest.fixture(autouse=True)
+def _well() -> None:
+    """What a test before made a server refuse is forgotten."""
+    HEALTH.forget()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import Engine
 
 from db.ledger.balances import pages_of_org_ids, raise_versions, read_balances
-from db.postgres.failures import Failure, diagnose
+from db.postgres.failures import is_away
 from metering.rules.gates import Balance, GateState
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
@@ -220,4 +220,4 @@ def _page(org_ids: Sequence[int], reconciled: GateReconciliation) -> Iterator[No
 
 
 def _ends_reconciliation(error: Exception) -> bool:
-    return isinstance(error, redis.RedisError) or diagnose(error) is Failure.OUTAGE
+    return isinstance(error, redis.RedisError) or is_away(error)

@@ -9,7 +9,7 @@ import redis
 import structlog
 from sqlalchemy import Engine
 
-from db.postgres.failures import Failure, diagnose
+from db.postgres.failures import is_away
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
@@ -140,7 +140,7 @@ class Meter:
                 if isinstance(error, redis.ResponseError) and str(error).startswith("NOGROUP"):
                     self._log.warning("the consumer group is gone; making it again")
                     continue
-                if not isinstance(error, redis.RedisError) and diagnose(error) is not Failure.OUTAGE:
+                if not isinstance(error, redis.RedisError) and not is_away(error):
                     raise
                 self._poster.wait_out(error, next(waits))
 

@@ -11,7 +11,8 @@ from db.accounts.billing import BillingAccount
 from db.accounts.statements import BILLING_OF_KEY, ORG_OF_KEY
 from db.postgres.engine import connect_args, psycopg_url
 from db.postgres.metrics import PoolUse
-from db.postgres.writable import WritableConnection, check_async
+from db.postgres.session import PinnedAsyncConnection, session_settings
+from db.postgres.writable import check_async
 
 CONNECTIONS: Final = 8
 WAIT_S: Final = 0.1
@@ -28,9 +29,9 @@ class QuickReads:
 
     def __init__(self, url: URL, *, application_name: str) -> None:
         """Connections to `url`. Nothing connects before `open`."""
-        self._pool: AsyncConnectionPool[WritableConnection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[PinnedAsyncConnection] = AsyncConnectionPool(
             psycopg_url(url),
-            connection_class=WritableConnection,
+            connection_class=PinnedAsyncConnection,
             configure=check_async,
             check=check_async,
             min_size=1,
@@ -41,7 +42,8 @@ class QuickReads:
             open=False,
             kwargs={
                 "autocommit": True,
-                **connect_args(url, application_name, statement_timeout_ms=TIMEOUT_MS),
+                "settings": session_settings(statement_timeout_ms=TIMEOUT_MS),
+                **connect_args(url, application_name),
             },
         )
 

@@ -5,6 +5,8 @@ from typing import Final
 import psycopg
 from sqlalchemy import Engine, text
 
+from db.postgres.session import server_pid
+
 BLOCKER_AGE_S: Final = 10
 """How old a transaction must be before it may be ended for standing in the way; ours take milliseconds."""
 
@@ -20,5 +22,5 @@ def end_blockers(engine: Engine, waiting: psycopg.Connection, *, age_s: float = 
     process ids. (A stopped session's own time-outs were seen not to fire.)
     """
     with engine.connect() as connection:
-        ended = connection.scalars(_END_BLOCKERS, {"waiting_pid": waiting.info.backend_pid, "age_s": age_s})
+        ended = connection.scalars(_END_BLOCKERS, {"waiting_pid": server_pid(waiting), "age_s": age_s})
         return list(ended)

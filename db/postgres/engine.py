@@ -8,12 +8,15 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 
 from db.postgres.exchange import COMMIT, Statement, exchange
-from db.postgres.failures import says_read_only
+from db.postgres.failures import Failure, diagnose, driver_error, says_read_only
+from db.postgres.refusals import RefusedError
+from db.postgres.session import PinnedConnection, session_settings
 from db.postgres.writable import ask_again, use_writable_only
 from metering.runtime.crashpoints import CrashPoint, reach
+from metering.runtime.health import HEALTH, POSTGRES
 
 _state = threading.local()
 _LAST: Final = "metering: last statement"
@@ -42,25 +45,28 @@ def make_engine(
         hide_parameters=True,  # errors get into logs, and what is written may be a client's secret
         pool_timeout=30,
         connect_args={
-            **connect_args(
-                make_url(url),
-                application_name,
-                lock_timeout_ms=lock_timeout_ms,
-                statement_timeout_ms=statement_timeout_ms,
-            ),
+            **connect_args(make_url(url), application_name),
             # What is hot is prepared by db.postgres.exchange. After a rollback psycopg has the session forget all that
             # anybody has prepared, if it has prepared anything itself.
             "prepare_threshold": None,
         },
     )
+    settings = session_settings(lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=statement_timeout_ms)
+
+    def connect(_dialect: object, _entry: object, _arguments: object, options: dict[str, Any]) -> object:
+        return PinnedConnection.connect(settings=settings, **options)
+
+    def failed(context: ExceptionContext) -> None:
+        _tell_refusal(context.original_exception)
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "handle_error", failed)
     use_writable_only(engine)
     return engine
 
 
-def connect_args(
-    url: URL, application_name: str, *, lock_timeout_ms: int = 0, statement_timeout_ms: int = 0
-) -> dict[str, Any]:
-    """What every connection of ours is opened with: in UTC, and within 8 s it notices where the other end is gone without a word.
+def connect_args(url: URL, application_name: str) -> dict[str, Any]:
+    """What every connection of ours is opened with: within 8 s it notices where the other end is gone without a word.
 
     Text goes as UTF-8, whatever the environment, the role or the database has set: `db.ledger.debit_rows` and
     `db.postgres.exchange` write and read it themselves.
@@ -71,7 +77,6 @@ def connect_args(
         "application_name": application_name,
         "client_encoding": "utf8",
         "connect_timeout": 5,
-        "options": f"-c lock_timeout={lock_timeout_ms} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
         "keepalives_idle": 4,
         "keepalives_interval": 2,
         "keepalives_count": 2,
@@ -105,13 +110,14 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             reach(CrashPoint.METER_BEFORE_COMMIT)
             _commit(connection)
         except BaseException as error:
+            _tell_refusal(error)
             # Where SQLAlchemy has seen it die (at the commit), asking for the driver's connection would hide this error.
             if not connection.invalidated:
                 if says_read_only(error) or not _can_roll_back(driver_connection(connection)):
                     connection.invalidate()  # or the pool would try to roll back, and log that it can't
                     engine.dispose()  # its other connections may have gone the same way: each would fail somebody first
                 else:
-                    ask_again(connection.info)
+                    ask_again(driver_connection(connection))
             raise
         finally:
             _state.open = False
@@ -132,6 +138,13 @@ def _commit(connection: Connection) -> None:
         return
     exchange(driver_connection(connection), [last, (COMMIT, ())])
     connection.commit()  # for SQLAlchemy; the driver has nothing left to commit
+
+
+def _tell_refusal(error: BaseException) -> None:
+    """Have this process's health tell of a statement that Postgres refuses; of connections whoever connects tells."""
+    cause = driver_error(error)
+    if cause is not None and not isinstance(cause, RefusedError) and diagnose(cause) is Failure.REFUSED:
+        HEALTH.statement_refused(POSTGRES, str(cause))
 
 
 def _can_roll_back(driver: psycopg.Connection) -> bool:

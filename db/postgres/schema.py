@@ -6,7 +6,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
+
+from db.postgres.server_checks import check_server
 
 _MIGRATIONS = Path(__file__).parents[1] / "migrations"
 _ADVISORY_LOCK = 7_305_808_869_231_650_147
@@ -32,10 +34,13 @@ def expected_revision() -> str:
 
 
 def migrate(engine: Engine) -> tuple[str | None, str]:
-    """Bring the database to the newest schema; give the revision before and after. Needs the tables' owner."""
+    """Bring the database to the newest schema; give the revision before and after. Needs the tables' owner.
+
+    Raises UnfitServerError.
+    """
+    check_server(engine)
     config = _configuration()
     with engine.connect() as connection:
-        _require_utf8(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         before = MigrationContext.configure(connection).get_current_revision()
         config.attributes["connection"] = connection
@@ -44,20 +49,10 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
     return before, expected_revision()
 
 
-def _require_utf8(connection: Connection) -> None:
-    """Another encoding has no place for much of what calls may hold: they would be rejected one by one."""
-    encoding = connection.scalar(text("SELECT current_setting('server_encoding')"))
-    if encoding != "UTF8":
-        raise SchemaMismatchError(
-            f"The database's encoding is {encoding}, this program needs UTF8: make another by CREATE DATABASE ... ENCODING 'UTF8'"
-            " TEMPLATE template0, and run `metering migrate` there."
-        )
-
-
 def check_schema(engine: Engine) -> None:
-    """Raise SchemaMismatchError unless the database is at the schema that this code expects, and holds text as UTF-8."""
+    """Raise UnfitServerError, or SchemaMismatchError unless the database is at the schema that this code expects."""
+    check_server(engine)
     with engine.connect() as connection:
-        _require_utf8(connection)
         found = MigrationContext.configure(connection).get_current_revision()
     expected = expected_revision()
     if found == expected:

@@ -10,26 +10,14 @@ import time
 from typing import Any, Final, cast
 
 import psycopg
-from psycopg import errors
-from psycopg.pq import ConnStatus, ExecStatus
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from db.postgres.session import PinnedAsyncConnection, PinnedConnection, SharedSessionError
+
 ASK_AGAIN_AFTER_S: Final = 5.0
 """How long an answer is believed, so that no transaction on the hot path has a round trip of its own for it."""
-
-QUESTION: Final = "SHOW transaction_read_only"
-"""What a transaction would be that begins now: on, too, on a server in recovery."""
-
-_ASKED_S: Final = "metering: asked whether it may write"
-"""In a connection's `info`: when. Not there for one that was just made."""
-
-
-class WritableConnection(psycopg.AsyncConnection[Any]):
-    """A connection that knows when it was last asked whether it may write."""
-
-    asked_s: float | None = None
 
 
 def use_writable_only(engine: Engine) -> None:
@@ -40,66 +28,47 @@ def use_writable_only(engine: Engine) -> None:
     event.listen(engine, "checkout", _checked)
 
 
-def ask_again(info: dict[Any, Any]) -> None:
-    """Have the connection of that `info` asked before it is used again: something has failed on it."""
-    if _ASKED_S in info:
-        info[_ASKED_S] = float("-inf")
+def ask_again(connection: psycopg.Connection[Any]) -> None:
+    """Have it asked before it is used again: something has failed on it."""
+    if isinstance(connection, PinnedConnection) and connection.asked_s is not None:
+        connection.asked_s = float("-inf")
 
 
-def refuse_read_only(answer: object) -> None:
-    """Raise ReadOnlySqlTransaction unless that is what a session that may write answers to `QUESTION`."""
-    if answer not in {"off", b"off"}:
-        raise errors.ReadOnlySqlTransaction(
-            "this server takes no writes: it is a standby, or the database was made read-only"
-        )
-
-
-async def check_async(connection: WritableConnection) -> None:
+async def check_async(connection: PinnedAsyncConnection) -> None:
     """The same for a connection of an event loop, in autocommit; one that won't do is closed. Raises psycopg.Error."""
     now_s = time.monotonic()
-    if (
-        connection.asked_s is not None
-        and now_s - connection.asked_s < ASK_AGAIN_AFTER_S
-        and not _has_news(connection)
-    ):
+    if _is_believed(connection.asked_s, now_s) and not _has_news(connection):
         return
     try:
-        row = await (await connection.execute(QUESTION)).fetchone()
-        refuse_read_only(None if row is None else row[0])
+        await connection.ask_again()
     except psycopg.Error:
         await connection.close()
         raise
     connection.asked_s = now_s
 
 
-def _checked(driver: object, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-    connection = cast("psycopg.Connection[Any]", driver)
-    now_s, asked_s = time.monotonic(), entry.info.get(_ASKED_S)
-    if asked_s is not None and now_s - asked_s < ASK_AGAIN_AFTER_S and not _has_news(connection):
+def _checked(driver: object, _: ConnectionPoolEntry, __: PoolProxiedConnection) -> None:
+    connection = cast("PinnedConnection", driver)
+    now_s = time.monotonic()
+    if connection.asked_s is None:
+        connection.asked_s = now_s  # as it was made
+    if _is_believed(connection.asked_s, now_s) and not _has_news(connection):
         return
     try:
-        _require_writable(connection)
+        connection.ask_again()
+    except SharedSessionError:
+        raise  # another one would be the same
     except psycopg.Error as error:
-        if asked_s is None:
-            raise  # it was just made: there is no better one to be had
         # The pool makes another one for whoever asks, and others of this age anew as they are asked for.
         raise InvalidatePoolError(str(error)) from error
-    entry.info[_ASKED_S] = now_s
+    connection.asked_s = now_s
 
 
-def _require_writable(connection: psycopg.Connection[Any]) -> None:
-    """Ask outside of any transaction, in one round trip."""
-    if connection.closed:
-        raise psycopg.OperationalError("the connection to Postgres has ended")
-    result = connection.pgconn.exec_(QUESTION.encode())
-    if result.status != ExecStatus.TUPLES_OK:
-        if connection.pgconn.status != ConnStatus.OK:
-            raise psycopg.OperationalError("the connection to Postgres was lost")
-        raise errors.error_from_result(result)
-    refuse_read_only(result.get_value(0, 0))
+def _is_believed(asked_s: float | None, now_s: float) -> bool:
+    return asked_s is not None and now_s - asked_s < ASK_AGAIN_AFTER_S
 
 
-def _has_news(connection: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> bool:
+def _has_news(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
     """Whether it has ended, or something unasked has come on it: mostly that it ends."""
     if connection.closed:
         return True

@@ -23,6 +23,9 @@ ALTER ROLE metering_meter PASSWORD :'meter_password';
 ALTER ROLE metering_api PASSWORD :'api_password';
 ALTER ROLE metering_jobs PASSWORD :'jobs_password';
 -- So that a function of the owner's may end a stopped process's session: it can't act as them.
-GRANT metering_app, metering_meter, metering_api, metering_jobs TO metering_owner WITH INHERIT TRUE, SET FALSE;
+SELECT 'GRANT metering_app, metering_meter, metering_api, metering_jobs TO metering_owner'
+    -- 15 has no word for it: there, who may act for them may also become them.
+    || CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN ' WITH INHERIT TRUE, SET FALSE' ELSE '' END
+\gexec
 ALTER DATABASE :"DBNAME" OWNER TO metering_owner;
 COMMIT;

@@ -24,13 +24,13 @@ echo "user default on #$operator ~* &* +@all"
 # Telephony pushes calls, asks gates and hears signals. It can't read what others pushed, nor change a gate.
 echo "user telephony on #$telephony" \
     "%W~calls:completed %R~gate:* %R~balance:signals:log &balance:signals" \
-    "+xadd +hget +hmget +waitaof +xread +xrange +xrevrange +xinfo|stream +subscribe +multi +exec +ping +select" \
+    "+xadd +hget +hmget +wait +waitaof +xread +xrange +xrevrange +xinfo|stream +subscribe +multi +exec +ping +select" \
     "+client|setname +client|setinfo"
 
 # The roles, each with the keys that it works on. None may empty, configure, copy or stop the server.
 echo "user meter on #$meter" \
-    "~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"
+    "~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous +info"
 echo "user jobs on #$jobs" \
-    "%R~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup +info|memory"
+    "%R~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup +info"
 echo "user api on #$api" \
-    "~gate:* %W~calls:completed ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous"
+    "~gate:* %W~calls:completed ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous +info"

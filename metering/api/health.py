@@ -14,11 +14,12 @@ from sqlalchemy import Engine, text
 
 from db.postgres.clock import CLOCKS_DIFFER_AFTER, measure_difference
 from db.postgres.engine import transaction
-from db.postgres.writable import QUESTION, refuse_read_only
+from db.postgres.session import refuse_read_only
 from metering.api.context import ApiContext, context_of
 from metering.api.errors import error_response
 from metering.api.responses import Answer, Problem, answer, answers
 from metering.runtime.clock import Clock
+from metering.runtime.health import HEALTH
 
 router = APIRouter(tags=["Health"])
 
@@ -39,6 +40,10 @@ class NotReadyAnswer(Problem):
     away: list[str] = Field(
         description="`postgres`, `redis`: they don't answer, or take no writes. `clock`: this machine's differs from that of"
         " Postgres's by more than 30 s."
+    )
+    refused: list[str] = Field(
+        description="`postgres`, `redis`: they answer, and refuse something that the API needs, or aren't set up for it; the log"
+        " says what. That doesn't pass by itself."
     )
 
 
@@ -61,8 +66,8 @@ async def healthz() -> OkAnswer:
         answer(
             HTTPStatus.SERVICE_UNAVAILABLE,
             NotReadyAnswer,
-            {"detail": "away: redis", "code": "not_ready", "away": ["redis"]},
-            "Something is away, or takes no writes.",
+            {"detail": "away: redis", "code": "not_ready", "away": ["redis"], "refused": []},
+            "Something is away, takes no writes, or refuses.",
         ),
     ),
 )
@@ -74,9 +79,13 @@ async def readyz(request: Request) -> JSONResponse:
     away = [name for name, answers in asked.items() if not answers]
     if difference is not None and abs(difference) > CLOCKS_DIFFER_AFTER:
         away.append("clock")
-    if not away:
+    refused = sorted({each.server for each in HEALTH.refusals()})
+    if not away and not refused:
         return JSONResponse({"ok": True})
-    return error_response(HTTPStatus.SERVICE_UNAVAILABLE, f"away: {', '.join(away)}", "not_ready", away=away)
+    detail = "; ".join(
+        f"{what}: {', '.join(names)}" for what, names in (("away", away), ("refused", refused)) if names
+    )
+    return error_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, "not_ready", away=away, refused=refused)
 
 
 async def _clock_difference(context: ApiContext) -> timedelta | None:
@@ -95,5 +104,5 @@ async def _clock_difference(context: ApiContext) -> timedelta | None:
 
 def _ask(engine: Engine, clock: Clock) -> timedelta:
     with transaction(engine) as connection:
-        refuse_read_only(connection.scalar(text(QUESTION)))
+        refuse_read_only(connection.scalar(text("SHOW transaction_read_only")))
     return measure_difference(engine, clock)

@@ -22,17 +22,25 @@ from metering.client.signals import ENTRY_ID, Signals
 class MeteringClient(ClosedByWith):
     """Telephony's side of the metering. Threads may share it; it connects when it is first used."""
 
-    def __init__(self, server: str | redis.Redis, *, timeout_s: float = 2.0, tries: int = 3) -> None:
-        """Use `server`: a URL (`redis://`, `rediss://`, `unix://`), or a redis.Redis for what a URL can't say.
+    def __init__(
+        self, server: str | redis.Redis, *, timeout_s: float = 2.0, tries: int = 3, replicas: int = 0
+    ) -> None:
+        """Use `server`: a URL (`redis://`, `rediss://`, `unix://`, `redis+sentinel://h1,h2,h3/name`), or a redis.Redis for what a
+        URL can't say.
 
         `timeout_s` limits each connecting and each answer. A push is tried `tries` times, so it takes at most about
         2 * tries * timeout_s. A redis.Redis is used as it is, with time-outs and retries of its own, and not closed; but
         connections to a server that is not the primary are closed, so that its next ones find the new one.
 
+        With `replicas`, a push counts as arrived only once so many replicas have it too, as WAIT tells: a primary that is lost
+        suddenly takes nothing along then. They must answer within half of `timeout_s`. The user needs +wait.
+
         Raises ValueError where the URL is none.
         """
-        if timeout_s <= 0 or tries < 1:
-            raise ValueError("timeout_s must be above 0 and tries at least 1")
+        if timeout_s <= 0 or tries < 1 or replicas < 0:
+            raise ValueError("timeout_s must be above 0, tries at least 1 and replicas at least 0")
+        self._replicas = replicas
+        self._wait_ms = max(int(timeout_s * 500), 1)
         self._own = isinstance(server, str)
         self._client = connect(server, timeout_s) if isinstance(server, str) else server
         self._tries = tries
@@ -164,9 +172,17 @@ class MeteringClient(ClosedByWith):
             with self._client.pipeline(transaction=False) as pipeline:
                 for payload in payloads:
                     pipeline.xadd(STREAM, {EVENT_FIELD: payload})
+                if self._replicas:
+                    pipeline.wait(self._replicas, self._wait_ms)
                 answers = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
             return error
+        if self._replicas:
+            have_it = answers.pop()
+            if isinstance(have_it, Exception):
+                return have_it
+            if have_it < self._replicas:
+                return redis.TimeoutError(f"{have_it} of {self._replicas} replicas have it")
         for answer in answers:
             if isinstance(answer, Exception):
                 return answer

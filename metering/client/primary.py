@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from metering.client import limits
 from metering.client.answers import as_text
+from metering.client.sentinel import AsksSentinel, Sentinels, is_sentinel_url, read_sentinel_url
 
 _LEFT_AT: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "NOREPLICAS", "MISCONF"})
 """What a server answers that is no longer the primary (the first three), or can't be it now: there may be another one by then."""
@@ -135,6 +136,14 @@ class _PrimaryUnixConnection(LeavesReplicas, UnixDomainSocketConnection):
     """Over a Unix socket."""
 
 
+class _PrimarySentinelConnection(LeavesReplicas, AsksSentinel, Connection):
+    """Over TCP, to where Sentinel says."""
+
+
+class _PrimarySentinelSSLConnection(LeavesReplicas, AsksSentinel, SSLConnection):
+    """Over TLS, to where Sentinel says."""
+
+
 _CLASSES: Final[dict[type, type]] = {
     Connection: _PrimaryConnection,
     SSLConnection: _PrimarySSLConnection,
@@ -151,8 +160,14 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
         "client_name": "metering-client",
         "protocol": 2,
     }
-    options |= parse_url(url)  # type: ignore[no-untyped-call]
-    options["connection_class"] = _CLASSES[options.get("connection_class", Connection)]
+    if is_sentinel_url(url):
+        said = read_sentinel_url(url)
+        options |= {**said.server, "sentinels": Sentinels(said, timeout_s)}
+        tls = "connection_class" in said.server
+        options["connection_class"] = _PrimarySentinelSSLConnection if tls else _PrimarySentinelConnection
+    else:
+        options |= parse_url(url)  # type: ignore[no-untyped-call]
+        options["connection_class"] = _CLASSES[options.get("connection_class", Connection)]
     return redis.Redis.from_pool(redis.ConnectionPool(primary=Primary(), **options))
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from db.postgres.engine import make_engine, psycopg_url
 from db.postgres.schema import check_schema, migrate
 from metering import __version__
+from metering.client.sentinel import is_sentinel_url, read_sentinel_url
 from metering.console.errors import CommandError
 from metering.console.operators import check_token
 from metering.rules.operators import ROLE_NEEDED, OperatorRole
@@ -167,6 +168,9 @@ def _check_urls(settings: Settings) -> None:
 
 def address(url: str) -> str:
     """Where a URL leads, without user, password and options: for people to read."""
+    if is_sentinel_url(url):
+        said = read_sentinel_url(url)
+        return f"{said.name} (Sentinel: {', '.join(f'{host}:{port}' for host, port in said.hosts)})"
     parts = urlsplit(url)
     options = parse_qs(parts.query)
     host = parts.hostname or options.get("host", [""])[0]

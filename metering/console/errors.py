@@ -15,7 +15,6 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, CommandError):
         return str(error)
 
-    import redis
     from alembic.util import CommandError as MigrationError
 
     from db.accounts.api_keys import ApiKeyError
@@ -25,12 +24,16 @@ def explain(error: Exception) -> str | None:
     from db.operators.log import OperatorRevokedError
     from db.operators.operators import OperatorError
     from db.postgres.schema import SchemaMismatchError
+    from db.postgres.server_checks import UnfitServerError
     from metering.runtime.metrics_server import MetricsPortError
+    from metering.runtime.redis_checks import UnfitRedisError
     from metering.runtime.settings import SettingsError
 
     named = (
         SettingsError
         | SchemaMismatchError
+        | UnfitServerError
+        | UnfitRedisError
         | OrgError
         | PriceError
         | AdjustmentConflictError
@@ -43,20 +46,18 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, MigrationError):
         return f"The database can't be migrated: {quoted(error)}; is its schema of a newer version of this program?"
-    if isinstance(error, redis.RedisError):
-        return f"Redis can't be reached, or refuses: {quoted(error)}; see to the server, or to METERING_REDIS_URL."
-    return _explain_postgres(error)
+    return _explain_redis(error) or _explain_postgres(error)
 
 
 def _explain_postgres(error: Exception) -> str | None:
     from psycopg import errors
 
     from db.postgres.failures import Failure, diagnose, driver_error
+    from db.postgres.refusals import RefusedError
 
     cause = driver_error(error)
     if cause is None or diagnose(error) is Failure.POISON:
         return None
-    said = cause.diag.message_primary or quoted(cause)
     if isinstance(cause, errors.LockNotAvailable):
         return "Another transaction holds what this needs and does not end: try again in a moment."
     if isinstance(cause, errors.ReadOnlySqlTransaction):
@@ -64,14 +65,33 @@ def _explain_postgres(error: Exception) -> str | None:
             "Postgres takes no writes there: it is a standby, or the database was made read-only; see to the server, or let"
             " METERING_DATABASE_URL name the one that writes."
         )
-    if isinstance(cause, errors.InsufficientPrivilege):
+    said = cause.diag.message_primary or quoted(cause)
+    if diagnose(error) is not Failure.REFUSED:
         return (
-            f"Postgres refuses: {said}; METERING_DATABASE_URL must name a role that may do this"
-            " (`metering migrate` needs the tables' owner)."
+            f"Postgres can't be reached, or refuses: {said}; see to the server, or to METERING_DATABASE_URL."
         )
-    if 'role "metering_app" does not exist' in said:
-        return f"Postgres refuses: {said}; run `metering migrate` first."
-    return f"Postgres can't be reached, or refuses: {said}; see to the server, or to METERING_DATABASE_URL."
+    remedies: dict[type[Exception], str] = {
+        errors.InsufficientPrivilege: "METERING_DATABASE_URL must name a role that may do this (`metering migrate` needs the"
+        " tables' owner)",
+        errors.UndefinedTable: "`metering migrate` brings the schema up to date",
+        errors.UndefinedColumn: "`metering migrate` brings the schema up to date",
+        RefusedError: "METERING_DATABASE_URL must name a database, a user and a password that the server takes (`metering"
+        " migrate` makes the roles, or deploy/postgres/roles.sql)",
+    }
+    remedy = remedies.get(type(cause), "METERING_DATABASE_URL must lead to a Postgres that can do this")
+    return f"Postgres refuses: {said}; {remedy}."
+
+
+def _explain_redis(error: Exception) -> str | None:
+    import redis
+
+    from metering.runtime.redis_failures import refuses
+
+    if not isinstance(error, redis.RedisError):
+        return None
+    if refuses(error):
+        return f"Redis refuses: {quoted(error)}; METERING_REDIS_URL must name a user, with the password and the rights for this."
+    return f"Redis can't be reached, or can't do it now: {quoted(error)}; see to the server, or to METERING_REDIS_URL."
 
 
 def quoted(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -58,10 +58,12 @@ def running_role(
     from db.postgres.metrics import CONNECTIONS, use_of
     from metering.console.clock_watch import ClockWatch
     from metering.console.connections import engine_for, located
+    from metering.console.server_watch import watching_servers
     from metering.console.stopping import stop_on_signals
     from metering.console.stripe_access import named_stripe
     from metering.runtime.build_info import tell_build
     from metering.runtime.clock import system_clock
+    from metering.runtime.health import HEALTH
     from metering.runtime.logs import configure_logs
     from metering.runtime.metrics_server import serving_metrics
     from metering.runtime.redis_connection import connect_redis
@@ -70,6 +72,7 @@ def running_role(
 
     settings = read_settings()
     configure_logs("debug" if verbose else settings.log_level)
+    HEALTH.log_refusals()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if charges:
         named_stripe(settings)
@@ -81,9 +84,11 @@ def running_role(
         ) as engine,
         connect_redis(found.redis_url) as client,
         CONNECTIONS.told(command, lambda: use_of(engine)),
+        ExitStack() as stack,
     ):
         tell_build(command)
         _wait_for_schema(engine, stop)
+        stack.enter_context(watching_servers(engine, client, stop))
         # Only now: a health check that reads them must not find a role well that can't work yet.
         with (
             ClockWatch(engine, system_clock) as watch,
@@ -99,7 +104,7 @@ def running_role(
 
 
 def _wait_for_schema(engine: "Engine", stop: "threading.Event") -> None:
-    """Wait until Postgres is there, or `stop` is set. Raises SchemaMismatchError if it isn't at this program's schema."""
+    """Wait until Postgres is there, or `stop` is set. Raises UnfitServerError, SchemaMismatchError."""
     import structlog
 
     from db.postgres.failures import Failure, diagnose

@@ -20,7 +20,7 @@ from db.payments.set_aside_events import (
 from db.payments.stripe_events import claim_event_list, event_list_age, finish_event_list, known_events
 from db.postgres.clock import ask_clock
 from db.postgres.engine import transaction
-from db.postgres.failures import Failure, diagnose
+from db.postgres.failures import is_away
 from metering.payments.context import Payments
 from metering.payments.events import HANDLED, Source, handle, read_event
 from metering.payments.metrics import EVENT_LIST_AGE_SECONDS, STRIPE_EVENTS
@@ -143,7 +143,7 @@ def _try_to_handle(payments: Payments, event: StripeEventSeen | KeptEvent) -> st
         )
         return str(failure)[:MAX_ERROR_CHARS]
     except Exception as error:
-        if diagnose(error) is Failure.OUTAGE:
+        if is_away(error):
             raise
         log.exception("an event of Stripe's is set aside", stripe_event=ref.id, type=ref.type)
         return f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]

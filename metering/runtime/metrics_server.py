@@ -11,6 +11,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import disable_created_metrics, make_wsgi_app
 
+from metering.rules.times import format_time
+from metering.runtime.health import HEALTH
 from metering.runtime.role_metrics import role_registry
 
 HEALTH_PATH: Final = "/healthz"
@@ -26,8 +28,8 @@ def serving_metrics(
 ) -> Iterator[str]:
     """Serve the metrics that `role` knows at `http://host:port/metrics` while the block runs; port 0 takes a free one.
 
-    `/healthz` answers 200, or 503 with what `complaint` says is wrong. Gives the metrics' address. Raises MetricsPortError where
-    it can't be had.
+    `/healthz` answers 200, or 503 with what `complaint` says is wrong, and what servers refuse. Gives the metrics' address.
+    Raises MetricsPortError where it can't be had.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = make_wsgi_app(role_registry(role))
@@ -36,10 +38,15 @@ def serving_metrics(
         if environ["PATH_INFO"] != HEALTH_PATH:
             told: Iterable[bytes] = metrics(environ, start_response)
             return told
-        wrong = complaint()
-        status = "200 OK" if wrong is None else "503 Service Unavailable"
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{wrong or 'ok'}\n".encode()]
+        refused = [
+            f"{each.server} refuses, since {format_time(each.since)}: {each.reason}"
+            for each in HEALTH.refusals()
+        ]
+        wrong = [said for said in (complaint(), *refused) if said is not None]
+        start_response(
+            "503 Service Unavailable" if wrong else "200 OK", [("Content-Type", "text/plain; charset=utf-8")]
+        )
+        return [f"{each}\n".encode() for each in wrong or ["ok"]]
 
     try:
         family, *_, address = socket.getaddrinfo(

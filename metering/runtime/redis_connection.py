@@ -1,6 +1,8 @@
 """Connections to Redis or Valkey, which leave a server that is no longer the primary."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -11,6 +13,11 @@ from redis.asyncio import connection as awaited
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from metering.client.sentinel import AsksSentinel, Sentinels, is_sentinel_url, read_sentinel_url
+from metering.runtime.health import HEALTH, REDIS
+from metering.runtime.redis_failures import refuses
+from metering.runtime.sentinel import AsksSentinelAsync, AsyncSentinels
 
 TIMEOUT_S = 5.0
 """How long a command may take. Longer than any blocking read that we ask for."""
@@ -23,6 +30,9 @@ ASK_ROLE: Final = b"*1\r\n$5\r\nHELLO\r\n"
 
 LEFT_AT: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "NOREPLICAS", "MISCONF"})
 """What a server answers that is no longer the primary (the first three), or can't be it now: there may be another one by then."""
+
+_OWN_LOOK: Final = "'info'"
+"""A command that not every user needs the right to (`metering.runtime.redis_checks`)."""
 
 
 class NotPrimaryError(redis.ConnectionError):
@@ -52,8 +62,14 @@ def connect_redis(url: str) -> redis.Redis:
         "client_name": "metering",
         "protocol": 2,
     }
-    options |= blocking.parse_url(url)  # type: ignore[no-untyped-call]
-    options["connection_class"] = _CLASSES[options.get("connection_class", blocking.Connection)]
+    if is_sentinel_url(url):
+        said = read_sentinel_url(url)
+        options |= {**said.server, "sentinels": Sentinels(said, TIMEOUT_S)}
+        tls = "connection_class" in said.server
+        options["connection_class"] = PrimarySentinelSSLConnection if tls else PrimarySentinelConnection
+    else:
+        options |= blocking.parse_url(url)  # type: ignore[no-untyped-call]
+        options["connection_class"] = _CLASSES[options.get("connection_class", blocking.Connection)]
     return redis.Redis.from_pool(redis.ConnectionPool(primary=Primary(), **options))
 
 
@@ -71,8 +87,16 @@ def connect_redis_async(url: str, *, timeout_s: float, max_connections: int) -> 
         "client_name": "metering",
         "protocol": 2,
     }
-    options |= awaited.parse_url(url)
-    options["connection_class"] = _ASYNC_CLASSES[options.get("connection_class", awaited.Connection)]
+    if is_sentinel_url(url):
+        said = read_sentinel_url(url)
+        options |= {**said.server, "sentinels": AsyncSentinels(said, timeout_s)}
+        tls = "connection_class" in said.server
+        options["connection_class"] = (
+            PrimarySentinelSSLConnectionAsync if tls else PrimarySentinelConnectionAsync
+        )
+    else:
+        options |= awaited.parse_url(url)
+        options["connection_class"] = _ASYNC_CLASSES[options.get("connection_class", awaited.Connection)]
     return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool(primary=Primary(), **options))
 
 
@@ -116,9 +140,11 @@ class _Watch:
         self._due_s = float("inf")
 
     def look_at(self, error: redis.ResponseError) -> None:
-        """Raise NotPrimaryError if that is what a command's error says."""
+        """Raise NotPrimaryError if that is what a command's error says. What else the server refuses, health tells of."""
         if tells_to_leave(error):
             self.leave(str(error))
+        if refuses(error) and _OWN_LOOK not in str(error):
+            HEALTH.statement_refused(REDIS, str(error))
 
     def leave(self, said: str) -> NoReturn:
         # Not where it never was the primary: others may have found the right one meanwhile.
@@ -140,6 +166,18 @@ def _text(role: Any) -> str:
     return role.decode(errors="replace") if isinstance(role, bytes) else str(role)
 
 
+@contextmanager
+def _telling_health() -> Iterator[None]:
+    """Have this process's health tell whether the server takes the connection that is made within."""
+    try:
+        yield
+    except redis.RedisError as error:
+        if refuses(error):
+            HEALTH.connection_refused(REDIS, str(error))
+        raise
+    HEALTH.accepted(REDIS)
+
+
 class _LeavesReplicas(blocking.AbstractConnection):
     """A connection that is closed as soon as its server isn't the primary; the command that found out raises NotPrimaryError."""
 
@@ -151,7 +189,9 @@ class _LeavesReplicas(blocking.AbstractConnection):
         """Connect, unless it is connected, and nobody has found since that this is the wrong server."""
         if self.is_connected and self._watch.outdated():
             self.disconnect()
-        super().connect()  # type: ignore[no-untyped-call]
+        if not self.is_connected:
+            with _telling_health():
+                super().connect()  # type: ignore[no-untyped-call]
 
     def disconnect(self, *args: Any, **options: Any) -> None:
         """Close the socket."""
@@ -161,7 +201,8 @@ class _LeavesReplicas(blocking.AbstractConnection):
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send, and where it is due ask for the role before: the server answers both in one go."""
         if not self.is_connected:
-            self.connect_check_health(check_health=False)
+            with _telling_health():
+                self.connect_check_health(check_health=False)
         if check_health:
             self.check_health()  # type: ignore[no-untyped-call] # reads an answer of its own, so it goes first
             if self._watch.ask():
@@ -208,6 +249,14 @@ class PrimaryUnixConnection(_LeavesReplicas, blocking.UnixDomainSocketConnection
     """Over a Unix socket."""
 
 
+class PrimarySentinelConnection(_LeavesReplicas, AsksSentinel, blocking.Connection):
+    """Over TCP, to where Sentinel says."""
+
+
+class PrimarySentinelSSLConnection(_LeavesReplicas, AsksSentinel, blocking.SSLConnection):
+    """Over TLS, to where Sentinel says."""
+
+
 class _LeavesReplicasAsync(awaited.AbstractConnection):
     """The same in an event loop."""
 
@@ -219,7 +268,9 @@ class _LeavesReplicasAsync(awaited.AbstractConnection):
         """Connect, unless it is connected, and nobody has found since that this is the wrong server."""
         if self.is_connected and self._watch.outdated():
             await self.disconnect(nowait=True)
-        await super().connect()  # type: ignore[no-untyped-call]
+        if not self.is_connected:
+            with _telling_health():
+                await super().connect()  # type: ignore[no-untyped-call]
 
     async def disconnect(self, *args: Any, **options: Any) -> None:
         """Close the socket."""
@@ -229,7 +280,8 @@ class _LeavesReplicasAsync(awaited.AbstractConnection):
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send, and where it is due ask for the role before: the server answers both in one go."""
         if not self.is_connected:
-            await self.connect_check_health(check_health=False)
+            with _telling_health():
+                await self.connect_check_health(check_health=False)
         if check_health:
             await self.check_health()  # type: ignore[no-untyped-call] # reads an answer of its own, so it goes first
             if self._watch.ask():
@@ -274,6 +326,14 @@ class PrimarySSLConnectionAsync(_LeavesReplicasAsync, awaited.SSLConnection):
 
 class PrimaryUnixConnectionAsync(_LeavesReplicasAsync, awaited.UnixDomainSocketConnection):
     """Over a Unix socket."""
+
+
+class PrimarySentinelConnectionAsync(_LeavesReplicasAsync, AsksSentinelAsync, awaited.Connection):
+    """Over TCP, to where Sentinel says."""
+
+
+class PrimarySentinelSSLConnectionAsync(_LeavesReplicasAsync, AsksSentinelAsync, awaited.SSLConnection):
+    """Over TLS, to where Sentinel says."""
 
 
 _CLASSES: Final[dict[type, type]] = {

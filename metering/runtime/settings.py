@@ -22,6 +22,7 @@ SECRETS: Final = (
 
 POSTGRES_PORT: Final = "5432"
 DRIVER: Final = "postgresql+psycopg"
+SENTINEL_SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
 
 _POSTGRES_SCHEMES: Final = frozenset({"postgres", "postgresql", DRIVER})
 _KEY_AND_VALUE: Final = re.compile(r"\s*[a-z_]+\s*=")
@@ -67,7 +68,7 @@ class Settings(BaseSettings):
     Role `metering_app` may do what the product needs; `migrate` needs the owner. Kept as SQLAlchemy reads it.
     """
     redis_url: str | None = None
-    """`redis://`, `rediss://` or `unix://`."""
+    """`redis://`, `rediss://`, `unix://`, or `redis+sentinel://host1,host2/name` (`rediss+sentinel://` for TLS)."""
     data_dir: Path = Field(default=Path(".metering"))
     """Where the embedded servers keep their data."""
     metrics_host: str = "127.0.0.1"
@@ -131,10 +132,21 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_scheme(cls, value: str | None) -> str | None:
-        if value is not None and value.partition("://")[0] not in {"redis", "rediss", "unix"}:
-            raise ValueError("must be a Redis or Valkey URL, redis://host:6379/0")
-        if value is not None and (said := _OWN_REDIS_OPTION.search(value)):
+        if value is None:
+            return None
+        scheme = value.partition("://")[0]
+        if scheme == "redis+cluster":
+            raise ValueError("can't be redis+cluster:// yet: use a server without cluster mode, or Sentinel")
+        if scheme not in {"redis", "rediss", "unix", *SENTINEL_SCHEMES}:
+            raise ValueError(
+                "must be a Redis or Valkey URL, redis://host:6379/0 or redis+sentinel://host1:26379,host2:26379/name"
+            )
+        if said := _OWN_REDIS_OPTION.search(value):
             raise ValueError(f"must not say {said[1]}: this program decides how it reads answers")
+        if scheme in SENTINEL_SCHEMES:
+            from metering.client.sentinel import read_sentinel_url  # noqa: PLC0415 - only here: redis-py takes a while to load
+
+            read_sentinel_url(value)
         return value
 
     @field_validator("data_dir")

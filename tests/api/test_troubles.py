@@ -9,7 +9,7 @@ from functools import partial
 import httpx
 import pytest
 from prometheus_client import REGISTRY, generate_latest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from structlog.testing import capture_logs
 
 from db.accounts.quick_reads import QuickReads
@@ -22,7 +22,7 @@ from metering.api.thread_pools import QUICK_CONNECTIONS
 from tests.api.site import Site, api_context, assert_problem, served
 from tests.api.test_orgs_apart import REQUESTS
 from tests.conftest import Database
-from tests.db import made_read_only
+from tests.db import execute_as, made_read_only
 from tests.waiting import wait_until
 
 
@@ -65,6 +65,35 @@ def test_a_database_that_takes_no_writes_is_away(site: Site) -> None:
         assert site.http.get("/readyz").json() == {"ok": True}
         assert [ask().status_code for ask in asked] == [200, 200]
         assert site.patch(auto_reload_minimum_cents=5).status_code == 200
+
+
+def test_sessions_that_were_ended_while_idle_fail_nobody(site: Site) -> None:
+    """By `idle_session_timeout`, or by a load balancer: the first request after it is answered like any other."""
+    asked = [
+        partial(site.get, "/v1/billing"),
+        partial(site.get, "/v1/billing/transactions"),
+        partial(site.http.get, "/readyz"),
+        partial(site.patch, auto_reload_minimum_cents=5),
+        partial(site.post, "/v1/billing/setup-intent"),
+    ]
+    for _ in range(3):
+        assert [ask().status_code for ask in asked] == [200] * 5
+        end_sessions(site)
+
+
+def end_sessions(site: Site) -> None:
+    url = make_url(site.admin_url)
+    others = f"FROM pg_stat_activity WHERE datname = '{url.database}' AND pid <> pg_backend_pid()"
+    execute_as(site.admin_url, f"SELECT pg_terminate_backend(pid, 5000) {others}")
+
+
+def test_what_a_server_refuses_is_told(site: Site) -> None:
+    """A right that is missing is no outage: it doesn't pass, and whoever runs this must hear of it."""
+    assert site.http.get("/readyz").json() == {"ok": True}
+    execute_as(site.admin_url, "REVOKE UPDATE ON accounts FROM metering_app")
+    assert_problem(site.patch(auto_reload_minimum_cents=7), 503, "unavailable")
+    problem = assert_problem(site.http.get("/readyz"), 503, "not_ready")
+    assert (problem["away"], problem["refused"]) == ([], ["postgres"])
 
 
 def test_readyz_asks_whether_it_may_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import NullPool, create_engine, make_url
 
 from db.postgres.engine import driver_connection
 
 
-def execute_as(url: str, *scripts: str) -> None:
-    """Run SQL as the role that `url` names, in one transaction; errors are psycopg's own."""
-    with create_engine(url, poolclass=NullPool).begin() as connection:
+def execute_as(url: str, *scripts: str, autocommit: bool = False) -> None:
+    """Run SQL as the role that `url` names, in one transaction, or each by itself; errors are psycopg's own."""
+    level: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if autocommit else {}
+    with create_engine(url, poolclass=NullPool, **level).begin() as connection:
         for script in scripts:
             driver_connection(connection).execute(script.encode())
 

@@ -199,7 +199,7 @@ FORBIDDEN_TO_ALL = [
         "SHUTDOWN",
     ),
     *("SAVE", "BGREWRITEAOF", "REPLICAOF h 1", "MODULE LIST", "KEYS *", "CLIENT KILL ID 1"),
-    *("MIGRATE h 1 k 0 1", "RESTORE k 0 x", "SORT k", "SWAPDB 0 1", "MONITOR", "INFO"),
+    *("MIGRATE h 1 k 0 1", "RESTORE k 0 x", "SORT k", "SWAPDB 0 1", "MONITOR"),
 ]
 
 

@@ -26,7 +26,9 @@ BEGIN
     FOREACH wanted IN ARRAY ARRAY['metering_app', 'metering_meter', 'metering_api', 'metering_jobs'] LOOP
         BEGIN
             IF NOT pg_has_role(current_user, wanted, 'USAGE') THEN
-                EXECUTE format('GRANT %I TO CURRENT_USER WITH INHERIT TRUE, SET FALSE', wanted);
+                EXECUTE format('GRANT %I TO CURRENT_USER', wanted) -- 15 has no word for the rest
+                    || CASE WHEN current_setting('server_version_num')::integer >= 160000
+                        THEN ' WITH INHERIT TRUE, SET FALSE' ELSE '' END;
             END IF;
         EXCEPTION WHEN duplicate_object OR unique_violation OR internal_error THEN -- another migration has done so meanwhile
             NULL;

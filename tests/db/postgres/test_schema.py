@@ -16,6 +16,7 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from db.models import Base
 from db.postgres.schema import SchemaMismatchError, check_schema, expected_revision, migrate
+from db.postgres.server_checks import UnfitServerError
 from metering.sandbox.servers.embedded import Servers, running
 from tests.conftest import Database
 from tests.db import execute_as
@@ -149,7 +150,7 @@ def test_another_encoding_is_refused_with_the_remedy(servers: Servers) -> None:
                 .render_as_string(hide_password=False)
             )
             for refused in (migrate, check_schema):
-                with pytest.raises(SchemaMismatchError, match=r"encoding is LATIN1.* ENCODING 'UTF8'"):
+                with pytest.raises(UnfitServerError, match=r"encoding is LATIN1.* ENCODING 'UTF8'"):
                     refused(owner)
         finally:
             connection.execute("DROP DATABASE latin")
