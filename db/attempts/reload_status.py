@@ -194,6 +194,7 @@ _STOPS: Final = """
         ask_at, '{}'
     FROM reload_states JOIN accounts USING (org_id) WHERE auto_reload_enabled AND skip_reason <> 'paused'
 """
+_STOPS_OF_ORG: Final = text(f"SELECT * FROM ({_STOPS}) AS stops WHERE org_id = :org_id ORDER BY paused DESC")  # noqa: S608 - the same
 _COUNT_STOPS: Final = text(f"SELECT count(*) FROM ({_STOPS}) AS stops")  # noqa: S608 - of our own text alone
 _LIST_STOPS: Final = text(f"{_STOPS} ORDER BY org_id, paused DESC LIMIT :limit OFFSET :offset")
 
@@ -205,6 +206,11 @@ def list_reload_stops(
     total = connection.scalar(_COUNT_STOPS, {"now": now}) or 0
     rows = connection.execute(_LIST_STOPS, {"now": now, "limit": limit, "offset": offset})
     return [_stop(row, now) for row in rows], total
+
+
+def read_reload_stops(connection: Connection, org_id: int, now: datetime) -> list[ReloadStop]:
+    """What keeps one org from being reloaded at `now`: nothing, a pause, or what it waits for."""
+    return [_stop(row, now) for row in connection.execute(_STOPS_OF_ORG, {"org_id": org_id, "now": now})]
 
 
 def _stop(row: Row[Any], now: datetime) -> ReloadStop:

@@ -1,4 +1,4 @@
-"""Letting a gate follow at once what a command committed."""
+"""Letting a gate follow at once what a command committed, and asking one."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,6 +9,8 @@ from metering.rules.gates import Balance
 
 if TYPE_CHECKING:
     import redis
+
+    from metering.signals.gates import Gate
 
 
 def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" = None) -> None:
@@ -31,3 +33,21 @@ def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" =
         warn(
             f"The gate of org {balance.org_id} can't follow now ({quoted(error)}); `metering jobs` mends it within seconds."
         )
+
+
+def gate_of(org_id: int) -> "Gate | None":
+    """An org's gate as Redis has it; None where Redis can't be asked, which is said."""
+    import redis
+
+    from metering.console.connections import open_redis
+    from metering.signals.gates import Gates
+
+    try:
+        with open_redis() as client:
+            (gate,) = Gates(client).read([org_id])
+    except (redis.RedisError, CommandError) as error:
+        warn(
+            f"The gate of org {org_id} can't be asked now ({quoted(error)}); what is shown is what it is to be."
+        )
+        return None
+    return gate

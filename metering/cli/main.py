@@ -6,7 +6,18 @@ import typer
 from typer.core import TyperGroup
 
 from metering import __version__
-from metering.cli import attempts, keys, operators, orgs, payments, rejected, reloads, stripe_events, tiers
+from metering.cli import (
+    attempts,
+    calls,
+    keys,
+    operators,
+    orgs,
+    payments,
+    rejected,
+    reloads,
+    stripe_events,
+    tiers,
+)
 from metering.cli.adjust import adjust
 from metering.cli.api import api
 from metering.cli.audit import audit
@@ -87,6 +98,7 @@ app.add_typer(tiers.app, name="tier", rich_help_panel=SET_UP)
 app.add_typer(operators.app, name="operator", rich_help_panel=SET_UP)
 app.command(rich_help_panel=CALLS)(push)
 app.command(rich_help_panel=CALLS)(adjust)
+app.add_typer(calls.app, name="call", rich_help_panel=CALLS)
 app.add_typer(payments.app, name="payment", rich_help_panel=CALLS)
 app.add_typer(stripe_events.app, name="stripe-event", rich_help_panel=CALLS)
 app.add_typer(rejected.app, name="rejected", rich_help_panel=CALLS)

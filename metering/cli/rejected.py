@@ -22,8 +22,8 @@ from metering.console.output import (
     table,
     warn,
 )
-from metering.console.values import id_value
-from metering.rules.rejections import Reason
+from metering.console.values import id_value, text_value
+from metering.rules.rejections import Reason, named_org
 
 if TYPE_CHECKING:
     import redis
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from db.operators.log import Actor
 
 PAGE_EVENTS: Final = 500
+MAX_REASON_CHARS: Final = 500
 
 ReasonOption = Annotated[
     Reason | None,
@@ -44,7 +45,7 @@ ReasonOption = Annotated[
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="List events that could not be billed, and push them again.",
+    help="List events that could not be billed, push them again, or dismiss them.",
 )
 
 
@@ -53,7 +54,7 @@ def list_(
     limit: LimitOption = 50,
     offset: OffsetOption = 0,
     reason: ReasonOption = None,
-    all_: Annotated[bool, typer.Option("--all", help="Also those that were replayed.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that were replayed or dismissed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the rejected events that wait for somebody to mend the cause, oldest first."""
@@ -67,10 +68,13 @@ def list_(
     if as_json:
         show_list([_json(event) for event in events], total)
         return
-    shown = table(">id", "received", "reason", "detail", "event", "replayed")
+    shown = table(
+        ">id", "received", "reason", "detail", "event", *(("replayed", "dismissed") if all_ else ())
+    )
     for event in events:
         raw = event.raw.decode("utf-8", "backslashreplace")
-        add_row(shown, [event.id, event.received_at, event.reason, event.detail, raw, event.replayed_at])
+        ended = (event.replayed_at, event.dismissed_at) if all_ else ()
+        add_row(shown, [event.id, event.received_at, event.reason, event.detail, raw, *ended])
     show_page(shown, "rejected event", offset=offset, total=total)
 
 
@@ -91,7 +95,64 @@ def _json(event: "RejectedEvent") -> dict[str, Any]:
         "raw_length_bytes": event.raw_length_bytes,
         "replayed_at": event.replayed_at,
         "replayed_as": event.replayed_as,
+        "dismissed_at": event.dismissed_at,
+        "dismissed_reason": event.dismissed_reason,
     }
+
+
+@app.command()
+def dismiss(
+    ids: Annotated[list[int], typer.Argument(metavar="ID...", help="Which; their ids.", show_default=False)],
+    reason: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Why it will never be billed, in words.", show_default=False),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Dismiss rejected events that will never be billed: they wait no longer, and stay listed with `--all`."""
+    from db.ledger.rejections import DismissalError
+    from db.ledger.rejections import dismiss as dismiss_event
+    from db.operators.log import log_action
+    from db.postgres.engine import transaction
+    from metering.console.connections import open_database
+    from metering.console.operators import require_operator
+
+    for rejected_id in ids:
+        id_value("ID", rejected_id)
+    text_value("reason", reason, max_chars=MAX_REASON_CHARS)
+    dismissed, refused = [], {}
+    with open_database(command="rejected dismiss") as engine:
+        actor = require_operator(engine, "rejected dismiss")
+        for rejected_id in sorted(set(ids)):
+            try:
+                with transaction(engine) as connection:
+                    event = dismiss_event(connection, rejected_id, reason)
+                    if event is not None:
+                        log_action(
+                            connection,
+                            actor,
+                            "rejected dismiss",
+                            org_id=named_org(event.raw),
+                            subject=rejected_id,
+                            reason=reason,
+                        )
+                dismissed.append(rejected_id)
+            except DismissalError as error:
+                refused[rejected_id] = str(error)
+    if as_json:
+        show_json(
+            {
+                "results": [{"id": rejected_id} for rejected_id in dismissed],
+                "total": len(dismissed),
+                "refused": [{"id": key, "detail": why} for key, why in refused.items()],
+            }
+        )
+    else:
+        for rejected_id, why in refused.items():
+            warn(f"Event {rejected_id} was not dismissed: {why}.")
+        say(f"{counted(len(dismissed), 'event')} dismissed.")
+    if refused:
+        raise CommandError(f"{counted(len(refused), 'event')} of those asked for not dismissed.")
 
 
 @dataclass(slots=True)
@@ -202,14 +263,16 @@ def _replay(
         pushed = {event.id: answer.decode() for event, answer in pairs if isinstance(answer, bytes)}
         with transaction(engine) as connection:
             mark_replayed(connection, pushed, read_clock(connection))
-            for rejected_id, stream_id in pushed.items():
-                log_action(
-                    connection,
-                    actor,
-                    "rejected replay",
-                    subject=rejected_id,
-                    details={"replayed_as": stream_id},
-                )
+            for event in wanted:
+                if event.id in pushed:
+                    log_action(
+                        connection,
+                        actor,
+                        "rejected replay",
+                        org_id=named_org(event.raw),
+                        subject=event.id,
+                        details={"replayed_as": pushed[event.id]},
+                    )
         done.replayed_as |= pushed
         report(len(done.replayed_as))
         for _, answer in pairs:
@@ -229,6 +292,8 @@ def _interrupted(error: Exception, done: Replay) -> CommandError:
 
 def _why_not(event: "RejectedEvent", *, again: bool) -> str | None:
     """Why an event can't be replayed, or None if it can."""
+    if event.dismissed_at is not None and not again:
+        return f"it was dismissed: {event.dismissed_reason}; --again replays it all the same"
     if event.reason == Reason.TOO_LARGE:
         return f"of its {event.raw_length_bytes:,} bytes at most the first 64 KiB are kept; its producer has to send it anew"
     if event.reason == Reason.INVALID_FIELD and event.detail.startswith("event:"):
@@ -268,6 +333,7 @@ def _pages_by_reason(
         wanted = select(RejectedEvent).where(RejectedEvent.id > last_id, RejectedEvent.id <= newest_id)
         if not again:
             wanted = wanted.where(RejectedEvent.replayed_at.is_(None))
+        wanted = wanted.where(RejectedEvent.dismissed_at.is_(None))
         if reason is not None:
             wanted = wanted.where(RejectedEvent.reason == reason.value)
         page = _read(engine, wanted.limit(PAGE_EVENTS))

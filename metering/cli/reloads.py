@@ -1,7 +1,7 @@
 """`metering reload`."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,9 +21,6 @@ from metering.console.output import (
 )
 from metering.console.values import id_value, text_value
 
-if TYPE_CHECKING:
-    from db.attempts.reload_status import ReloadStop
-
 MAX_REASON_CHARS = 500
 
 app = typer.Typer(
@@ -39,6 +36,7 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
     from db.attempts.reload_status import list_reload_stops
     from db.postgres.clock import read_clock
     from metering.console.connections import open_database
+    from metering.console.reload_status import lifted_by
 
     with open_database(command="reload list") as engine, engine.connect() as connection:
         stops, total = list_reload_stops(connection, read_clock(connection), limit=limit, offset=offset)
@@ -52,28 +50,6 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
             shown, [each.org_id, state, each.code, each.since, lifted_by(each)], max_chars=MAX_SENTENCE_CHARS
         )
     show_page(shown, "paused or waiting auto-reload", offset=offset, total=total)
-
-
-def lifted_by(stop: "ReloadStop") -> str:
-    """What lifts it, in words."""
-    from metering.rules.times import format_time
-
-    settings = (
-        "a setting that changes"
-        if stop.settings_lift_from is None
-        else f"a setting that changes after {format_time(stop.settings_lift_from)}"
-    )
-    by_time = None if stop.until is None else format_time(stop.until)
-    if not stop.paused:
-        return {
-            "suspended": "`metering org resume`",
-            "pace": f"time: {by_time}",
-            "monthly_limit": f"the next month, at {by_time}, or another limit",
-        }.get(stop.code, "a saved card")
-    if stop.lifts_with == "card":
-        return "a different card, or `metering reload resume`"
-    others = f"another card, {settings}, or `metering reload resume`"
-    return others if by_time is None else f"time: {by_time}; {others}"
 
 
 @app.command()

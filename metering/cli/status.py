@@ -122,7 +122,7 @@ def _ledger(engine: "Engine") -> LedgerStatus:
         ).one()
         waiting = connection.execute(
             select(RejectedEvent.reason, func.count())
-            .where(RejectedEvent.replayed_at.is_(None))
+            .where(RejectedEvent.replayed_at.is_(None), RejectedEvent.dismissed_at.is_(None))
             .group_by(RejectedEvent.reason)
             .order_by(RejectedEvent.reason)
         )

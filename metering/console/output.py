@@ -157,6 +157,19 @@ def _row_by_row(shown: Table, texts: Sequence[Sequence[str]]) -> RenderableType:
     return rows
 
 
+def show_fields(title: str, fields: Iterable[tuple[str, object]]) -> None:
+    """Print names with their values, a line each, under a title; long values are folded, and nothing is cut."""
+    shown = Table(
+        box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left"
+    )
+    shown.add_column(no_wrap=True, style="bold")
+    shown.add_column(overflow="fold")
+    for name, value in fields:
+        text = format_time(value) if isinstance(value, datetime) else "-" if value is None else str(value)
+        shown.add_row(name, Text(printable(text)))
+    console().print(shown)
+
+
 def _plain(cell: RenderableType) -> str:
     return cell.plain if isinstance(cell, Text) else str(cell)
 

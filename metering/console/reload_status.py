@@ -1,12 +1,13 @@
-"""What `metering status` says of charges and auto-reloads."""
+"""What commands say of charges and auto-reloads."""
 
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from db.attempts.reload_status import ReloadStatus
+from db.attempts.reload_status import ReloadStatus, ReloadStop
 from metering.console.output import add_row, say, show_table, table
 from metering.rules.money import format_usd
+from metering.rules.times import format_time
 
 
 def reload_json(status: ReloadStatus, now: datetime) -> dict[str, Any]:
@@ -56,3 +57,23 @@ def show_reloads(status: ReloadStatus, now: datetime) -> None:
 
 def _age_s(at: datetime | None, now: datetime) -> float | None:
     return None if at is None else max((now - at).total_seconds(), 0.0)
+
+
+def lifted_by(stop: ReloadStop) -> str:
+    """What lifts it, in words."""
+    settings = (
+        "a setting that changes"
+        if stop.settings_lift_from is None
+        else f"a setting that changes after {format_time(stop.settings_lift_from)}"
+    )
+    by_time = None if stop.until is None else format_time(stop.until)
+    if not stop.paused:
+        return {
+            "suspended": "`metering org resume`",
+            "pace": f"time: {by_time}",
+            "monthly_limit": f"the next month, at {by_time}, or another limit",
+        }.get(stop.code, "a saved card")
+    if stop.lifts_with == "card":
+        return "a different card, or `metering reload resume`"
+    others = f"another card, {settings}, or `metering reload resume`"
+    return others if by_time is None else f"time: {by_time}; {others}"

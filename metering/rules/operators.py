@@ -30,11 +30,15 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         # set must be good all the same.
         "attempt list": _READ,
         "audit": _READ,
+        "call list": _READ,
+        "call show": _READ,
         "key find": _READ,
         "key list": _READ,
         "log": _READ,
         "operator list": _READ,
+        "org find": _READ,
         "org list": _READ,
+        "org show": _READ,
         "payment list": _READ,
         "rejected list": _READ,
         "reload list": _READ,
@@ -43,6 +47,7 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "tier list": _READ,
         # Orgs and keys: what is wrong can be named anew, revoked, made again.
         "org create": _SUPPORT,
+        "org rename": _SUPPORT,
         "key create": _SUPPORT,
         "key revoke": _SUPPORT,
         # Neither moves money: a resumed org is charged at most what the customer has asked for. Whoever answers customers by day
@@ -51,6 +56,8 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "org resume": _SUPPORT,
         # A call costs what it costs, once, however often it is replayed.
         "rejected replay": _SUPPORT,
+        # It gives up what a call costs: never more than was never billed, and a replay with --again takes it back.
+        "rejected dismiss": _SUPPORT,
         # It books what Stripe tells of, as the jobs do in their time.
         "stripe-event retry": _SUPPORT,
         # It charges the customer's card at most as the customer has asked for, within the limit of the month.

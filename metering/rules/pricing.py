@@ -165,6 +165,10 @@ class PriceBook:
     def __contains__(self, tier: object) -> bool:
         return tier in self._history
 
+    def tiers(self) -> list[str]:
+        """The names of all tiers, sorted."""
+        return sorted(self._history)
+
     def price_of(self, tier: str, ended_at: datetime, duration_us: int) -> Price | None:
         """The price of a call of `tier`: the one in force when it started; None as `in_force`.
 

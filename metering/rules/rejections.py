@@ -1,9 +1,12 @@
 """Why an event cannot be billed and becomes a dead letter (docs/reference/call-events.md#rejected-events)."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 MAX_DETAIL_CHARS = 500
+_NAMED_ORG = re.compile(rb'"org_id"\s*:\s*"?([0-9]{1,19})')
+"""As the indexes of rejected events have it (db/models/rejected_event.py)."""
 
 
 class Reason(StrEnum):
@@ -32,3 +35,9 @@ class Rejection:
     def __post_init__(self) -> None:
         text = self.detail.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", r"\x00")
         object.__setattr__(self, "detail", text[:MAX_DETAIL_CHARS])
+
+
+def named_org(raw: bytes) -> int | None:
+    """The org that an event's bytes name, JSON or not; None where they name none."""
+    found = _NAMED_ORG.search(raw)
+    return int(found[1]) if found and 0 < int(found[1]) < 2**63 else None

@@ -92,6 +92,9 @@ def test_the_token_is_shown_once_and_is_in_nothing_that_is_kept(cli: Cli, databa
 # What each command that changes something is given to be tried with.
 CHANGES: Mapping[str, tuple[str, ...]] = {
     "org create": ("Beta", "--id", "7"),
+    "org rename": ("42", "Beta"),
+    "org suspend": ("42", "--reason", "x"),
+    "org resume": ("42", "--reason", "x"),
     "key create": ("42",),
     "key revoke": ("1",),
     "tier set": ("bolt", "0.09"),
@@ -100,6 +103,7 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
     "adjust": ("42", "--cents", "5", "--reason", "x", "--key", "k"),
     "payment book": ("42", "pi_1", "--reason", "x"),
     "rejected replay": ("1",),
+    "rejected dismiss": ("1", "--reason", "x"),
     "reload resume": ("42", "--reason", "x"),
     "stripe-event retry": ("--all",),
     "stripe-event dismiss": ("evt_1", "--reason", "x"),

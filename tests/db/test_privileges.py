@@ -234,6 +234,11 @@ FORBIDDEN = {
 }
 FORBIDDEN_TO_ALL = [
     *BEYOND_THE_RIGHTS_OF_THE_APPLICATION,
+    "UPDATE accounts SET name = 'x'",
+    "SELECT * FROM operators",
+    "SELECT * FROM operator_log",
+    "SELECT * FROM org_names",
+    "UPDATE rejected_events SET dismissed_at = now()",
     "INSERT INTO accounts (name, created_at) VALUES ('x', now())",
     "INSERT INTO tiers (name, created_at) VALUES ('x', now())",
     "INSERT INTO tier_prices (tier, rate_microusd_per_minute) VALUES ('bolt', 0)",

@@ -71,7 +71,6 @@ CHANGES_OF_HISTORY = [
 ]
 BEYOND_THE_RIGHTS_OF_THE_APPLICATION = [
     *CHANGES_OF_HISTORY,
-    "UPDATE accounts SET name = 'x'",
     "UPDATE accounts SET org_id = 2",
     "UPDATE accounts SET created_at = now()",
     "UPDATE rejected_events SET raw = 'x'",

@@ -21,7 +21,7 @@ from metering.sandbox.servers.embedded import Servers, running
 from tests.conftest import Database
 from tests.db import execute_as
 
-REVISION = "0015"
+REVISION = "0016"
 MIGRATIONS = Path(__file__).parents[3] / "db" / "migrations"
 
 # Alembic's own comparison passes over the conditions of indexes, identities and storage parameters.
@@ -127,7 +127,13 @@ def test_models_and_migrations_say_the_same(database: Database, empty_database: 
 
     assert catalog(database.engine) == catalog(from_models)
     with database.engine.connect() as connection:
-        options = {"compare_type": True, "compare_server_default": True}
+        options = {
+            "compare_type": True,
+            "compare_server_default": True,
+            # Of expressions Alembic compares the words, which Postgres changes; the catalogs have compared what they mean.
+            "include_name": lambda name, kind, _: kind != "index" or "_named_" not in name,
+            "include_object": lambda _, name, kind, *__: kind != "index" or "_named_" not in name,
+        }
         assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
 
 
@@ -171,6 +177,7 @@ def test_there_is_no_way_back(database: Database) -> None:
     revisions = list(ScriptDirectory.from_config(config).walk_revisions())
     assert [script.revision for script in revisions] == [
         REVISION,
+        "0015",
         "0014",
         "0013",
         "0012",
