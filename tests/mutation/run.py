@@ -6,6 +6,7 @@ survivors are held against explained.toml. Nothing of the project is imported he
 """
 
 import argparse
+import fcntl
 import fnmatch
 import sys
 import time
@@ -51,6 +52,12 @@ def main() -> int:
     if asked.tests:
         config().pytest_add_cli_args_test_selection = asked.tests
     if not asked.report:
+        Path("mutants").mkdir(exist_ok=True)
+        lock = Path("mutants/lock").open("w", encoding="utf-8")  # noqa: SIM115 - held to the end of this process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("another run has mutants/ in hand: wait for its end") from None
         use_our_programs(Path(sys.executable).parent)
         set_mutant_under_test("mutant_generation")
         make_mutants(asked.jobs)

@@ -25,11 +25,13 @@ from metering.rules.reloads import (
     SkipReason,
     lifted_by_change,
     may_lift_at,
+    next_month,
     paced_until,
     pause_after_decline,
     pause_after_lost_money,
     reload_below_cents,
     reload_due,
+    same_month,
     stronger_pause,
     was_declined,
     with_card,
@@ -362,3 +364,14 @@ def test_a_pause_in_force_is_only_loosened_by_a_change(new: list[Pause], now: da
         assert held in (before, each)
         if before is not None and before.holds(now):
             assert strength[held.lifts_with] >= strength[before.lifts_with]
+
+
+@pytest.mark.usefixtures("far_from_utc")
+def test_a_month_is_utcs_whatever_the_zone_of_the_machine() -> None:
+    """In New York it is still April then."""
+    first_of_may = datetime(2026, 5, 1, 1, tzinfo=UTC)
+    assert next_month(first_of_may) == datetime(2026, 6, 1, tzinfo=UTC)
+    assert next_month(first_of_may - timedelta(hours=2)) == datetime(2026, 5, 1, tzinfo=UTC)
+    assert same_month(first_of_may, datetime(2026, 5, 31, 23, 59, tzinfo=UTC))
+    assert not same_month(first_of_may, first_of_may - timedelta(hours=2))
+    assert not same_month(first_of_may, first_of_may.replace(year=2027))
