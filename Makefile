@@ -17,7 +17,8 @@ demo: $(VENV)/.installed ## start everything on embedded servers, watch calls be
 test: $(VENV)/.installed ## run the tests, on servers that they start themselves
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not long and not containers"
 
-test-long: $(VENV)/.installed ## run the tests that take longer
+test-long: $(VENV)/.installed ## run the tests that take longer; Debian's servers that they need are installed first
+	@tests/external_servers/install-servers
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not containers"
 
 test-containers: $(VENV)/.installed ## run docker-compose.yml through a life on this machine's Docker Engine, beside any that runs

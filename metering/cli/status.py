@@ -66,6 +66,15 @@ class GatesStatus:
     """Those that are there and say something else than the org's balance, or whether an operator has suspended it."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServersStatus:
+    """Which servers these are, and what is wrong with how they are set up (docs/how-to/servers.md)."""
+
+    postgres_version: str
+    redis_version: str
+    wrong: list[str]
+
+
 def status(as_json: JsonOption = False) -> None:
     """Show how things stand: the backlog, the meters, the orgs and their gates, what was rejected, charges and reloads."""
     from db.attempts.reload_status import read_reload_status
@@ -76,6 +85,7 @@ def status(as_json: JsonOption = False) -> None:
     from metering.console.reload_status import reload_json, show_reloads
 
     with open_database(command="status") as engine, open_redis() as client:
+        servers = _servers(engine, client)
         ledger, stream, meters = _ledger(engine), _stream(client), _meters(client)
         gates = _gates(engine, client)
         with engine.connect() as connection:
@@ -90,11 +100,14 @@ def status(as_json: JsonOption = False) -> None:
             "stripe_events_set_aside": {"number": set_aside, "oldest_at": set_aside_since},
             "gates": asdict(gates),
             "stream": asdict(stream),
+            "servers": asdict(servers),
             "meters": [asdict(meter) for meter in meters],
         }
         show_json(found)
     else:
         _show(ledger, gates, stream, expected_revision())
+        for problem in servers.wrong:
+            say(problem)
         show_reloads(reloads, now)
         if set_aside:
             since = format_time(set_aside_since or now)
@@ -103,6 +116,17 @@ def status(as_json: JsonOption = False) -> None:
                 " `metering stripe-event list` names it, and why."
             )
         _show_meters(meters)
+
+
+def _servers(engine: "Engine", client: "redis.Redis") -> ServersStatus:
+    from db.postgres.server_checks import read_about
+    from metering.runtime import redis_checks
+
+    with engine.connect() as connection:
+        postgres = read_about(connection)
+    about = redis_checks.read_about(client)
+    wrong = [*postgres.concerns, *([about.problem] if about.problem is not None else about.concerns)]
+    return ServersStatus(postgres.version, about.version, wrong)
 
 
 def _ledger(engine: "Engine") -> LedgerStatus:

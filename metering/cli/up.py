@@ -32,6 +32,7 @@ def up(
     from metering.console.stopping import stop_on_signals
     from metering.console.stripe_access import find_stripe, named_return_url, named_stripe
     from metering.runtime.clock import system_clock
+    from metering.runtime.redis_checks import check_redis
     from metering.runtime.redis_connection import connect_redis
     from metering.runtime.settings import read_settings
 
@@ -45,7 +46,7 @@ def up(
     with stop_on_signals() as stop, located(start=True) as found:
         prepare_database(found)
         with connect_redis(found.redis_url) as client:
-            client.ping()
+            check_redis(client)
         if stop.is_set():
             return
         with Supervisor(roles, say=warn, settings={"METERING_HTTP_PORT": str(http_port)}):

@@ -20,7 +20,7 @@ REDIS: Final = "redis"
 
 SAID_EVERY_S: Final = 30.0
 """How often a refusal that goes on is logged."""
-STATEMENT_LASTS_S: Final = 90.0
+STATEMENT_LASTS_S: Final = 30.0
 """How long a refused statement counts: whatever needs it is tried again before."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -119,7 +119,7 @@ def lost(
         time.sleep(seconds / 2)
         began_s = time.monotonic()
         if cut_off:
-            links.cut(LINK)
+            links.stall(LINK)
         else:
             primary.kill()
         wait_until(lambda: writes(replica), limit_s=LIMIT_S)

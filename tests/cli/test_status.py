@@ -23,7 +23,9 @@ from workers.stream import GROUP, CallStream
 def test_status_of_a_new_installation(cli: Cli) -> None:
     found = cli.json("status")
     assert {"attempts", "reloads"} <= found.keys()  # tests/cli/test_attempts.py looks into them
-    assert {name: found[name] for name in found.keys() - {"attempts", "reloads"}} == {
+    assert found["servers"]["wrong"] == []
+    assert found["servers"]["postgres_version"].partition(".")[0].isdecimal()
+    assert {name: found[name] for name in found.keys() - {"attempts", "reloads", "servers"}} == {
         "schema_revision": expected_revision(),
         "orgs": 0,
         "orgs_exhausted": 0,
@@ -146,6 +148,16 @@ def test_a_balance_that_changes_meanwhile_is_no_gate_that_does_not_follow(
     monkeypatch.setattr(gates.Gates, "read", change_first)
     assert cli.json("status")["gates"]["not_following"] == 0
     assert not reads
+
+
+def test_status_says_what_is_wrong_with_the_servers(cli: Cli, redis_client: redis.Redis) -> None:
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert "set maxmemory-policy noeviction" in " ".join(cli.run("status").stdout.split())
+        assert "maxmemory-policy allkeys-lru" in cli.json("status")["servers"]["wrong"][0]
+        assert "set maxmemory-policy noeviction" in cli.fail("meter")
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
 
 
 def test_status_before_the_group_is_made(cli: Cli, redis_client: redis.Redis) -> None:

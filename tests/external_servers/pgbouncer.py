@@ -1,11 +1,13 @@
 """PgBouncer between a role and Postgres."""
 
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from psycopg.pq import PGconn, Ping
 
+from tests.external_servers.postgres import as_nobody
 from tests.external_servers.process import HOST, Process, apt_program, free_port
 
 
@@ -31,15 +33,24 @@ class PgBouncer(Process):
         (directory / "users").write_text(
             "".join(f'"{name}" ""\n' for name in ("metering_app", "metering_owner", "postgres", "admin"))
         )
-        (directory / "bouncer.ini").write_text(
-            f"[databases]\n* = host={sockets_dir} port={server_port}\n[pgbouncer]\n"
-            + "".join(f"{name} = {value}\n" for name, value in said.items())
-        )
+        self._settings = said
+        self._lead(directory, sockets_dir, server_port)
         # It refuses to run as root.
         for path in (directory, *directory.iterdir()):
             path.chmod(0o777)
         command: list[str | Path] = [apt_program("pgbouncer", "pgbouncer"), "bouncer.ini"]
-        super().__init__(directory, [*_as_nobody(), *command], self.answers)
+        super().__init__(directory, [*as_nobody(), *command], self.answers)
+
+    def _lead(self, directory: Path, sockets_dir: Path, server_port: int) -> None:
+        (directory / "bouncer.ini").write_text(
+            f"[databases]\n* = host={sockets_dir} port={server_port}\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in self._settings.items())
+        )
+
+    def lead_to(self, sockets_dir: Path, server_port: int) -> None:
+        """Have it lead to another server, without a restart."""
+        self._lead(self.directory, sockets_dir, server_port)
+        self.send(signal.SIGHUP)
 
     def answers(self) -> bool:
         conninfo = f"host={HOST} port={self.port} user=admin dbname=pgbouncer connect_timeout=2"
@@ -47,12 +58,6 @@ class PgBouncer(Process):
 
     def url(self, role: str, database: str) -> str:
         return f"postgresql://{role}@{HOST}:{self.port}/{database}"
-
-
-def _as_nobody() -> list[str]:
-    import os  # noqa: PLC0415
-
-    return ["unshare", "--user", "--map-user=65534", "--map-group=65534"] if os.geteuid() == 0 else []
 
 
 @contextmanager

@@ -19,7 +19,7 @@ STOP_LIMIT_S: Final = 30.0
 
 def apt_program(name: str, package: str) -> Path:
     """A program that comes with a Debian package. The test fails where it isn't installed: nothing is left out in silence."""
-    for directory in (None, "/usr/sbin:/usr/lib/postgresql/15/bin"):
+    for directory in ("/usr/lib/postgresql/15/bin:/usr/sbin:/usr/bin", None):
         found = shutil.which(name, path=directory)
         if found is not None:
             return Path(found)

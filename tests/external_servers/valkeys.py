@@ -62,7 +62,14 @@ class TcpServer(Process):
 class Sentinel(Process):
     """One of those who watch."""
 
-    def __init__(self, directory: Path, primary_port: int, down_after_ms: int, extra: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        primary_port: int,
+        down_after_ms: int,
+        extra: str = "",
+        program: Path | None = None,
+    ) -> None:
         self.port = free_port()
         directory.mkdir(parents=True)
         (directory / "sentinel.conf").write_text(
@@ -72,7 +79,9 @@ class Sentinel(Process):
             f"sentinel failover-timeout {NAME} 10000\n"
         )
         self.client = redis.Redis(HOST, self.port, socket_timeout=5)
-        super().__init__(directory, [Valkey.program(), "sentinel.conf", "--sentinel"], self.answers)
+        super().__init__(
+            directory, [program or Valkey.program(), "sentinel.conf", "--sentinel"], self.answers
+        )
 
     def answers(self) -> bool:
         try:

@@ -1,5 +1,8 @@
 """Two embedded Postgres servers, one streaming to the other: for trying what a switch-over does to who is connected."""
 
+import os
+import shutil
+import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,11 +60,18 @@ class ReplicatedPostgres:
         Nothing is lost: a primary that is stopped cleanly ends only when its standby has all that it has. Sessions on the old
         one end, and whoever connects to it afterwards finds a server that reads and doesn't write.
         """
-        old, new = self.primary, self.standby
+        self.hand_over()
+        self.rejoin()
+
+    def hand_over(self) -> None:
+        """The first half of it: the old primary stays away."""
         self.wait_until_streaming()
-        old.stop()
-        execute(new, "SELECT pg_promote()")
-        self.primary, self.standby = new, old
+        self.primary.stop()
+        self._promote()
+
+    def rejoin(self) -> None:
+        """The other half."""
+        old, new = self.standby, self.primary
         cluster_dir = old.data_dir / "postgres"
         with (cluster_dir / "postgresql.auto.conf").open("a", encoding="utf-8") as settings:
             settings.write(f"primary_conninfo = '{_conninfo(new)}'\n")
@@ -69,6 +79,31 @@ class ReplicatedPostgres:
         self._account.own(cluster_dir / "standby.signal")
         old.start(self._account)
         self.wait_until_streaming()
+
+    def commit_on_both(self, *, wanted: bool) -> None:
+        """Have the primary acknowledge a commit only once its standby has it on disk, too; or no longer."""
+        value = "'*'" if wanted else "''"
+        execute(self.primary, f"ALTER SYSTEM SET synchronous_standby_names = {value}")
+        execute(self.primary, "SELECT pg_reload_conf()")
+
+    def fail_over(self) -> None:
+        """Kill the primary and promote its standby. What was acknowledged and not on the standby is lost."""
+        pid = self.primary.pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        self.primary.stop()  # returns when the last of its processes has gone
+        self._promote()
+
+    def rebuild_standby(self) -> None:
+        """Make the server that was killed anew, as a copy of the primary."""
+        shutil.rmtree(self.standby.data_dir / "postgres")
+        self._copy_to_standby()
+        self.standby.start(self._account)
+        self.wait_until_streaming()
+
+    def _promote(self) -> None:
+        execute(self.standby, "SELECT pg_promote()")
+        self.primary, self.standby = self.standby, self.primary
 
     def wait_until_streaming(self) -> None:
         """Return once the standby has all that the primary has written so far. Raises ServerError where that takes too long."""
