@@ -61,6 +61,7 @@ ROLES: Final = {
     "metering_build_info": _ALL,
     "metering_postgres_connections_in_use": _ALL,
     "metering_postgres_connections_limit": _ALL,
+    "metering_http_events": frozenset({API}),
     "metering_http_requests": frozenset({API}),
     "metering_http_request_seconds": frozenset({API}),
 }
