@@ -78,6 +78,15 @@ def test_a_database_that_was_set_up_half_is_not_healthy(installation: Installati
     installation.compose(*check)
 
 
+def test_a_killed_health_check_ends_no_session(installation: Installation) -> None:
+    """What it leaves behind must not be Postgres's own child, whose end by a signal it takes for a crash."""
+    installation.start()
+    left = "(sleep 300 & echo $! > /tmp/left) && exec true"  # its parent ends, and it is handed on
+    installation.compose("exec", "-T", "postgres", "sh", "-c", left)
+    installation.compose("exec", "-T", "postgres", "sh", "-c", "kill -PIPE $(cat /tmp/left); sleep 2")
+    assert "untracked child process" not in installation.logs("postgres")
+
+
 def test_a_busy_machine_takes_nothing_for_dead(installation: Installation) -> None:
     """Everything starts, is found well and goes on being so, where each container gets a seventh of a processor."""
     installation.start()

@@ -30,9 +30,8 @@ from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.customers.cardholders import StandInCardholders
 api = CustomerApi(8000, os.environ["API_KEY"], "api")
 holders = StandInCardholders(os.environ["STRIPE_API_BASE"])
-intent = api.ask("POST", "/v1/billing/setup-intent", {})
-secret = intent.body["client_secret"]
-card = holders.save_card(secret.partition("_secret_")[0], "pm_card_visa")
+made = api.ask("POST", "/v1/billing/setup-intent")
+card = holders.save_card(made.body["setup_intent_id"], "pm_card_visa")
 answer = api.ask("POST", "/v1/billing/default-payment-method", {"payment_method_id": card})
 assert answer.status == 200, answer
 answers = [api.ask("POST", "/v1/billing/top-up", {"amount_cents": 2500}, key="first") for _ in range(2)]
@@ -45,6 +44,6 @@ def test_the_demo_ends_with_a_passed_audit(installation: Installation) -> None:
     installation.start(meters=2)
     shown = installation.compose("--profile", "demo", "run", "--rm", "-T", "demo")
     assert "NOT STRIPE" in shown
-    assert re.search(r"[1-9][\d,]* calls?\b", shown)
+    assert re.search(r"^Audit of .*: passed\.$", shown, re.MULTILINE)
     charged = installation.compose("--profile", "demo", "logs", "--no-color", "stripe")
     assert "this is a sandbox, not Stripe" in charged

@@ -203,6 +203,12 @@ def test_nothing_can_be_reached_from_another_machine(name: str) -> None:
 
 
 @EVERY
+def test_what_a_health_check_leaves_behind_is_nobodys_child(name: str) -> None:
+    """Postgres as process 1 took the end of a killed check's psql for a crash of its own, and ended every session."""
+    assert SERVICES[name].get("init") is True or name in MONITORING
+
+
+@EVERY
 def test_any_number_of_a_service_may_run(name: str) -> None:
     assert not {"container_name", "hostname", "scale", "deploy"} & set(SERVICES[name])
 
