@@ -6,6 +6,7 @@ from db.models.audit import AuditedAccount, AuditFinding, AuditPass, AuditSuspec
 from db.models.base import Base
 from db.models.idempotency_key import IdempotencyKey
 from db.models.operator import Operator, OperatorLogEntry
+from db.models.operator_refund import OperatorRefund
 from db.models.org_name import OrgName
 from db.models.payment_attempt import PaymentAttempt
 from db.models.payment_method import PaymentMethod
@@ -31,6 +32,7 @@ __all__ = [
     "Kind",
     "Operator",
     "OperatorLogEntry",
+    "OperatorRefund",
     "OrgName",
     "PaymentAttempt",
     "PaymentMethod",

@@ -22,6 +22,8 @@ READ_TIMEOUT_S: Final = 15.0
 MAX_NETWORK_RETRIES: Final = 1
 """The SDK repeats lost connections, 409 and 5xx by itself, with the same key. Together they take less than a WORK_LEASE."""
 PAGE: Final = 100
+REFUND_MARK: Final = "metering_refund"
+"""The name of a refund's metadata that tells which operator's key has made it."""
 EVENT_DELAY: Final = timedelta(minutes=1)
 """How much later than an object the event of its making may be dated: that of a charge when the bank has answered."""
 
@@ -218,6 +220,22 @@ class StripeApi:
         return tuple(
             read_refund(each) for each in each_of("refunds.list", lambda: self._v1.refunds.list(params))
         )
+
+    def find_refund(self, intent_id: str, mark: str) -> Refund | None:
+        """A PaymentIntent's refund that bears our mark, as it stands; None if there is none."""
+        params: Any = {"payment_intent": intent_id, "limit": PAGE}
+        for each in each_of("refunds.list", lambda: self._v1.refunds.list(params)):
+            if (each.get("metadata") or {}).get(REFUND_MARK) == mark:
+                return read_refund(each)
+        return None
+
+    def create_refund(self, intent_id: str, *, amount_cents: int | None, mark: str) -> Refund:
+        """Refund a PaymentIntent, all that is left of it unless told how much, with `mark` as key and as mark."""
+        params: Any = {"payment_intent": intent_id, "metadata": {REFUND_MARK: mark}}
+        if amount_cents is not None:
+            params["amount"] = amount_cents
+        options: Any = {"idempotency_key": mark}
+        return read_refund(ask("refunds.create", lambda: self._v1.refunds.create(params, options)))
 
     def disputes_of(self, intent_id: str) -> tuple[Dispute, ...]:
         """A PaymentIntent's disputes."""

@@ -64,6 +64,7 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "reload resume": _SUPPORT,
         # It makes or takes money by the word of an operator alone.
         "adjust": _MONEY,
+        "refund": _MONEY,
         # It credits an org, and may give it a customer of Stripe's for good.
         "payment book": _MONEY,
         # What it tells of is never booked.

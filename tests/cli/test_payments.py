@@ -9,6 +9,7 @@ import redis
 
 from db.payments.set_aside_events import set_aside
 from db.payments.stripe_events import EventRef
+from metering.payments.outcomes import TopUpMade
 from metering.runtime.clock import system_clock
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from tests.cli.conftest import Cli
@@ -121,3 +122,26 @@ def test_events_that_wait_are_listed_tried_again_and_dismissed(stripe_cli: Cli, 
     assert "no event evt_2" in stripe_cli.fail("stripe-event", "retry", "evt_2")
     actions = [each["action"] for each in stripe_cli.json("log")["results"]]
     assert actions[:2] == ["stripe-event retry", "stripe-event dismiss"]
+
+
+def test_a_payment_is_refunded_once_for_its_key(stripe_cli: Cli, world: World) -> None:
+    outcome = world.top_up(2_000).outcome
+    assert isinstance(outcome, TopUpMade)
+    intent = outcome.payment_intent_id
+    asked = ("refund", "1", intent, "--cents", "500", "--reason", "asked for", "--key", "k")
+    done = stripe_cli.json(*asked)
+    assert done.pop("refund_id").startswith("re_")
+    assert done == {
+        "org_id": 1,
+        "payment_intent_id": intent,
+        "amount_cents": 500,
+        "status": "succeeded",
+        "balance_cents": 1_500,
+        "refunded": True,
+    }
+    assert stripe_cli.run(*asked).stdout.startswith(
+        "Nothing changed: this key has made it before. 5.00 USD of"
+    )
+    assert "was used before" in stripe_cli.fail("refund", "1", intent, "--reason", "asked for", "--key", "k")
+    assert "is not a credit" in stripe_cli.fail("refund", "1", "pi_x", "--reason", "x", "--key", "x")
+    assert world.balance() == world.held_cents() == 1_500

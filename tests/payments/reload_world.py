@@ -46,6 +46,7 @@ _TABLES: Final = (
         "stripe_events",
         "set_aside_events",
         "operator_log",
+        "operator_refunds",
         "stripe_cursors",
         "stripe_customers",
         "idempotency_keys",
