@@ -76,7 +76,7 @@ def test_the_same_key_with_other_content_fails(world: World) -> None:
     refund(world, intent, 300)
     for other in ({"cents": 301}, {"cents": None}, {"cents": 300, "reason": "another"}):
         with pytest.raises(RefundError, match="was used before for org 1, for 300 cents"):
-            refund(world, intent, **other)  # type: ignore[arg-type]
+            refund(world, intent, **other)
     require(world, 300)
 
 
