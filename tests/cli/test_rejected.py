@@ -69,6 +69,8 @@ def test_list_in_the_contracts_shape(cli: Cli) -> None:
         "raw_length_bytes": 12,
         "replayed_at": None,
         "replayed_as": None,
+        "dismissed_at": None,
+        "dismissed_reason": None,
     }
     assert base64.b64decode(found["results"][1]["raw_base64"]) == b"\xff\x00"
     assert "raw" not in found["results"][1]
