@@ -237,6 +237,8 @@ FORBIDDEN_TO_ALL = [
     "UPDATE accounts SET name = 'x'",
     "SELECT * FROM operators",
     "SELECT * FROM operator_log",
+    "SELECT * FROM operator_refunds",
+    "INSERT INTO operator_refunds (org_id, key, payment_intent_id, reason) VALUES (1, 'x', 'x', 'x')",
     "SELECT * FROM org_names",
     "UPDATE rejected_events SET dismissed_at = now()",
     "INSERT INTO accounts (name, created_at) VALUES ('x', now())",

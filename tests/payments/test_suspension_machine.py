@@ -42,8 +42,9 @@ def _quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
+@pytest.mark.timeout(300)
 def test_a_random_walk_finds_nothing(site: Site) -> None:
-    walk(site, examples=6, steps_each=30)
+    walk(site, examples=5, steps_each=30)
 
 
 @pytest.mark.long
