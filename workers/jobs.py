@@ -6,7 +6,7 @@ from typing import Final
 
 import redis
 import structlog
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from metering.payments.context import Payments
 from workers.audit_job import audit_tasks
@@ -24,12 +24,20 @@ POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) -> None:
+def run_jobs(
+    payments: Payments,
+    client: redis.Redis,
+    *,
+    stop: threading.Event,
+    registry: CollectorRegistry = REGISTRY,
+) -> None:
     """Work until `stop` is set, with the jobs in hand finished.
 
     The reconcilers run in threads of their own: nothing in Redis, no schedule and no message, is the only reason for them to run.
     They outlive every error they can; if one's thread ends all the same, so does this role: a supervisor starts it again, and
     nobody believes that gates or charges are being watched.
+
+    `registry` serves the metrics that are read when they are asked for; each of it can be there once.
     """
     broker = make_broker(client)
     declare_auto_reload(broker, payments)
@@ -57,7 +65,7 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
     reconciling = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
     collectors = (charges, BacklogCollector(client), ValkeyMemoryCollector(client))
     for collector in collectors:
-        REGISTRY.register(collector)
+        registry.register(collector)
     for thread in reconciling:
         thread.start()
     worker.start()
@@ -70,7 +78,7 @@ def run_jobs(payments: Payments, client: redis.Redis, *, stop: threading.Event) 
         for thread in reconciling:
             thread.join()
         for collector in collectors:
-            REGISTRY.unregister(collector)
+            registry.unregister(collector)
     if failures:
         raise failures[0]
     log.info("jobs have stopped")

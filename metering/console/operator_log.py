@@ -1,11 +1,12 @@
 """How commands show what operators did."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from db.models import OperatorLogEntry
+if TYPE_CHECKING:
+    from db.models import OperatorLogEntry
 
 
-def log_json(entry: OperatorLogEntry) -> dict[str, Any]:
+def log_json(entry: "OperatorLogEntry") -> dict[str, Any]:
     """For programs."""
     return {
         "id": entry.id,
@@ -22,13 +23,13 @@ def log_json(entry: OperatorLogEntry) -> dict[str, Any]:
     }
 
 
-def log_cells(entry: OperatorLogEntry) -> list[object]:
+def log_cells(entry: "OperatorLogEntry") -> list[object]:
     """For people: when, who, did, org, to what, details, why."""
     did = f"REFUSED: {entry.action}" if entry.refused else entry.action
     return [entry.at, entry.operator, did, entry.org_id, entry.subject, _details(entry), entry.reason]
 
 
-def _details(entry: OperatorLogEntry) -> str | None:
+def _details(entry: "OperatorLogEntry") -> str | None:
     return ", ".join(f"{name} {_value(value)}" for name, value in entry.details.items()) or None
 
 

@@ -67,7 +67,9 @@ def hold(
     }
     measured: dict[tuple[str, str], Windows] = {}
     with ExitStack() as stack, SignalListener(fixture.client) as listener:
-        (meter,) = stack.enter_context(running_roles(fixture.servers.data_dir, [meter_command(0)]))
+        (meter,) = stack.enter_context(
+            running_roles(fixture.servers.data_dir, [meter_command(0)], log_level="debug")
+        )
         addresses: dict[str, tuple[str, int]] = {}
         for name, checkout in checkouts.items():
             os.environ["PYTHONPATH"] = str(checkout)

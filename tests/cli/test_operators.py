@@ -104,6 +104,7 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
     "payment book": ("42", "pi_1", "--reason", "x"),
     "rejected replay": ("1",),
     "rejected dismiss": ("1", "--reason", "x"),
+    "refund": ("42", "pi_1", "--reason", "x", "--key", "k"),
     "reload resume": ("42", "--reason", "x"),
     "stripe-event retry": ("--all",),
     "stripe-event dismiss": ("evt_1", "--reason", "x"),

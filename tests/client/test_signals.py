@@ -87,11 +87,11 @@ def test_a_signal_says_what_was_said(client: MeteringClient, gates: Gates, redis
     ids = log_ids(redis_client)
     said = {"org_id": 42, "at": "2026-04-20T18:25:06.201Z"}
     raw = [
-        {"type": "balance.restored", "balance_cents": 100, "version": 1} | said,
-        {"type": "balance.exhausted", "balance_cents": -3, "version": 2} | said,
+        {"type": "balance.restored", "state": "open", "balance_cents": 100, "version": 1} | said,
+        {"type": "balance.exhausted", "state": "exhausted", "balance_cents": -3, "version": 2} | said,
     ]
-    assert restored == Signal(ids[0], "balance.restored", 42, NOW, 100, 1, raw[0])
-    assert exhausted == Signal(ids[1], "balance.exhausted", 42, NOW, -3, 2, raw[1])
+    assert restored == Signal(ids[0], "balance.restored", 42, NOW, 100, 1, raw[0], "open")
+    assert exhausted == Signal(ids[1], "balance.exhausted", 42, NOW, -3, 2, raw[1], "exhausted")
     assert len({restored, exhausted}) == 2
 
 

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
+from prometheus_client import CollectorRegistry
+
 from metering.payments.context import Payments
 from tests.payments.world import World
 from tests.waiting import wait_until
@@ -27,7 +29,8 @@ def running_jobs(world: World, *, processes: int = 1) -> Iterator[None]:
     stop = threading.Event()
     with ThreadPoolExecutor(processes) as threads:
         running = [
-            threads.submit(run_jobs, nudging(world), world.client, stop=stop) for _ in range(processes)
+            threads.submit(run_jobs, nudging(world), world.client, stop=stop, registry=CollectorRegistry())
+            for _ in range(processes)
         ]
         try:
             yield

@@ -70,7 +70,9 @@ def measure_http_reads(
     asked = ((GATE, "token", token), (GATE, "key", api_key), (ACCOUNT, "key", api_key))
     reads: list[HttpRead] = []
     with (
-        running_roles(fixture.servers.data_dir, [meter_command(0), *api_commands()]) as roles,
+        running_roles(
+            fixture.servers.data_dir, [meter_command(0), *api_commands()], log_level="debug"
+        ) as roles,
         SignalListener(fixture.client) as listener,
     ):
         host, port = api_address(roles)
