@@ -52,6 +52,11 @@ class KeyUses:
             self._used.difference_update(keys)
             self._noted.update(dict.fromkeys(keys))
 
+    def clear(self) -> None:
+        """Know of no uses, as at the start."""
+        self._used.clear()
+        self._noted.clear()
+
     async def keep_writing(self, stop: asyncio.Event) -> None:
         """Write once a minute until `stop` is set, and then once more."""
         while not stop.is_set():

@@ -124,6 +124,7 @@ class Site:
         self.world.make_org(1)
         self.context.prices.clear()
         self.context.auth_rate_limit.clear()
+        self.context.key_uses.clear()
         self.keys.clear()
 
     def take_webhooks(self) -> None:
