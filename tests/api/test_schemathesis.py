@@ -22,7 +22,8 @@ headers = {{ Authorization = "Bearer {key}" }}
 enabled = true
 max_response_time = 10
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "400", "402", "404", "409", "422"]  # 404: another org's gate; 409: a key used before
+# 401: an org's key where telephony's token is wanted; 404: another org's gate; 409: a key used before
+expected-statuses = ["2xx", "400", "401", "402", "404", "409", "422"]
 [checks.negative_data_rejection]
 expected-statuses = ["400", "401", "402", "404", "422"]
 
