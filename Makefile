@@ -6,7 +6,7 @@ DOCS_VENV ?= .venv-docs
 PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-long test-containers coverage mutate chaos check docs dashboards format bench lock clean
+.PHONY: help demo up test test-long fire-alerts test-containers coverage mutate chaos check docs dashboards format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ test: $(VENV)/.installed ## run the tests, on servers that they start themselves
 
 test-long: $(VENV)/.installed ## run the tests that take longer; Debian's servers that they need are installed first
 	@tests/external_servers/install-servers
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not containers"
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not containers and not fired"
+
+fire-alerts: $(VENV)/.installed ## cause what each alert is for, see it fire and end: 5 minutes of a machine that does nothing else
+	$(BIN)/pytest -m fired tests/monitoring
 
 test-containers: $(VENV)/.installed ## run docker-compose.yml through a life on this machine's Docker Engine, beside any that runs
 	$(BIN)/pytest --verbose -m containers tests/containers

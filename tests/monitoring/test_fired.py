@@ -135,6 +135,7 @@ def site(database: Database, redis_url: str, redis_client: redis.Redis, tmp_path
 
 
 @pytest.mark.long
+@pytest.mark.fired
 @pytest.mark.timeout(1_500)
 def test_each_alert_fires_and_ends(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled(), ExitStack() as stack:

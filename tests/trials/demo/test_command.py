@@ -253,7 +253,7 @@ def test_a_gate_forced_open_by_hand_is_mended_and_named(demo_cli: Cli, data_dir:
     assert AUDIT_PASSED.search(output)
     assert AGREES in output
     assert not GATES_AGREE.search(output)
-    assert f"  Org {org_id}'s signals don't alternate: balance.exhausted at version " in output
+    assert f"  Org {org_id}'s signals don't follow: balance.exhausted at version " in output
     assert f"Org {org_id}'s gate says" not in output  # in the end it was right again
 
 
