@@ -19,7 +19,7 @@ test: $(VENV)/.installed ## run the tests, on servers that they start themselves
 
 test-long: $(VENV)/.installed ## run the tests that take longer; Debian's servers that they need are installed first
 	@tests/external_servers/install-servers
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not containers and not fired"
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not fired and not containers"
 
 fire-alerts: $(VENV)/.installed ## cause what each alert is for, see it fire and end: 5 minutes of a machine that does nothing else
 	$(BIN)/pytest -m fired tests/monitoring
