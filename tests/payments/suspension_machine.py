@@ -1,7 +1,7 @@
 """Gates and signals of two orgs, whatever changes them and in whatever order sessions come to Redis, beside a model of them."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import ClassVar
@@ -50,13 +50,19 @@ class Model:
 
 
 class LaterGates(Gates):
-    """What was committed is kept: some session brings it to Redis later, in any order, or never."""
+    """What was committed is kept: some session brings it to Redis later, in any order, or never.
 
-    def __init__(self, kept: list[Balance]) -> None:
+    Whether the org is suspended the program must know as the walk does: a model that believed the program would open with it.
+    """
+
+    def __init__(self, kept: list[Balance], suspended: Mapping[int, bool]) -> None:
         self._kept = kept
+        self._suspended = suspended
 
     def follow(self, balances: Iterable[Balance], at: datetime) -> list[Signal]:  # noqa: ARG002
-        self._kept.extend(balances)
+        for each in balances:
+            assert each.suspended is self._suspended[each.org_id], f"{each} doesn't know"
+            self._kept.append(each)
         return []
 
 
@@ -71,9 +77,9 @@ class SuspensionMachine(RuleBasedStateMachine):
         self.world.make_org(2)
         self.kept: list[Balance] = []
         self.gates = Gates(self.world.client)
-        self.world.payments = replace(self.world.payments, gates=LaterGates(self.kept))
         self.models = {org_id: Model() for org_id in ORGS}
         self.suspended = dict.fromkeys(ORGS, False)
+        self.world.payments = replace(self.world.payments, gates=LaterGates(self.kept, self.suspended))
         self.world.save_card()
         self.world.settings(enabled=True, minimum_cents=500, amount_cents=2_000)
         self.world.adjust(3_000)
@@ -119,29 +125,35 @@ class SuspensionMachine(RuleBasedStateMachine):
     @rule(org_id=ORG)
     def suspend(self, org_id: int) -> None:
         self._count("suspensions")
-        assert self.world.suspend_org(org_id).changed is not self.suspended[org_id]
-        self.suspended[org_id] = True
+        before, self.suspended[org_id] = self.suspended[org_id], True
+        assert self.world.suspend_org(org_id).changed is not before
 
     @rule(org_id=ORG)
     def resume(self, org_id: int) -> None:
         self._count("resumptions")
-        assert self.world.resume_org(org_id).changed is self.suspended[org_id]
-        self.suspended[org_id] = False
+        before, self.suspended[org_id] = self.suspended[org_id], False
+        assert self.world.resume_org(org_id).changed is before
 
-    @rule(data=st.data())
-    def sessions_come_to_redis(self, data: st.DataObject) -> None:
-        """Some of what was committed, in any order: at most one change of each org in a call."""
-        if not self.kept:
-            return
-        self._count("batches followed")
-        batch: dict[int, Balance] = {}
-        for _ in range(data.draw(st.integers(1, 3))):
-            if self.kept:
-                each = self.kept.pop(data.draw(st.integers(0, len(self.kept) - 1)))
-                batch[each.org_id] = each
-        self.gates.follow(batch.values(), self.world.clock())
-        for each in batch.values():
-            self.models[each.org_id].follow(each)
+    @rule(newest_first=st.booleans(), number=st.integers(1, 6), together=st.booleans())
+    def sessions_come_to_redis(self, newest_first: bool, number: int, together: bool) -> None:
+        """Some of what was committed, in whatever order; of both orgs in one call, or each in its own."""
+        for _ in range(number):
+            if not self.kept:
+                return
+            self._count("calls to follow")
+            batch = [self.kept.pop(-1 if newest_first else 0)]
+            other = next((each for each in self.kept if each.org_id != batch[0].org_id), None)
+            if together and other is not None:
+                self.kept.remove(other)
+                batch.append(other)
+            self.gates.follow(batch, self.world.clock())
+            for each in batch:
+                self.models[each.org_id].follow(each)
+
+    @rule(number=st.integers(1, 3))
+    def a_session_comes_late(self, number: int) -> None:
+        """With what it committed long ago, after those who committed later."""
+        self.sessions_come_to_redis(newest_first=True, number=number, together=False)
 
     @rule()
     def a_session_dies(self) -> None:
