@@ -112,10 +112,12 @@ class SuspensionMachine(RuleBasedStateMachine):
             self.world.sandbox.refund(paid[-1]["id"], amount_cents=min(cents, left))
             self.world.deliver(*self.world.events("charge.refunded")[-1:])
 
-    @rule(hours=st.sampled_from((0, 1, 25)))
-    def reload(self, hours: int) -> None:
-        """The jobs work; of a suspended org they charge nothing."""
+    @rule(hours=st.sampled_from((0, 1, 25)), drained=st.booleans())
+    def reload(self, hours: int, drained: bool) -> None:
+        """The jobs work, mostly with too low a balance for them to leave it so; of a suspended org they charge nothing."""
         charged = self.world.charged()
+        if drained and (above_cents := self.world.balance() - 400) > 0:
+            self.world.adjust(-above_cents)
         self.world.clock.move(hours=hours)
         self.world.reconcile()
         made = self.world.charged() - charged
@@ -127,6 +129,12 @@ class SuspensionMachine(RuleBasedStateMachine):
         self._count("suspensions")
         before, self.suspended[org_id] = self.suspended[org_id], True
         assert self.world.suspend_org(org_id).changed is not before
+
+    @rule(hours=st.sampled_from((0, 25)))
+    def a_suspended_org_runs_empty(self, hours: int) -> None:
+        """It would be reloaded, if it weren't suspended."""
+        self.suspend(1)
+        self.reload(hours, drained=True)
 
     @rule(org_id=ORG)
     def resume(self, org_id: int) -> None:
