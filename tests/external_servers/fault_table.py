@@ -16,301 +16,28 @@ Lost: confirmed calls without a debit, when all is over. Doubled: debits more th
 """
 
 import argparse
-import itertools
 import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import redis
 import structlog
-from psycopg.conninfo import make_conninfo
 
-from db.accounts.api_keys import create_key
-from db.ledger.adjustments import adjust
-from db.postgres.engine import make_engine, transaction
-from db.postgres.schema import migrate
-from metering.client import MeteringClient, TelephonyError
-from metering.console.roles import Role, Supervisor
-from metering.runtime.clock import system_clock
-from metering.sandbox.customers.billing_api import CustomerApi
-from metering.sandbox.servers.postgres import APPLICATION_ROLE, DATABASE, OWNER_ROLE, PORT
-from metering.sandbox.servers.replicated_postgres import ReplicatedPostgres, execute
-from metering.sandbox.stripe.sandbox import API_KEY, WEBHOOK_SECRET, StripeSandbox
-from metering.trials.chaos.links import HOST, Links
-from tests.cli.conftest import Cli
-from tests.external_servers.pgbouncer import PgBouncer, pooled
-from tests.external_servers.process import free_port
-from tests.external_servers.valkeys import Watched, watched
-from tests.spine.billing import balances, debits, event, prepare, price
+from metering.client import MeteringClient
+from tests.external_servers.faults import DIRECT, POOLED, Fault
+from tests.external_servers.installation import MENDED, PAYS, START_CENTS, Installation, answered, installed
 from tests.waiting import wait_until
 
-ROLES: Final = ("meter", "jobs", "api")
-PAYS, MENDED = 1, 2
-"""Orgs: whose calls are billed, and whose gate is damaged."""
 TOP_UP_CENTS: Final = 1_000
-START_LIMIT_S: Final = 120.0
+CALL_CENTS: Final = 16
 WATCHED_S: Final = 90.0
+LOOK_EVERY_S: Final = 0.05
 PUSH_EVERY_S: Final = 0.05
 DRAIN_LIMIT_S: Final = 120.0
-
-
-@dataclass
-class Installation:
-    """All of it."""
-
-    postgres: ReplicatedPostgres
-    valkey: Watched
-    links: Links
-    stripe: StripeSandbox
-    api: CustomerApi
-    cli: Cli
-    log_path: Path
-    bouncer: PgBouncer | None
-    confirmed: list[int] = field(default_factory=list)
-    call_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    topped_up_cents: int = 0
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        """On the primary, as superuser, in the database `postgres`."""
-        return execute(self.postgres.primary, statement)
-
-    @contextmanager
-    def operator(self) -> Iterator[redis.Redis]:
-        """At the Valkey that takes writes now."""
-        yield self.valkey.primary().client
-
-    def push(self, client: MeteringClient) -> bool:
-        """One call more; whether it was confirmed."""
-        number = next(self.call_ids)
-        try:
-            client.push(event(call_id=number, org_id=PAYS))
-        except TelephonyError:
-            return False
-        self.confirmed.append(number)
-        return True
-
-    def billed(self) -> list[int]:
-        """Calls that were debited, as the primary has it."""
-        engine = make_engine(self.postgres.primary.url(APPLICATION_ROLE, DATABASE), application_name="table")
-        try:
-            return [row.call_id for row in debits(engine)]
-        finally:
-            engine.dispose()
-
-    def balance_cents(self) -> int:
-        engine = make_engine(self.postgres.primary.url(APPLICATION_ROLE, DATABASE), application_name="table")
-        try:
-            return balances(engine)[PAYS]
-        finally:
-            engine.dispose()
-
-
-@contextmanager
-def installed(directory: Path, *, bouncer: bool) -> Iterator[Installation]:
-    """Everything running, and one customer with a saved card."""
-    with ExitStack() as stack:
-        postgres = stack.enter_context(ReplicatedPostgres(directory / "postgres"))
-        valkey = stack.enter_context(watched(directory / "valkey"))
-        links = stack.enter_context(Links())
-        ports = [
-            links.add(name, server.socket_path)
-            for name, server in (("first", postgres.primary), ("second", postgres.standby))
-        ]
-        with_owner = make_engine(postgres.primary.url(OWNER_ROLE, DATABASE), application_name="table")
-        migrate(with_owner)
-        with_owner.dispose()
-        engine = make_engine(postgres.primary.url(APPLICATION_ROLE, DATABASE), application_name="table")
-        prepare(engine, org_ids=[PAYS, MENDED], prices=[price("bolt", "0.08")])
-        with transaction(engine) as connection:
-            key = create_key(connection, PAYS, system_clock()).api_key
-        for org_id in (PAYS, MENDED):
-            with transaction(engine) as connection:
-                adjust(connection, org_id, amount_cents=1_000_000, reason="t", key="start")
-        engine.dispose()
-        pooler = None
-        conninfo = make_conninfo(
-            host=f"{HOST},{HOST}",
-            port=",".join(map(str, ports)),
-            dbname=DATABASE,
-            user=APPLICATION_ROLE,
-            sslmode="disable",
-        )
-        if bouncer:
-            pooler = stack.enter_context(pooled(directory / "pgbouncer", postgres.primary.sockets_dir, PORT))
-            conninfo = pooler.url(APPLICATION_ROLE, DATABASE)
-        port = free_port()
-        stripe = stack.enter_context(StripeSandbox(webhook_url=f"http://{HOST}:{port}/v1/stripe/webhook"))
-        settings = {
-            "METERING_DATABASE_URL": conninfo,
-            "METERING_REDIS_URL": valkey.url,
-            "METERING_HTTP_PORT": str(port),
-            "STRIPE_API_KEY": API_KEY,
-            "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
-            "STRIPE_API_BASE": stripe.url,
-        }
-        log_path = directory / "roles.log"
-        roles = [Role(name, (name,)) for name in ROLES]
-        stack.enter_context(Supervisor(roles, say=say, log_path=log_path, settings=settings))
-        found = Installation(
-            postgres, valkey, links, stripe, CustomerApi(port, key), Cli(settings), log_path, pooler
-        )
-        for said in ("jobs are running", "meter is ready", "the API is served"):
-            wait_until(lambda said=said: said in found.log, limit_s=START_LIMIT_S)  # type: ignore[misc]
-        wait_until(lambda: answered(found, "GET", "/readyz") == 200, limit_s=START_LIMIT_S)
-        made = found.api.ask("POST", "/v1/billing/setup-intent")
-        assert made is not None
-        method = stripe.confirm_setup(made.body["setup_intent_id"])
-        assert answered(found, "POST", "/v1/billing/default-payment-method", payment_method_id=method) == 200
-        yield found
-
-
-def answered(found: Installation, verb: str, path: str, **body: object) -> int | None:
-    answer = found.api.ask(verb, path, body or None)
-    return None if answer is None else answer.status
-
-
-Fault = Callable[[Installation], None]
-"""Does it, and returns when a server that takes writes can be reached again."""
-
-
-def switch_over(found: Installation) -> None:
-    found.postgres.hand_over()
-
-
-def kill_primary(found: Installation) -> None:
-    """Each commit is on both servers before it is acknowledged: without that, what the standby lacks would be lost."""
-    found.postgres.commit_on_both(wanted=True)
-    time.sleep(3)
-    found.postgres.fail_over()
-
-
-def read_only_and_back(found: Installation) -> None:
-    found.sql(f"ALTER DATABASE {DATABASE} SET default_transaction_read_only = on")
-    end_sessions(found)
-    wait_until(lambda: answered(found, "GET", "/readyz") == 503, limit_s=60)
-    time.sleep(3)
-    found.sql(f"ALTER DATABASE {DATABASE} RESET default_transaction_read_only")
-
-
-def end_sessions(found: Installation) -> None:
-    found.sql(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{DATABASE}'")  # noqa: S608
-
-
-def idle_sessions_cut(found: Installation) -> None:
-    """By `idle_session_timeout = 3s`, for half a minute; then it stays so while everybody works."""
-    found.sql("ALTER SYSTEM SET idle_session_timeout = '3s'")
-    found.sql("SELECT pg_reload_conf()")
-    time.sleep(8)
-
-
-def sessions_ended(found: Installation) -> None:
-    end_sessions(found)
-
-
-def silent_network(found: Installation) -> None:
-    for name in ("first", "second"):
-        found.links.stall(name)
-    time.sleep(12)
-    found.links.heal_all()
-
-
-def wrong_login(found: Installation) -> None:
-    """As where a password is wrong: the server answers, and refuses; health says so, and nothing waits in silence."""
-    found.sql(f"ALTER ROLE {APPLICATION_ROLE} NOLOGIN")
-    end_sessions(found)
-    wait_until(lambda: "a server refuses, and waiting alone won't help" in found.log, limit_s=60)
-    assert answered(found, "GET", "/readyz") == 503
-    found.sql(f"ALTER ROLE {APPLICATION_ROLE} LOGIN")
-
-
-def right_revoked(found: Installation) -> None:
-    execute_in_database(found, f"REVOKE SELECT ON accounts FROM {APPLICATION_ROLE}")  # noqa: S608 - our own words
-    wait_until(lambda: answered(found, "GET", "/v1/billing") == 503, limit_s=60)
-    assert answered(found, "GET", "/readyz") == 503
-    execute_in_database(found, f"GRANT SELECT ON accounts TO {APPLICATION_ROLE}")
-
-
-def execute_in_database(found: Installation, statement: str) -> None:
-    engine = make_engine(found.postgres.primary.url("postgres", DATABASE), application_name="table")
-    with transaction(engine) as connection:
-        connection.exec_driver_sql(statement)
-    engine.dispose()
-
-
-def valkey_switched(found: Installation) -> None:
-    found.valkey.switch_over()
-
-
-def valkey_killed(found: Installation) -> None:
-    old = found.valkey.fail_over()
-    old.start()  # the Sentinels make it the replica of the new one
-
-
-def valkey_password_changed(found: Installation) -> None:
-    """Everybody is refused until it is as it was."""
-    with found.operator() as client:
-        client.acl_setuser("default", enabled=True, reset_passwords=True, passwords=["+other"])
-        client.client_kill_filter(skipme=True, _type="normal")
-        wait_until(lambda: "a server refuses, and waiting alone won't help" in found.log, limit_s=60)
-        client.acl_setuser("default", enabled=True, nopass=True)
-
-
-def valkey_clients_cut(found: Installation) -> None:
-    with found.operator() as client:
-        client.client_kill_filter(skipme=True, _type="normal")
-
-
-def pooler_restarted(found: Installation) -> None:
-    assert found.bouncer is not None
-    found.bouncer.stop()
-    time.sleep(2)
-    found.bouncer.start()
-
-
-def pooler_killed(found: Installation) -> None:
-    assert found.bouncer is not None
-    found.bouncer.kill()
-    time.sleep(2)
-    found.bouncer.start()
-
-
-def pooler_moved(found: Installation) -> None:
-    """Postgres switched over behind it, and the pooler told of it."""
-    assert found.bouncer is not None
-    found.postgres.hand_over()
-    found.bouncer.lead_to(found.postgres.primary.sockets_dir, PORT)
-
-
-DIRECT: Final[Mapping[str, Fault]] = {
-    "Postgres: switched over, both hosts in the URL": switch_over,
-    "Postgres: primary killed (-9), standby promoted": kill_primary,
-    "Postgres: database read-only, and back": read_only_and_back,
-    "Postgres: all sessions ended": sessions_ended,
-    "Postgres: idle sessions cut after 3 s": idle_sessions_cut,
-    "Postgres: network silent for 12 s": silent_network,
-    "Postgres: login refused, and back": wrong_login,
-    "Postgres: a right revoked, and back": right_revoked,
-    "Valkey: switched over by Sentinel": valkey_switched,
-    "Valkey: primary killed (-9), Sentinel": valkey_killed,
-    "Valkey: password changed, and back": valkey_password_changed,
-    "Valkey: all clients cut": valkey_clients_cut,
-}
-POOLED: Final[Mapping[str, Fault]] = {
-    "PgBouncer: restarted": pooler_restarted,
-    "PgBouncer: killed (-9)": pooler_killed,
-    "PgBouncer: Postgres switched over behind it": pooler_moved,
-}
 
 
 def say(line: str) -> None:
@@ -328,7 +55,7 @@ def seconds_until_right(conditions: Mapping[str, Callable[[], bool]]) -> dict[st
                     return time.monotonic() - began_s
             except Exception:  # noqa: BLE001, S110 - it isn't right yet
                 pass
-            time.sleep(0.05)
+            time.sleep(LOOK_EVERY_S)  # between two looks: what is measured is when it comes true
         return float("inf")
 
     with ThreadPoolExecutor(len(conditions)) as threads:
@@ -364,10 +91,10 @@ def measure(found: Installation, fault: Fault) -> tuple[dict[str, float], int, i
     expected = set(found.confirmed)
     deadline_s = time.monotonic() + DRAIN_LIMIT_S
     while not expected <= set(found.billed()) and time.monotonic() < deadline_s:
-        time.sleep(0.5)
+        time.sleep(0.5)  # between two looks; what is still missing at the deadline is counted as lost
     billed = found.billed()
     lost = len(expected - set(billed))
-    credited = found.balance_cents() + 16 * len(billed) - 1_000_000
+    credited = found.balance_cents() + CALL_CENTS * len(billed) - START_CENTS
     doubled = len(billed) - len(set(billed)) + (credited != found.stripe.totals().received_cents)
     return took_s, lost, doubled
 
@@ -439,7 +166,7 @@ def main() -> int:
             continue
         with (
             tempfile.TemporaryDirectory() as directory,
-            installed(Path(directory) / "i", bouncer=bouncer) as found,
+            installed(Path(directory) / "i", bouncer=bouncer, say=say) as found,
         ):
             for name, fault in chosen.items():
                 took_s, lost, doubled = measure(found, fault)
