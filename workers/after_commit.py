@@ -180,6 +180,7 @@ class AfterCommit:
         posted = batch.posted
         outcomes = {call.stream_id: "debited" for call in posted.debits}
         outcomes |= {call.stream_id: "deferred" for call in posted.deferred}
+        outcomes |= {rejected.stream_id: "rejected" for rejected in posted.rejected}
         charged = {
             call.stream_id: call.charge.amount_cents for call in posted.debits if call.charge is not None
         }

@@ -141,6 +141,21 @@ def test_one_id_finds_a_reload_from_the_call_to_the_webhook(site: Site, redis_cl
     assert site.grep(answered["stripe_request_id"])
 
 
+def test_the_line_of_a_call_says_what_became_of_it(site: Site, redis_client: redis.Redis) -> None:
+    known = event(call_id=1)
+    push(redis_client, [known, known, event(call_id=2, tier="none"), event(call_id=3, duration_seconds=0)])
+    site.told("meter", "call", lambda line: line["call_id"] == 3)
+    lines = [line for _, line in site.grep('"call"') if line["event"] == "call"]
+    assert [
+        (line["call_id"], line["outcome"]) for line in sorted(lines, key=lambda line: line["stream_id"])
+    ] == [
+        (1, "debited"),
+        (1, "duplicate"),
+        (2, "rejected"),
+        (3, "unbilled"),
+    ]
+
+
 def test_one_id_finds_a_request_and_what_it_led_to_in_the_jobs(site: Site) -> None:
     answer = enable_reloads(site, 1_000)  # at 5.00: a reload is due at once
     request_id = answer.headers["X-Request-Id"]
