@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, delete, func, select, text, update
+from sqlalchemy import Connection, Engine, Row, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,10 @@ DISMISSED: Final = "dismissed"
 PAGE: Final = 100
 """How many are tried again in one turn."""
 _KEPT: Final = text("SELECT id FROM set_aside_events WHERE id = ANY(CAST(:ids AS text[]))")
+_OLDEST_FIRST: Final = select(
+    *(SetAsideEvent.id, SetAsideEvent.type, SetAsideEvent.created_at),
+    *(SetAsideEvent.livemode, SetAsideEvent.data, SetAsideEvent.tries),
+).order_by(SetAsideEvent.created_at, SetAsideEvent.id)
 _SECRET: Final = "client_secret"  # noqa: S105 - a field's name
 
 
@@ -63,19 +67,7 @@ def take_due(engine: Engine, now: datetime) -> list[KeptEvent]:
     """Take those upon oneself that are to be tried again by now, oldest first; others come to them only later."""
     with transaction(engine) as connection:
         due = connection.execute(
-            select(SetAsideEvent)
-            .where(SetAsideEvent.retry_at <= now)
-            .order_by(SetAsideEvent.created_at, SetAsideEvent.id)
-            .limit(PAGE)
-            .with_for_update(skip_locked=True)
-            .with_only_columns(
-                SetAsideEvent.id,
-                SetAsideEvent.type,
-                SetAsideEvent.created_at,
-                SetAsideEvent.livemode,
-                SetAsideEvent.data,
-                SetAsideEvent.tries,
-            )
+            _OLDEST_FIRST.where(SetAsideEvent.retry_at <= now).limit(PAGE).with_for_update(skip_locked=True)
         ).all()
         for row in due:
             tries = row.tries + 1
@@ -84,25 +76,18 @@ def take_due(engine: Engine, now: datetime) -> list[KeptEvent]:
                 .where(SetAsideEvent.id == row.id)
                 .values(tries=tries, retry_at=now + lookup_delay(tries))
             )
-        return [KeptEvent(EventRef(row.id, row.type, row.created_at), row.livemode, row.data) for row in due]
+        return [_kept(row) for row in due]
 
 
-def take(engine: Engine, event_id: str | None) -> list[KeptEvent]:
+def read_set_aside(engine: Engine, event_id: str | None) -> list[KeptEvent]:
     """Those there are, whether or not their time has come, oldest first; or one of them."""
-    wanted = select(
-        SetAsideEvent.id,
-        SetAsideEvent.type,
-        SetAsideEvent.created_at,
-        SetAsideEvent.livemode,
-        SetAsideEvent.data,
-    ).order_by(SetAsideEvent.created_at, SetAsideEvent.id)
-    if event_id is not None:
-        wanted = wanted.where(SetAsideEvent.id == event_id)
+    wanted = _OLDEST_FIRST if event_id is None else _OLDEST_FIRST.where(SetAsideEvent.id == event_id)
     with transaction(engine) as connection:
-        return [
-            KeptEvent(EventRef(row.id, row.type, row.created_at), row.livemode, row.data)
-            for row in connection.execute(wanted)
-        ]
+        return [_kept(row) for row in connection.execute(wanted)]
+
+
+def _kept(row: Row[Any]) -> KeptEvent:
+    return KeptEvent(EventRef(row.id, row.type, row.created_at), row.livemode, row.data)
 
 
 def list_set_aside(connection: Connection, *, limit: int, offset: int = 0) -> tuple[list[SetAsideEvent], int]:

@@ -12,9 +12,9 @@ from db.payments.set_aside_events import (
     KeptEvent,
     forget_set_aside,
     note_error,
+    read_set_aside,
     set_aside,
     set_aside_among,
-    take,
     take_due,
 )
 from db.payments.stripe_events import claim_event_list, event_list_age, finish_event_list, known_events
@@ -118,7 +118,7 @@ def retry_now(payments: Payments, event_id: str | None, actor: Actor) -> dict[st
     Raises what Postgres raises.
     """
     tried: dict[str, str | None] = {}
-    for event in take(payments.engine, event_id):
+    for event in read_set_aside(payments.engine, event_id):
         error = tried[event.ref.id] = _try_to_handle(payments, event)
         with transaction(payments.engine) as connection:
             log_action(
