@@ -51,7 +51,7 @@ class ChargesCollector(Collector):
         self._read = _Read(standing, now_s, now_s + TOLD_FOR_S + rest_s)
         stop.wait(rest_s)
 
-    def describe(self) -> Iterator[Metric]:
+    def describe(self) -> Iterator[GaugeMetricFamily]:
         """The metrics' names, without asking anybody."""
         yield GaugeMetricFamily(
             "metering_attempts_open", "Charges that are not decided yet, by kind.", labels=["kind"]
@@ -76,17 +76,12 @@ class ChargesCollector(Collector):
         since_s = now_s - read.at_s
         number, age, enabled, paused = self.describe()
         for kind, opened in read.standing.attempts.items():
-            _add(number, opened.number, kind)
-            _add(age, opened.oldest_s + since_s if opened.number else 0.0, kind)
-        _add(enabled, read.standing.enabled)
+            number.add_metric([kind], opened.number)
+            age.add_metric([kind], opened.oldest_s + since_s if opened.number else 0.0)
+        enabled.add_metric([], read.standing.enabled)
         codes: Counter[str] = Counter()
         for code, orgs in read.standing.paused.items():
             codes[known_code(code)] += orgs
         for code, orgs in codes.items():
-            _add(paused, orgs, code)
+            paused.add_metric([code], orgs)
         yield from (number, age, enabled, paused)
-
-
-def _add(metric: Metric, value: float, *labels: str) -> None:
-    if isinstance(metric, GaugeMetricFamily):
-        metric.add_metric(labels, value)

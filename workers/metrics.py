@@ -96,7 +96,7 @@ class ValkeyMemoryCollector(Collector):
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def describe(self) -> Iterator[Metric]:
+    def describe(self) -> Iterator[GaugeMetricFamily]:
         """The metrics' names, without asking."""
         yield GaugeMetricFamily(
             "metering_valkey_memory_bytes",
@@ -116,10 +116,11 @@ class ValkeyMemoryCollector(Collector):
         used, limit = self.describe()
         # Buffers of replicas and of the append-only file aren't counted where it is decided whether there is room.
         held = told["used_memory"] - told.get("mem_not_counted_for_evict", 0)
-        for metric, value in ((used, held), (limit, told.get("maxmemory", 0))):
-            if isinstance(metric, GaugeMetricFamily) and (metric is used or value):
-                metric.add_metric([], value)
-                yield metric
+        used.add_metric([], held)
+        yield used
+        if told.get("maxmemory"):
+            limit.add_metric([], told["maxmemory"])
+            yield limit
 
 
 class BacklogCollector(Collector):
@@ -128,7 +129,7 @@ class BacklogCollector(Collector):
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def describe(self) -> Iterator[Metric]:
+    def describe(self) -> Iterator[GaugeMetricFamily]:
         """The metrics' names, without asking Redis."""
         yield GaugeMetricFamily(
             "metering_stream_lag_events",
@@ -151,6 +152,5 @@ class BacklogCollector(Collector):
             return
         values = (waiting.lag, waiting.pending, waiting.oldest_age_s)
         for metric, value in zip(self.describe(), values, strict=True):
-            if isinstance(metric, GaugeMetricFamily):
-                metric.add_metric([], value)
+            metric.add_metric([], value)
             yield metric

@@ -26,7 +26,7 @@ class Connections(Collector):
     def __init__(self) -> None:
         self._pools: dict[str, Callable[[], PoolUse]] = {}
 
-    def describe(self) -> Iterator[Metric]:
+    def describe(self) -> Iterator[GaugeMetricFamily]:
         """The metrics' names."""
         yield GaugeMetricFamily(
             "metering_postgres_connections_in_use",
@@ -44,9 +44,8 @@ class Connections(Collector):
         used = {name: use() for name, use in tuple(self._pools.items())}
         in_use, limit = self.describe()
         for name, use in used.items():
-            for metric, value in ((in_use, use.in_use), (limit, use.limit)):
-                if isinstance(metric, GaugeMetricFamily):
-                    metric.add_metric([name], value)
+            in_use.add_metric([name], use.in_use)
+            limit.add_metric([name], use.limit)
         yield in_use
         yield limit
 
