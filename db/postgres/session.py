@@ -6,7 +6,7 @@ statement and not when connecting: PgBouncer knows no `options`, and a server re
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import errors
@@ -169,11 +169,7 @@ def ask(connection: psycopg.Connection[Any], question: str) -> list[str | None]:
     result = connection.pgconn.exec_(question.encode())
     if result.status != ExecStatus.TUPLES_OK:
         if connection.pgconn.status != ConnStatus.OK:
-            _lost()
+            raise psycopg.OperationalError("the connection to Postgres was lost")
         raise errors.error_from_result(result)
     values = (result.get_value(0, column) for column in range(result.nfields))
     return [None if value is None else value.decode() for value in values]
-
-
-def _lost() -> NoReturn:
-    raise psycopg.OperationalError("the connection to Postgres was lost")

@@ -35,7 +35,7 @@ def ask_again(connection: psycopg.Connection[Any]) -> None:
 
 
 async def check_async(connection: PinnedAsyncConnection) -> None:
-    """The same for a connection of an event loop, in autocommit; one that won't do is closed. Raises psycopg.Error."""
+    """Ask one of an event loop, unless its last answer is believed; close it where it may not write. Raises psycopg.Error."""
     now_s = time.monotonic()
     if _is_believed(connection.asked_s, now_s) and not _has_news(connection):
         return
