@@ -71,8 +71,8 @@ _STATE: Final = """
 """
 _RELOAD: Final = """
     CASE WHEN NOT auto_reload_enabled THEN 'off'
-    WHEN pause_code IS NOT NULL AND coalesce(paused_until > clock_timestamp(), true) THEN pause_code
-    ELSE coalesce(skip_reason, 'on') END
+    WHEN pause_code IS NOT NULL AND coalesce(paused_until > metering_now(), true) THEN pause_code
+    ELSE coalesce(nullif(skip_reason, 'paused'), 'on') END -- that of a pause which has run out, until the rule is asked
 """
 _LISTED: Final = f"""
     SELECT org_id, name, balance_cents, {_STATE} AS state, {_RELOAD} AS auto_reload, created_at

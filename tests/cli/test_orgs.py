@@ -4,6 +4,8 @@ import pytest
 import redis
 
 from tests.cli.conftest import Cli
+from tests.conftest import Database
+from tests.db import execute_as
 
 
 def help_text(cli: Cli, command: str) -> str:
@@ -42,6 +44,19 @@ def test_list_in_pages(cli: Cli) -> None:
 def test_list_of_none_says_so(cli: Cli) -> None:
     assert cli.json("org", "list") == {"results": [], "total": 0}
     assert cli.run("org", "list").stdout == "There are no orgs.\n"
+
+
+def test_a_pause_is_listed_for_as_long_as_it_holds(cli: Cli, database: Database) -> None:
+    cli.run("org", "create", "Acme")
+    execute_as(
+        database.admin_url,
+        "UPDATE accounts SET auto_reload_enabled = true, auto_reload_minimum_cents = 500, auto_reload_amount_cents = 2000",
+        "INSERT INTO reload_states (org_id, pause_code, pause_lifts_with, paused_at, paused_until, skip_reason, skip_since)"
+        " VALUES (1, 'insufficient_funds', 'time', now(), metering_now() + interval '1 hour', 'paused', now())",
+    )
+    assert cli.json("org", "list")["results"][0]["auto_reload"] == "insufficient_funds"
+    execute_as(database.admin_url, "UPDATE reload_states SET paused_until = metering_now()")
+    assert cli.json("org", "list")["results"][0]["auto_reload"] == "on"
 
 
 def test_a_taken_id_is_an_error(cli: Cli) -> None:
