@@ -1,81 +1,32 @@
+"""Each field of a call event: what it takes, exactly, and what is refused by its name."""
+
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from random import Random
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.rules.events import (
-    ENDS_TOO_LATE,
-    MAX_EVENT_BYTES,
-    MAX_METADATA_BYTES,
-    CallEvent,
-    latest_end,
-    parse_event,
-    same_call,
-)
+from metering.rules.events import ENDS_TOO_LATE, MAX_METADATA_BYTES, CallEvent, latest_end, parse_event
 from metering.rules.rejections import Reason, Rejection
+from tests.rules.call_events import (
+    EXAMPLE,
+    PARSED,
+    accepted,
+    assert_names,
+    event_text,
+    fit_text,
+    metadata_objects,
+    rejected,
+    with_value,
+)
 
 NOW = datetime(2026, 4, 20, 18, 30, tzinfo=UTC)
-
-# The contract's example, each value as its JSON text.
-EXAMPLE = {
-    "call_id": "987654321",
-    "org_id": "42",
-    "tier": '"bolt"',
-    "direction": '"outbound"',
-    "duration_seconds": "75",
-    "ended_at": '"2026-04-20T18:25:06.201Z"',
-    "phone_number_id": "201",
-    "phone_number_value": '"+15551234567"',
-    "metadata": "{}",
-}
-PARSED = CallEvent(
-    call_id=987654321,
-    org_id=42,
-    tier="bolt",
-    direction="outbound",
-    duration_us=75_000_000,
-    ended_at=datetime(2026, 4, 20, 18, 25, 6, 201_000, tzinfo=UTC),
-    phone_number_id=201,
-    phone_number_value="+15551234567",
-    metadata="{}",
-)
 TEXT_FIELDS = ["tier", "phone_number_value", "metadata"]
-
-
-def event_text(members: dict[str, str]) -> bytes:
-    return ("{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}").encode(
-        "utf-8", "surrogatepass"
-    )
-
-
-def with_value(field: str, value: str) -> bytes:
-    """The example with one value, given as JSON text, in place of its own."""
-    return event_text(EXAMPLE | {field: value})
-
-
-def accepted(raw: bytes) -> CallEvent:
-    event = parse_event(raw)
-    assert isinstance(event, CallEvent), event
-    return event
-
-
-def rejected(raw: bytes) -> Rejection:
-    rejection = parse_event(raw)
-    assert isinstance(rejection, Rejection), rejection
-    return rejection
-
-
-def assert_names(rejection: Rejection, field: str) -> None:
-    assert rejection.reason is Reason.INVALID_FIELD
-    assert re.match(rf"{field} (must be|is missing)", rejection.detail), rejection.detail
 
 
 def test_the_contract_s_example() -> None:
@@ -374,186 +325,6 @@ def test_what_is_no_metadata_is_refused(value: str) -> None:
     assert_names(rejected(with_value("metadata", value)), "metadata")
 
 
-@pytest.mark.parametrize(
-    "members",
-    [
-        '"extra":null',
-        '"extra":{"call_id":"x","deep":[[[[1e999]]]]}',
-        '"extra":"\\u0000"',
-        '"extra":"\\ud800","more\\udc00":1',
-        '"":"😀"',
-        '"Call_id":0',
-        '"extra":' + "[" * 199 + "]" * 199,
-    ],
-)
-def test_unknown_fields_are_ignored(members: str) -> None:
-    raw = event_text(EXAMPLE)
-    assert accepted(raw[:-1] + b"," + members.encode() + b"}") == PARSED
-    assert accepted(b"{" + members.encode() + b"," + raw[1:]) == PARSED
-
-
-def test_a_key_may_be_escaped_and_space_may_surround_all() -> None:
-    raw = event_text(EXAMPLE).replace(b'"call_id":', b' \r\n"call\\u005fid"\t: ')
-    assert accepted(b"\n " + raw + b" \r\n") == PARSED
-
-
-def test_of_a_field_that_comes_twice_the_last_counts_and_both_are_checked() -> None:
-    assert accepted(b'{"call_id":1,' + event_text(EXAMPLE)[1:]) == PARSED
-    assert_names(rejected(event_text(EXAMPLE)[:-1] + b',"call_id":"x"}'), "call_id")
-    twice = rejected(b'{"call_id":"x",' + event_text(EXAMPLE)[1:])
-    assert twice.reason is Reason.INVALID_FIELD
-    assert "call_id" in twice.detail
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b" ",
-        b"\x00",
-        b"null",
-        b"42",
-        b'"{}"',
-        b"[]",
-        b"[" + event_text(EXAMPLE) + b"]",
-        b"{",
-        b"NaN",
-        b"not json",
-        b"\xff\xfe",
-        b"\xef\xbb\xbf" + event_text(EXAMPLE),
-        event_text(EXAMPLE).decode().encode("utf-16"),
-        event_text(EXAMPLE) + b"x",
-        event_text(EXAMPLE) + event_text(EXAMPLE),
-        event_text(EXAMPLE) + b"\x00",
-        event_text(EXAMPLE)[:-1],
-        event_text(EXAMPLE)[:-1] + b",}",
-        event_text(EXAMPLE).replace(b'"', b"'"),
-        event_text(EXAMPLE)[:-1] + b',"extra":"\xff"}',
-        event_text(EXAMPLE)[:-1] + b',"\xff":1}',
-        event_text(EXAMPLE)[:-1] + b',"extra":' + b"[" * 200 + b"]" * 200 + b"}",
-        b"[" * MAX_EVENT_BYTES,
-        b'{"a":' * 3000,
-        b'"\\"' * 5000 + b"{" * 500,
-    ],
-)
-def test_what_is_no_json_object_is_malformed(raw: bytes) -> None:
-    assert rejected(raw).reason is Reason.MALFORMED_JSON
-
-
-@pytest.mark.parametrize("field", list(EXAMPLE))
-@pytest.mark.parametrize(
-    "value",
-    [
-        "NaN", "Infinity", "-Infinity", "+1", "01", "1.", ".5", "1e", "0x10", "True", "", "'a'", "[1,]", '{"a":1,}',
-        '"\\x"', '"\\u12"', '"\n"', '"\x00"', '"\x1f"', '"\ud800"', '"open', "[[]", "1 2", "/*c*/1",
-    ],
-)  # fmt: skip
-def test_a_value_that_is_no_json_is_malformed(field: str, value: str) -> None:
-    assert rejected(with_value(field, value)).reason is Reason.MALFORMED_JSON
-
-
-def test_malformed_goes_before_invalid_and_too_large_before_both() -> None:
-    assert rejected(b'{"call_id":"x",').reason is Reason.MALFORMED_JSON
-    assert rejected(b'{"call_id":"x","extra":"\xff"}').reason is Reason.MALFORMED_JSON
-    assert rejected(b'{"call_id":"x"' + b" " * MAX_EVENT_BYTES).reason is Reason.TOO_LARGE
-    assert rejected(b"\xff" * (MAX_EVENT_BYTES + 1)).reason is Reason.TOO_LARGE
-
-
-def test_an_event_may_have_16_kib_and_no_more() -> None:
-    raw = event_text(EXAMPLE)
-    full = raw + b" " * (MAX_EVENT_BYTES - len(raw))
-    assert accepted(full) == PARSED
-    assert rejected(full + b" ").reason is Reason.TOO_LARGE
-
-
-def test_a_detail_fits_a_text_column() -> None:
-    rejection = Rejection(Reason.UNKNOWN_TIER, "tier a\0b\ud800c" + "é" * 1000)
-    assert rejection.detail.startswith("tier a\\x00b\\ud800cééé")
-    assert len(rejection.detail) == 500
-
-
-def strict_json(raw: bytes) -> object:
-    """What Python's own parser makes of it; ValueError where the JSON grammar is broken."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
-    return json.loads(raw.decode(), parse_constant=refuse, parse_int=Decimal, parse_float=str)
-
-
-def is_json_object(raw: bytes) -> bool:
-    try:
-        return isinstance(strict_json(raw), dict)
-    except ValueError:
-        return False
-
-
-PIECES = [b"", *(b'" \\ { } [ ] , : - + . e 0 1e9 null \\u0000 \\ud800 \\udc00 \xc3 NaN "metadata":'.split())]
-
-
-@st.composite
-def mutated_events(draw: st.DrawFn) -> bytes:
-    raw = bytearray(event_text(EXAMPLE | {"metadata": r'{"a":["b\n\ud83d\ude00",-1.5e3,null,true]}'}))
-    for _ in range(draw(st.integers(1, 2))):
-        start = draw(st.integers(0, len(raw)))
-        end = start + draw(st.integers(0, 2))
-        raw[start:end] = draw(st.sampled_from(PIECES) | st.binary(max_size=4))
-    return bytes(raw)
-
-
-def texts(value: Any) -> Iterator[str]:
-    """Every key and every text in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from texts(item)
-
-
-def check_verdict(raw: bytes) -> None:
-    """Whatever the bytes: a verdict, `malformed_json` exactly where the grammar says so, nothing unfit for Postgres."""
-    verdict = parse_event(raw)
-    if isinstance(verdict, Rejection):
-        assert verdict.detail
-        assert (verdict.reason is Reason.MALFORMED_JSON) == (not is_json_object(raw))
-        return
-    assert is_json_object(raw)
-    assert 0 <= verdict.duration_us <= 604_800_000_000
-    for text in (verdict.tier, verdict.phone_number_value or "", *texts(json.loads(verdict.metadata))):
-        assert "\0" not in text
-        text.encode()  # no lone surrogates
-
-
-@given(st.binary(max_size=200))
-@example(b"\xed\xa0\x80")
-@settings(deadline=None)
-def test_arbitrary_bytes_get_a_verdict(raw: bytes) -> None:
-    check_verdict(raw)
-
-
-@given(mutated_events())
-@settings(deadline=None, max_examples=500)
-def test_mutated_events_get_the_verdict_of_the_json_grammar(raw: bytes) -> None:
-    check_verdict(raw)
-
-
-fit_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | fit_text,
-    lambda values: st.lists(values, max_size=4) | st.dictionaries(fit_text, values, max_size=4),
-    max_leaves=12,
-)
-metadata_objects = st.dictionaries(fit_text, json_values, max_size=5).filter(
-    lambda metadata: len(json.dumps(metadata)) <= MAX_METADATA_BYTES
-)
 ids = st.integers(1, 2**63 - 1)
 events = st.fixed_dictionaries(
     {
@@ -610,94 +381,3 @@ def test_no_text_field_takes_nul_or_half_a_surrogate_pair(field: str, text: str)
         assert isinstance(verdict, CallEvent)
         stored = getattr(verdict, field)
         assert (json.loads(stored)["k"][0] if field == "metadata" else stored) == arrives
-
-
-def with_metadata(text: str) -> CallEvent:
-    return msgspec.structs.replace(PARSED, metadata=text)
-
-
-@given(metadata_objects, st.randoms(use_true_random=False))
-@settings(deadline=None)
-def test_the_same_call_in_another_key_order(metadata: dict[str, Any], shuffle: Random) -> None:
-    def shuffled(value: Any) -> Any:
-        if isinstance(value, dict):
-            keys = list(value)
-            shuffle.shuffle(keys)
-            return {key: shuffled(value[key]) for key in keys}
-        return [shuffled(item) for item in value] if isinstance(value, list) else value
-
-    event = with_metadata(json.dumps(metadata))
-    assert same_call(event, event)
-    assert same_call(event, with_metadata(json.dumps(shuffled(metadata), indent=1, ensure_ascii=False)))
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ('{"a":1,"b":2}', '{ "b":2, "a":1 }'),
-        ('{"a":1}', '{"a":1.0}'),
-        ('{"a":1}', '{"a":10e-1}'),
-        ('{"a":0}', '{"a":-0.0}'),
-        ('{"a":1e999999999}', '{"a":10e999999998}'),
-        ('{"a":1e-99999999999999999999}', '{"a":0.1e-99999999999999999998}'),
-        ('{"a":"é"}', '{"a":"\\u00e9"}'),
-        ('{"a":[{"b":1,"c":2}]}', '{"a":[{"c":2,"b":1}]}'),
-    ],
-)
-def test_the_same_metadata_in_another_spelling(one: str, other: str) -> None:
-    assert same_call(with_metadata(one), with_metadata(other))
-    assert same_call(with_metadata(other), with_metadata(one))
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("{}", '{"a":null}'),
-        ('{"a":1}', '{"a":true}'),
-        ('{"a":0}', '{"a":false}'),
-        ('{"a":1}', '{"a":"1"}'),
-        ('{"a":1}', '{"a":-1}'),
-        ('{"a":1}', '{"a":10}'),
-        ('{"a":1}', '{"a":["1",0]}'),
-        ('{"a":null}', '{"a":false}'),
-        ('{"a":[1,2]}', '{"a":[2,1]}'),
-        ('{"a":0.1}', '{"a":0.1000000000000000000000000000001}'),
-        ('{"a":9007199254740993}', '{"a":9007199254740992}'),
-        ('{"a":1e400}', '{"a":1e401}'),
-        ('{"a":""}', '{"a":{}}'),
-    ],
-)
-def test_other_metadata_is_another_call(one: str, other: str) -> None:
-    assert not same_call(with_metadata(one), with_metadata(other))
-    assert not same_call(with_metadata(other), with_metadata(one))
-
-
-CHANGES = {
-    "call_id": 1,
-    "org_id": 1,
-    "tier": "spark",
-    "direction": "inbound",
-    "duration_us": 75_000_001,
-    "ended_at": PARSED.ended_at + timedelta(microseconds=1),
-    "phone_number_id": None,
-    "phone_number_value": None,
-    "metadata": '{"a":1}',
-}
-
-
-def test_every_field_is_changed_below() -> None:
-    assert list(CHANGES) == [field.name for field in msgspec.structs.fields(CallEvent)]
-
-
-@pytest.mark.parametrize("field", list(CHANGES))
-@pytest.mark.parametrize("metadata", ["{ }", "{}"])
-def test_any_other_field_is_another_call(field: str, metadata: str) -> None:
-    changed = msgspec.structs.replace(with_metadata(metadata), **{field: CHANGES[field]})
-    assert not same_call(PARSED, changed)
-    assert not same_call(changed, PARSED)
-
-
-def test_the_same_end_at_another_offset_is_the_same_call() -> None:
-    first = accepted(event_text(EXAMPLE))
-    again = accepted(with_value("ended_at", '"2026-04-20T20:25:06.201000+02:00"'))
-    assert same_call(first, again)
