@@ -60,14 +60,18 @@ class Attempt:
 
     @property
     def uncharged(self) -> bool:
-        """Whether it has ended before Stripe or a bank made anything of it: whoever asked for it may ask anew."""
-        return not self.open and self.payment_intent_id is None and not self.declined_unmade
+        """Whether it has ended without a word from a bank, so that nothing can come of it: whoever asked for it may ask anew.
+
+        Stripe refused it, or never got it, or its PaymentIntent was cancelled before anybody finished it.
+        """
+        return self.status is AttemptStatus.CANCELLED or (
+            self.status is AttemptStatus.FAILED and not self.declined
+        )
 
     @property
-    def declined_unmade(self) -> bool:
-        """Whether the bank declined, and no PaymentIntent was made."""
-        failed = self.status is AttemptStatus.FAILED and self.payment_intent_id is None
-        return failed and self.intent_status is not None
+    def declined(self) -> bool:
+        """Whether it has ended with a decline; its PaymentIntent, if one was made, is cancelled."""
+        return self.status is AttemptStatus.FAILED and self.intent_status is not None
 
     def in_hand(self, now: datetime) -> bool:
         """Whether somebody is at it. A lease that ends later than any can was taken by a clock that was wrong, and is none."""
@@ -263,6 +267,7 @@ def unanswered_top_up(
             PaymentAttempt.amount_cents == amount_cents,
             true() if payment_method_id is None else PaymentAttempt.payment_method_id == payment_method_id,
             PaymentAttempt.answered_at.is_(None),
+            PaymentAttempt.status != AttemptStatus.CANCELLED.value,  # as `Attempt.uncharged`
             or_(
                 PaymentAttempt.status == AttemptStatus.OPEN.value,
                 PaymentAttempt.payment_intent_id.is_not(None),  # else nothing was charged

@@ -60,7 +60,9 @@ class TopUpAnswer(Answer):
     """A PaymentIntent."""
 
     payment_intent_id: str
-    status: str = Field(description="Stripe's `PaymentIntent.status`: `succeeded`, `requires_action`, ...")
+    status: str = Field(
+        description="Stripe's `PaymentIntent.status`: `succeeded`, `requires_action`, ...; never `canceled`."
+    )
     client_secret: str | None = Field(description="For Stripe.js, where `status` is `requires_action`.")
 
 

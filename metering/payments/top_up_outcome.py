@@ -40,15 +40,15 @@ def outcome_of(payments: Payments, progress: AttemptProgress) -> TopUpOutcome:
                 attempt = settle_and_follow(payments, seen, of=of).attempt or attempt
         except StripeFailure as failure:
             raise undecided(failure) from failure
-    if intent is not None:
+    if intent is not None and intent.status != IntentStatus.CANCELED:
         if intent.status == IntentStatus.SUCCEEDED and attempt.status is not AttemptStatus.SUCCEEDED:
             raise not_done(None)  # the money came, and is not booked: never say that it is
         return _told_of(intent)
-    if attempt.declined_unmade:
+    if attempt.declined:
         return CardDeclined(attempt.failure_code or "", attempt.failure_message or "")
     if attempt.status is AttemptStatus.FAILED:
         raise _why_refused(payments, attempt)
-    raise not_done(None)
+    raise not_done(None)  # also of a cancelled one, which would read as done: asked again, it is made anew
 
 
 def _why_refused(payments: Payments, attempt: Attempt) -> PaymentError:
