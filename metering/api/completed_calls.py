@@ -3,22 +3,19 @@
 See docs/reference/call-events.md#over-http.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import redis
 import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from prometheus_client import Counter
 from pydantic import Field
 
 from metering.api.auth import telephony
 from metering.api.bodies import JSON, read_json
-from metering.api.context import ApiContext, context_of
+from metering.api.context import context_of
 from metering.api.errors import (
     RETRY_AFTER_S,
     InvalidField,
@@ -27,6 +24,7 @@ from metering.api.errors import (
     invalid_request_response,
 )
 from metering.api.event_batches import part_events
+from metering.api.event_intake import Taken, explain, take_events
 from metering.api.parameters import plain_query
 from metering.api.responses import (
     BODY_REFUSED,
@@ -38,25 +36,13 @@ from metering.api.responses import (
     answers,
     invalid_request,
 )
-from metering.rules.events import EVENT_FIELDS, parse_event
-from metering.rules.rejections import Reason, Rejection
-from metering.signals.call_stream import append_events
+from metering.rules.rejections import Rejection
 
 router = APIRouter(prefix="/v1/calls", tags=["Calls"])
 
 MAX_EVENTS: Final = 1_000
 MAX_BODY_BYTES: Final = 1_048_576
 """Of a body, unpacked."""
-WHOLE_EVENT: Final = "event"
-"""What is named where no single field of an event is wrong."""
-
-TAKEN: Final = Counter(
-    "metering_http_events",
-    "Completed calls that came over HTTP, by whether they can be billed as they are.",
-    ["status"],
-)
-"""In all, whatever their number in a request."""
-
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -102,16 +88,6 @@ _EVENT_SCHEMA: Final = {
     "type": "object",
     "description": "A completed call, as it would stand in the stream. Unknown fields are ignored.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """What the stream did with events."""
-
-    judged: Sequence[Rejection | None]
-    answered: Sequence[Any]
-    """Ids (bytes) or the errors that refused them, in the same order; shorter where the connection failed."""
-    error: Exception | None = None
 
 
 @router.post(
@@ -180,9 +156,7 @@ async def post_completed_calls(request: Request) -> JSONResponse:
     context = context_of(request)
     with context.thread_pools.calls_in_hand.one():
         body = await read_json(request, limit_bytes=MAX_BODY_BYTES)
-        raws, alone = _parted(body)
-        taken = await context.thread_pools.calls.run(partial(_take, context, raws))
-    return _told(taken, alone=alone)
+        return await context.thread_pools.calls.run(partial(_take, context.stream, body))
 
 
 def _parted(body: bytes) -> tuple[list[bytes], bool]:
@@ -204,26 +178,17 @@ def _parted(body: bytes) -> tuple[list[bytes], bool]:
     return events, False
 
 
-def _take(context: ApiContext, raws: Sequence[bytes]) -> _Taken:
-    """Judge events as a meter would, and push them all, whatever they are: what can't be billed is kept, not lost."""
-    judged = [found if isinstance(found := parse_event(raw), Rejection) else None for raw in raws]
-    if not raws:
-        return _Taken(judged, [])
-    try:
-        return _Taken(judged, append_events(context.stream, raws))
-    except redis.RedisError as error:
-        return _Taken(judged, [], error)
+def _take(stream: redis.Redis, body: bytes) -> JSONResponse:
+    """All of the work, in a thread: to part and judge a MB would hold up whoever else is served."""
+    raws, alone = _parted(body)
+    return _told(take_events(stream, raws), alone=alone)
 
 
-def _told(taken: _Taken, *, alone: bool) -> JSONResponse:
-    refused = next((each for each in taken.answered if isinstance(each, Exception)), taken.error)
-    if refused is not None:
-        return _not_taken(taken, refused)
-    invalid = sum(each is not None for each in taken.judged)
-    TAKEN.labels("invalid").inc(invalid)
-    TAKEN.labels("accepted").inc(len(taken.judged) - invalid)
+def _told(taken: Taken, *, alone: bool) -> JSONResponse:
+    if taken.refusal is not None:
+        return _not_taken(taken, taken.refusal)
     if alone and (rejection := taken.judged[0]) is not None:
-        field, message = _problem(rejection)
+        field, message = explain(rejection)
         return invalid_request_response(
             InvalidField(
                 field, f"{message}; the event is kept as a rejected one, and nothing is billed for it"
@@ -233,46 +198,29 @@ def _told(taken: _Taken, *, alone: bool) -> JSONResponse:
         _result(rejection, stream_id.decode())
         for rejection, stream_id in zip(taken.judged, taken.answered, strict=True)
     ]
-    return JSONResponse({"accepted": len(results) - invalid, "results": results}, HTTPStatus.ACCEPTED)
+    return JSONResponse({"accepted": len(results) - taken.invalid, "results": results}, HTTPStatus.ACCEPTED)
 
 
 def _result(rejection: Rejection | None, stream_id: str) -> dict[str, str | None]:
     if rejection is None:
         return {"status": "accepted", "field": None, "message": None, "stream_id": stream_id}
-    field, message = _problem(rejection)
+    field, message = explain(rejection)
     return {"status": "invalid", "field": field, "message": message, "stream_id": stream_id}
 
 
-def _not_taken(taken: _Taken, error: Exception) -> JSONResponse:
-    surely = next(
-        (index for index, each in enumerate(taken.answered) if isinstance(each, Exception)),
-        len(taken.answered),
-    )
+def _not_taken(taken: Taken, error: Exception) -> JSONResponse:
     is_full = isinstance(error, redis.exceptions.OutOfMemoryError)
     log.warning(
         "completed calls could not be pushed",
         events=len(taken.judged),
-        surely_pushed=surely,
+        surely_pushed=taken.surely,
         error=" ".join(str(error).split())[:400],
     )
-    TAKEN.labels("not_taken").inc(len(taken.judged) - surely)
     return error_response(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{'the stream is full' if is_full else 'the stream can not be reached, or refuses'}: of {len(taken.judged)} events the"
-        f" first {surely} were surely taken. Send them again in a moment: a call is billed once",
+        f" first {taken.surely} were surely taken. Send them again in a moment: a call is billed once",
         "queue_full" if is_full else "unavailable",
         headers={"Retry-After": str(RETRY_AFTER_S)},
-        accepted=surely,
+        accepted=taken.surely,
     )
-
-
-def _problem(rejection: Rejection) -> tuple[str, str]:
-    """The field that is wrong, and what is wrong with it."""
-    name, _, rest = rejection.detail.partition(" ")
-    if rejection.reason is Reason.INVALID_FIELD and name in EVENT_FIELDS:
-        return name, rest
-    message = {
-        Reason.MALFORMED_JSON: f"must be a JSON object: {rejection.detail}",
-        Reason.TOO_LARGE: f"is too large: {rejection.detail}",
-    }.get(rejection.reason, rejection.detail)
-    return WHOLE_EVENT, message

@@ -1,5 +1,6 @@
 """`/v1/calls/completed`: what is taken, what is kept though it can't be billed, and what a stream that takes nothing means."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -19,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from db.accounts.quick_reads import QuickReads
-from metering.api import completed_calls
+from metering.api import completed_calls, event_intake
 from metering.api.app import make_app
 from metering.api.completed_calls import MAX_BODY_BYTES, MAX_EVENTS
+from metering.api.event_intake import HTTP_EVENTS
 from metering.api.rate_limit import MAX_FAILURES
 from metering.api.thread_pools import CALLS_IN_HAND
 from metering.rules.events import parse_event
@@ -136,6 +138,36 @@ def test_an_event_may_have_a_field_named_events(site: Site, redis_client: redis.
     raw = json.dumps(call(events=[1, 2])).encode()
     assert post(site, raw).json()["accepted"] == 1
     assert stream(redis_client) == [raw]
+
+
+@pytest.mark.parametrize("part", ["part_events", "take_events"])
+def test_a_body_is_worked_on_beside_the_event_loop(
+    site: Site, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Else one of a MB would hold up everybody who is served."""
+    work, in_loop = getattr(completed_calls, part), []
+
+    def watched(*arguments: Any) -> Any:
+        in_loop.append(asyncio._get_running_loop() is not None)
+        return work(*arguments)
+
+    monkeypatch.setattr(completed_calls, part, watched)
+    assert post(site, batch(call())).status_code == 202
+    assert in_loop == [False]
+
+
+def test_each_event_is_counted_by_its_outcome(site: Site) -> None:
+    def counted() -> dict[str, float]:
+        return {each: HTTP_EVENTS.labels(each)._value.get() for each in ("accepted", "invalid", "not_taken")}
+
+    before = counted()
+    post(site, batch(call(1), call(2, duration_seconds=-1), call(3)))
+    after = counted()
+    assert {each: after[each] - before[each] for each in after} == {
+        "accepted": 2,
+        "invalid": 1,
+        "not_taken": 0,
+    }
 
 
 def test_gzip(site: Site, redis_client: redis.Redis) -> None:
@@ -264,7 +296,7 @@ def test_a_stream_that_is_something_else_is_503_with_how_many_went_in(
         client.set(STREAM, "no stream")
         return first + append_events(connection, raws[2:])
 
-    monkeypatch.setattr(completed_calls, "append_events", spoil_after_two)
+    monkeypatch.setattr(event_intake, "append_events", spoil_after_two)
     answer = post(site, batch(*(call(number) for number in range(1, 6))))
     assert answer.status_code == 503
     assert answer.json()["accepted"] == 2

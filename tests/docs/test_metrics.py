@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import create_engine
 
 from db.postgres.metrics import CONNECTIONS
-from metering.api import completed_calls, http_metrics
+from metering.api import event_intake, http_metrics
 from metering.console.clock_watch import CLOCK_DIFFERENCE_SECONDS
 from metering.payments import metrics as payments_metrics
 from metering.runtime.build_info import BUILD_INFO
@@ -41,7 +41,7 @@ def served() -> dict[str, str]:
         CLOCK_DIFFERENCE_SECONDS,
         payments_metrics.RELOAD_ATTEMPTS,
         http_metrics.REQUESTS,
-        completed_calls.TAKEN,
+        event_intake.HTTP_EVENTS,
         INVARIANT_VIOLATIONS,
         BUILD_INFO,
     ):
