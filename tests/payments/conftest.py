@@ -1,11 +1,13 @@
 """A world for each test."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import redis
 import stripe
+import structlog
 
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import Servers
@@ -18,6 +20,12 @@ from tests.payments.world import World, make_world
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK repeats what failed at once, where it would wait half a second."""
     monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.001)
+
+
+@pytest.fixture
+def quiet() -> None:
+    """A random walk logs thousands of warnings, and they are meant."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @pytest.fixture
