@@ -5,10 +5,10 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from metering.client.backoff import backoff_s
+from metering.client.closing import ClosedByWith
 from metering.client.errors import InvalidField, QueueFull, Refused, TelephonyError, Unreachable
 from metering.client.event_encoding import check_id, encode_event
 from metering.client.gate import Gate
@@ -26,7 +26,7 @@ _PASSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """What an answer may say that is different a moment later: the server's, or that of a proxy before it."""
 
 
-class HttpClient:
+class HttpClient(ClosedByWith):
     """Telephony's side of the metering, over HTTP. Threads may share it; it connects when it is first used.
 
     It has the methods of MeteringClient but signals(), which HTTP can't carry, and its errors.
@@ -61,14 +61,6 @@ class HttpClient:
         self._failed = httpx.HTTPError
         self._headers = {"Authorization": f"Bearer {token}"}
         self._tries = tries
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""
