@@ -3,8 +3,10 @@
 import itertools
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -17,6 +19,9 @@ from metering.runtime.health import HEALTH
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import Servers, running
 from tests.servers import execute_as_admin, lent_servers, make_template, named
+
+if TYPE_CHECKING:
+    from tests.api.site import Site
 
 settings.register_profile(
     "metering",
@@ -109,6 +114,28 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     """A client of this test process's Valkey, emptied."""
     with connect_redis(redis_url) as client:
         yield client
+
+
+@pytest.fixture
+def site(standing_site: "Site", redis_url: str) -> "Site":
+    """A served API with org 1, which has neither money nor a card, and nothing else."""
+    standing_site.empty()
+    return standing_site
+
+
+@pytest.fixture(scope="session")
+def standing_site(servers: Servers, template_database: str) -> "Iterator[Site]":
+    """One served API for all tests of this process, as the last one left it."""
+    from tests.api.site import make_site  # noqa: PLC0415 - it takes a second to load, and most tests need none
+    from tests.payments.world import make_world  # noqa: PLC0415 - likewise
+
+    with (
+        contextmanager(_make_database)(servers, template_database) as database,
+        connect_redis(servers.redis_url) as client,
+        make_world(database, client) as world,
+        make_site(database, servers.redis_url, world) as made,
+    ):
+        yield made
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from metering.client import (
 )
 from metering.client.http_client import MAX_BODY_BYTES, MAX_EVENTS
 from metering.runtime.names import EVENT_FIELD, STREAM
-from tests.api.conftest import site, standing_site  # noqa: F401 - fixtures
 from tests.api.site import LIMIT_S, TELEPHONY_TOKEN, Site
 from tests.spine.billing import event
 
@@ -30,7 +29,7 @@ NOBODY: Final = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def client(site: Site) -> Iterator[HttpClient]:  # noqa: F811 - the fixture
+def client(site: Site) -> Iterator[HttpClient]:
     with HttpClient(site.url, TELEPHONY_TOKEN, timeout_s=LIMIT_S) as client:
         yield client
 
@@ -113,7 +112,7 @@ def test_what_cannot_be_right_is_refused_and_those_before_it_are_in(
     assert len(pushed(redis_client)) == 2
 
 
-def test_gates(client: HttpClient, site: Site) -> None:  # noqa: F811 - the fixture
+def test_gates(client: HttpClient, site: Site) -> None:
     assert client.gate(1) == Gate(1, "exhausted", None, None)
     site.world.adjust(1_000)
     assert client.gate(1) == Gate(1, "open", 1_000, None)
@@ -129,7 +128,7 @@ def test_a_suspended_gate() -> None:
     assert client.gate(7) == Gate(7, "suspended", None, None)
 
 
-def test_a_wrong_token_is_refused(site: Site) -> None:  # noqa: F811 - the fixture
+def test_a_wrong_token_is_refused(site: Site) -> None:
     with HttpClient(site.url, "wrong") as client:
         with pytest.raises(Refused, match="unauthenticated"):
             client.push(event())

@@ -14,7 +14,6 @@ from metering.api.completed_calls import MAX_BODY_BYTES, MAX_EVENTS
 from metering.api.thread_pools import CALLS_IN_HAND
 from metering.rules.events import CallEvent, parse_event
 from metering.runtime.names import EVENT_FIELD, STREAM
-from tests.api.conftest import site, standing_site  # noqa: F401 - fixtures
 from tests.api.site import TELEPHONY_TOKEN, Site
 from tests.docs.pages import page
 from tests.spine.billing import price
@@ -25,7 +24,7 @@ NOW: Final = datetime(2026, 4, 21, tzinfo=UTC)
 EVENTS: Final = page("reference/call-events.md")
 
 
-def ask(site: Site, line: str) -> httpx.Response:  # noqa: F811 - the fixture
+def ask(site: Site, line: str) -> httpx.Response:
     """Send what a shell would let curl send."""
     words = shlex.split(line.replace("\\\n", "").replace("$API", site.url).replace("$TOKEN", TELEPHONY_TOKEN))
     assert words[:2] == ["curl", "-sS"]
@@ -36,7 +35,7 @@ def ask(site: Site, line: str) -> httpx.Response:  # noqa: F811 - the fixture
     return httpx.post(url, headers=headers, content=words[words.index("-d") + 1].encode(), timeout=30)
 
 
-def test_both_requests_do_what_the_page_says(site: Site, redis_client: redis.Redis) -> None:  # noqa: F811
+def test_both_requests_do_what_the_page_says(site: Site, redis_client: redis.Redis) -> None:
     gate, push = re.findall(r"<!-- tested: http -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL)
     site.world.make_org(42)
     site.world.clock.at = NOW
