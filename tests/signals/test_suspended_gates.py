@@ -248,11 +248,16 @@ def test_all_that_changes_a_version_shows_that_it_knows(
     assert row.version == row.suspended_version == 1_003
 
 
-def test_no_org_is_suspended_while_older_programs_are_connected(database: Database, org: int) -> None:
+@pytest.mark.parametrize(
+    "program", ["metering meter", "metering jobs", "metering api", "metering api, quick", "metering up"]
+)
+def test_no_org_is_suspended_while_older_programs_are_connected(
+    database: Database, org: int, program: str
+) -> None:
     url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with (
-        psycopg.connect(url, application_name="metering meter"),
-        pytest.raises(UnawareProgramsError, match=r"\(metering meter\).*Stop them, start this version"),
+        psycopg.connect(url, application_name=program),
+        pytest.raises(UnawareProgramsError, match=rf"\({program}\).*Stop them, start this version"),
         transaction(database.engine) as connection,
     ):
         suspend_org(connection, org)
