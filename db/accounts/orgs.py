@@ -141,7 +141,7 @@ def find_orgs(
     if org_id is not None:
         # Two questions, so that each has its index.
         named = (
-            f"FROM (SELECT org_id {named} UNION SELECT org_id FROM accounts WHERE org_id = :org_id) AS named"  # noqa: S608
+            f"FROM (SELECT org_id {named} UNION SELECT org_id FROM accounts WHERE org_id = :org_id) AS named"  # noqa: S608 - the same
         )
     values = {"wanted": wanted, "org_id": org_id}
     total = connection.scalar(text(f"SELECT count(*) {named}"), values) or 0

@@ -103,7 +103,7 @@ class PinnedConnection(_Session, psycopg.Connection[Any]):
     """A connection whose session is set, and may write, when it is given."""
 
     @classmethod
-    def connect(cls, conninfo: str = "", *, settings: Mapping[str, str], **options: Any) -> Self:  # type: ignore[override]
+    def connect(cls, conninfo: str = "", *, settings: Mapping[str, str], **options: Any) -> Self:  # type: ignore[override] # settings are ours
         """Connect and set. Raises RefusedError where a server answers and refuses; psycopg.Error."""
         try:
             connection = super().connect(conninfo, **options)
@@ -126,7 +126,7 @@ class PinnedAsyncConnection(_Session, psycopg.AsyncConnection[Any]):
     """The same for an event loop, in autocommit."""
 
     @classmethod
-    async def connect(cls, conninfo: str = "", *, settings: Mapping[str, str], **options: Any) -> Self:  # type: ignore[override]
+    async def connect(cls, conninfo: str = "", *, settings: Mapping[str, str], **options: Any) -> Self:  # type: ignore[override] # settings are ours
         """Connect and set. Raises RefusedError where a server answers and refuses; psycopg.Error."""
         try:
             connection = await super().connect(conninfo, **options)

@@ -25,7 +25,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         super().__init__(settings_class)
         self._variables = variables
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - pydantic asks for it
         """Nothing: all are read at once."""
         return None, field_name, False
 

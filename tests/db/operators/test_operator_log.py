@@ -100,7 +100,7 @@ def test_an_operator_s_role_name_and_token_stay_and_revoked_is_for_ever(database
     add(database.engine, "joe")
     for column in ("role = 'money'", "name = 'x'", "token_sha256 = 'x'", "created_at = now()"):
         with pytest.raises(errors.InsufficientPrivilege):
-            execute_as(database.url, f"UPDATE operators SET {column}")  # noqa: S608
+            execute_as(database.url, f"UPDATE operators SET {column}")  # noqa: S608 - our own words
     with transaction(database.engine) as connection:
         revoke_operator(connection, actor, "joe")
     for statement in (
