@@ -9,7 +9,7 @@ PYTEST_WORKERS ?= 3
 .PHONY: help demo up test test-long fire-alerts test-containers coverage mutate chaos check docs dashboards format bench lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## start everything on embedded servers, watch calls being billed, end with an audit
 	$(BIN)/metering demo
@@ -21,7 +21,7 @@ test-long: $(VENV)/.installed ## run the tests that take longer; Debian's server
 	@tests/external_servers/install-servers
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal -m "long and not fired and not containers"
 
-fire-alerts: $(VENV)/.installed ## cause what each alert is for, see it fire and end: 5 minutes of a machine that does nothing else
+fire-alerts: $(VENV)/.installed ## cause what each alert is for, see it fire and end: 6 minutes of a machine that does nothing else
 	$(BIN)/pytest -m fired tests/monitoring
 
 test-containers: $(VENV)/.installed ## run docker-compose.yml through a life on this machine's Docker Engine, beside any that runs

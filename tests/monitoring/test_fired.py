@@ -1,6 +1,6 @@
 """Each alert is fired once for real: roles that run, a Prometheus that scrapes them, and what is wrong brought about and mended.
 
-`pytest -s -m long tests/monitoring/test_fired.py` prints what was seen; tests/monitoring/fired.txt keeps one such run.
+`make fire-alerts` runs it and prints what was seen; tests/monitoring/fired.txt keeps what it printed.
 """
 
 import threading
@@ -156,6 +156,7 @@ def test_each_alert_fires_and_ends(site: Site, capsys: pytest.CaptureFixture[str
         not_booked(site)
         reloads_are_paused(site)
         stripe_is_away(site)
+        reloads_are_held_by_pace(site)
         another_account(site)
         postgres_is_away(site)
     told = {each.partition(" ")[0] for each in site.seen if "FIRING" in each}
@@ -263,11 +264,13 @@ def rows(site: Site, query: str) -> list[Any]:
         return connection.execute(query.encode()).fetchall()
 
 
-def enable(site: Site, org_id: int, *, enabled: bool) -> None:
+def enable(
+    site: Site, org_id: int, *, enabled: bool, minimum_cents: int = 2_000, amount_cents: int = 5_000
+) -> None:
     body = {
         "auto_reload_enabled": enabled,
-        "auto_reload_minimum_cents": 2_000,
-        "auto_reload_amount_cents": 5_000,
+        "auto_reload_minimum_cents": minimum_cents,
+        "auto_reload_amount_cents": amount_cents,
     }
     assert site.ask("PATCH", "/v1/billing", org_id, json=body) == 200
 
@@ -317,6 +320,17 @@ def stripe_is_away(site: Site) -> None:
         "MeteringStripeUndecided",
     )
     enable(site, 5, enabled=False)
+
+
+def reloads_are_held_by_pace(site: Site) -> None:
+    """Five orgs reload by so little that five reloads in a row don't reach the minimum."""
+    orgs = (1, 2, 3, 4, 6)
+    for org_id in orgs:
+        enable(site, org_id, enabled=True, minimum_cents=100_000, amount_cents=50)
+    site.fires("MeteringReloadsHeldByPace")
+    for org_id in orgs:
+        enable(site, org_id, enabled=False)
+    site.ends("MeteringReloadsHeldByPace")
 
 
 def another_account(site: Site) -> None:
