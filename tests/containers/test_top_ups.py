@@ -45,5 +45,7 @@ def test_the_demo_ends_with_a_passed_audit(installation: Installation) -> None:
     shown = installation.compose("--profile", "demo", "run", "--rm", "-T", "demo")
     assert "NOT STRIPE" in shown
     assert re.search(r"^Audit of .*: passed\.$", shown, re.MULTILINE)
+    assert "metering up" not in shown
+    assert "docker compose --env-file demo.env run --rm operator org list" in shown
     charged = installation.compose("--profile", "demo", "logs", "--no-color", "stripe")
     assert "this is a sandbox, not Stripe" in charged

@@ -131,7 +131,7 @@ def run_demo_beside(plan: Plan, api_url: str, *, clock: Clock = system_clock) ->
         except StoppedEarlyError:
             out.print("Stopped before the first call was pushed.")
             return INTERRUPTED
-        return conclude(out, engine, client, run, interrupted=stop.is_set())
+        return conclude(out, engine, client, run, interrupted=stop.is_set(), beside=True)
 
 
 def _refuse_other_servers(settings: Settings) -> None:

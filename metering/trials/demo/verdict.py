@@ -42,6 +42,8 @@ from workers.stream import backlog
 
 INTERRUPTED: Final = 130
 """The exit status of what Ctrl-C ended."""
+IN_CONTAINERS: Final = "docker compose --env-file demo.env run --rm operator"
+"""How a command is run beside the demo in containers."""
 MAX_NAMED: Final = 20
 HEAR_LIMIT_S: Final = 10.0
 """How long a signal that is in the log may take to be heard."""
@@ -67,8 +69,13 @@ class Run:
     """Gates that didn't say what their balance says when the last event had been billed."""
 
 
-def conclude(out: Console, engine: Engine, client: redis.Redis, run: Run, *, interrupted: bool) -> int:
-    """Compare everything, audit the ledger, say what was found, and give the exit status."""
+def conclude(
+    out: Console, engine: Engine, client: redis.Redis, run: Run, *, interrupted: bool, beside: bool = False
+) -> int:
+    """Compare everything, audit the ledger, say what was found, and give the exit status.
+
+    `beside` an installation: its roles run on, and who reads this is to go on with it.
+    """
     log = _heard_log(client, run)
     exhaustions = Exhaustions(run.telephony.org_ids)
     with engine.connect() as connection:
@@ -82,7 +89,8 @@ def conclude(out: Console, engine: Engine, client: redis.Redis, run: Run, *, int
         problems += _gates_compared(out, engine, client, run, log, exhaustions)
     else:
         waiting = counted(backlog(client).length, "event")
-        say_line(out, f"Nothing was compared: in the stream {waiting} wait still, for `{_program()} up`.")
+        for_whom = "the installation's meters" if beside else f"`{_program()} up`"
+        say_line(out, f"Nothing was compared: in the stream {waiting} wait still, for {for_whom}.")
     for problem in problems[:MAX_NAMED]:
         say_line(out, f"  {problem}")
     if len(problems) > MAX_NAMED:
@@ -93,7 +101,7 @@ def conclude(out: Console, engine: Engine, client: redis.Redis, run: Run, *, int
         return INTERRUPTED
     if not run.drained:
         return 1
-    _suggest(out, run.telephony)
+    suggest(out, run.telephony.missing_tier, beside=beside)
     return 0
 
 
@@ -242,19 +250,25 @@ def _gates_compared(
     return found
 
 
-def _suggest(out: Console, telephony: Telephony) -> None:
-    """What to try next."""
-    program = _program()
+def suggest(out: Console, missing_tier: str, *, beside: bool) -> None:
+    """Say what to try next."""
+    if beside:
+        program = IN_CONTAINERS
+        begin = "The installation runs on. To go on, try in another terminal, in the same directory:\n"
+    else:
+        program = _program()
+        begin = (
+            "To go on, start the servers and a meter again, and try the rest in another terminal:\n\n"
+            f"  {program} up"
+        )
     say_line(
         out,
         f"""
-To go on, start the servers and a meter again, and try the rest in another terminal:
-
-  {program} up
+{begin}
   {program} org list
   {program} attempt list
   {program} rejected list --reason unknown_tier
-  {program} tier set {telephony.missing_tier} 0.20
+  {program} tier set {missing_tier} 0.20
   {program} rejected replay --reason unknown_tier
   {program} audit""",
     )
