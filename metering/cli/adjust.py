@@ -7,14 +7,11 @@ import typer
 from metering.cli.gates import follow_gate
 from metering.console.errors import CommandError
 from metering.console.output import JsonOption, say, show_json
-from metering.console.values import id_value, text_value
-
-MAX_REASON_CHARS = 500
-MAX_KEY_CHARS = 200
+from metering.console.values import MAX_KEY_CHARS, MAX_REASON_CHARS, OrgArgument, id_value, text_value
 
 
 def adjust(
-    org: Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)],
+    org: OrgArgument,
     cents: Annotated[
         int,
         typer.Option(

@@ -4,16 +4,23 @@ from typing import Annotated
 
 import typer
 
-from metering.console.output import JsonOption, LimitOption, add_row, say, show_json, show_list, table
-from metering.console.values import id_value
+from metering.console.output import (
+    JsonOption,
+    LimitOption,
+    add_row,
+    say,
+    show_json,
+    show_list,
+    show_table,
+    table,
+)
+from metering.console.values import OrgArgument, id_value
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Tell one call's story, and list an org's billed calls.",
 )
-
-OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)]
 
 
 @app.command()
@@ -78,8 +85,6 @@ def list_(
     for row in page.results:
         seconds = None if row.duration_us is None else f"{row.duration_us / 1_000_000:g}"
         add_row(shown, [row.call_id, row.ended_at, seconds, row.tier, format_usd(row.amount_cents)])
-    from metering.console.output import show_table
-
     show_table(shown)
     if len(page.results) == limit:
         say(

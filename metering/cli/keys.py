@@ -6,7 +6,7 @@ import typer
 
 from metering.console.errors import CommandError
 from metering.console.output import JsonOption, add_row, say, show_json, show_list, show_page, table
-from metering.console.values import id_value, text_value, time_value
+from metering.console.values import OrgArgument, id_value, text_value, time_value
 from metering.rules.times import format_time
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Make, list, find and revoke the keys that customers' programs use the API with.",
 )
-
-OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)]
 
 
 @app.command()

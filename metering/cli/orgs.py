@@ -20,7 +20,7 @@ from metering.console.output import (
     show_page,
     table,
 )
-from metering.console.values import MAX_ID, id_value, text_value
+from metering.console.values import MAX_ID, OrgArgument, id_value, text_value
 from metering.rules.gates import Balance, GateState
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_NAME_CHARS = 200
 
-OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)]
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -5,12 +5,9 @@ from typing import Annotated
 
 import typer
 
-from metering.cli.adjust import MAX_REASON_CHARS
 from metering.console.errors import CommandError, quoted
 from metering.console.output import JsonOption, add_row, say, show_json, show_list, show_page, table
-from metering.console.values import id_value, text_value
-
-MAX_INTENT_CHARS = 255
+from metering.console.values import MAX_INTENT_CHARS, MAX_REASON_CHARS, OrgArgument, id_value, text_value
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,7 +56,7 @@ def list_(
 
 @app.command("book")
 def book(
-    org: Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)],
+    org: OrgArgument,
     payment_intent: Annotated[
         str, typer.Argument(metavar="PAYMENT_INTENT", help="Its id at Stripe, pi_...", show_default=False)
     ],

@@ -7,16 +7,20 @@ import typer
 from metering.cli.gates import follow_gate
 from metering.console.errors import CommandError, quoted
 from metering.console.output import JsonOption, say, show_json
-from metering.console.values import id_value, text_value
+from metering.console.values import (
+    MAX_INTENT_CHARS,
+    MAX_KEY_CHARS,
+    MAX_REASON_CHARS,
+    OrgArgument,
+    id_value,
+    text_value,
+)
 
-MAX_REASON_CHARS = 500
-MAX_KEY_CHARS = 200
-MAX_INTENT_CHARS = 255
 MAX_CENTS = 99_999_999
 
 
 def refund(
-    org: Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)],
+    org: OrgArgument,
     payment_intent: Annotated[
         str, typer.Argument(metavar="PAYMENT_INTENT", help="Its id at Stripe, pi_...", show_default=False)
     ],

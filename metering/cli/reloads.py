@@ -19,9 +19,7 @@ from metering.console.output import (
     show_page,
     table,
 )
-from metering.console.values import id_value, text_value
-
-MAX_REASON_CHARS = 500
+from metering.console.values import MAX_REASON_CHARS, OrgArgument, id_value, text_value
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,7 +52,7 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
 
 @app.command()
 def resume(
-    org: Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)],
+    org: OrgArgument,
     reason: Annotated[
         str,
         typer.Option(metavar="TEXT", help="Why, in words: kept, with your user name.", show_default=False),

@@ -18,10 +18,9 @@ from metering.console.output import (
     table,
     warn,
 )
-from metering.console.values import text_value
+from metering.console.values import MAX_REASON_CHARS, text_value
 
 MAX_EVENT_CHARS: Final = 255
-MAX_REASON_CHARS: Final = 500
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +63,7 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
             [each.id, each.type, each.set_aside_at, each.tries, each.retry_at, each.error],
             max_chars=MAX_SENTENCE_CHARS,
         )
-    show_page(shown, "event of Stripe's that could not be handled", offset=offset, total=total)
+    show_page(shown, "unhandled Stripe event", offset=offset, total=total)
 
 
 @app.command()

@@ -1,11 +1,19 @@
-"""Values from the command line, checked where typer can't: the sentence names the option and says the rule."""
+"""Values from the command line, for several commands; where typer can't check, the sentence names the option and the rule."""
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from metering.console.errors import CommandError
 
 MAX_ID: Final = 2**63 - 1
+MAX_REASON_CHARS: Final = 500
+MAX_KEY_CHARS: Final = 200
+"""Of an operator's own key, by which the same command is done once."""
+MAX_INTENT_CHARS: Final = 255
+
+OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)]
 
 
 def id_value(name: str, value: int) -> int:

@@ -119,6 +119,7 @@ def test_events_that_wait_are_listed_tried_again_and_dismissed(stripe_cli: Cli, 
     # The payment that it tells of is nobody's here: that is known now, and nothing is left to try.
     assert stripe_cli.json("stripe-event", "retry", "--all") == {"handled": ["evt_2"], "failed": {}}
     assert stripe_cli.json("stripe-event", "list") == {"results": [], "total": 0}
+    assert stripe_cli.run("stripe-event", "list").stdout == "There are no unhandled Stripe events.\n"
     assert "no event evt_2" in stripe_cli.fail("stripe-event", "retry", "evt_2")
     actions = [each["action"] for each in stripe_cli.json("log")["results"]]
     assert actions[:2] == ["stripe-event retry", "stripe-event dismiss"]
