@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from db.accounts.statements import NOTE_KEY_USES, ORG_OF_KEY, ORGS_OF_KEYS
 from db.models import Account, ApiKey
-from db.models.errors import OrgError
+from db.models.errors import UnknownOrgError
 from db.postgres.engine import transaction
 
 PREFIX: Final = "sk_live_"
@@ -42,7 +42,7 @@ def create_key(
 ) -> MadeKey:
     """Make a key for an org, in the caller's transaction, with what people call it and when it ends.
 
-    Raises OrgError for an org that isn't there, ApiKeyError for an end that is past by Postgres's clock.
+    Raises UnknownOrgError for an org that isn't there, ApiKeyError for an end that is past by Postgres's clock.
     """
     _require_org(connection, org_id)
     if expires_at is not None and connection.scalar(select(func.clock_timestamp() >= expires_at)):
@@ -64,7 +64,7 @@ def create_key(
 
 
 def list_keys(connection: Connection, org_id: int) -> list[ApiKey]:
-    """An org's keys, revoked ones too, in order of id. Raises OrgError for an org that isn't there."""
+    """An org's keys, revoked ones too, in order of id. Raises UnknownOrgError for an org that isn't there."""
     _require_org(connection, org_id)
     return list(
         Session(connection).scalars(select(ApiKey).where(ApiKey.org_id == org_id).order_by(ApiKey.id))
@@ -133,7 +133,7 @@ def find_orgs(engine: Engine, hashes: Sequence[bytes]) -> dict[bytes, int]:
 
 def _require_org(connection: Connection, org_id: int) -> None:
     if connection.scalar(select(Account.org_id).where(Account.org_id == org_id)) is None:
-        raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
+        raise UnknownOrgError(org_id)
 
 
 def key_hash(api_key: str) -> bytes:

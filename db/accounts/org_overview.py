@@ -11,7 +11,7 @@ from db.accounts.billing import BillingAccount, read_billing
 from db.attempts.reload_status import OrgCharges, ReloadStop, read_charges, read_reload_stops
 from db.ledger.rejections import list_named
 from db.models import Account, ApiKey, OperatorLogEntry, PaymentMethod, RejectedEvent
-from db.models.errors import OrgError
+from db.models.errors import UnknownOrgError
 from db.operators.log import list_log
 
 LOOKED_AT: Final = 1_000
@@ -58,12 +58,12 @@ class OrgOverview:
 
 
 def read_overview(connection: Connection, org_id: int, now: datetime, *, last: int) -> OrgOverview:
-    """An org with its `last` transactions, rejected events and what operators did. Raises OrgError for one that isn't there."""
+    """An org with its `last` transactions, rejected events and what operators did. Raises UnknownOrgError."""
     session = Session(connection)
     account = session.get(Account, org_id)
     billing = read_billing(connection, org_id)
     if account is None or billing is None:
-        raise OrgError(f"ORG: there is no org {org_id}; `metering org find TEXT` finds one by its name.")
+        raise UnknownOrgError(org_id)
     since = connection.execute(
         _SINCE, {"org_id": org_id, "open": account.balance_cents > 0, "limit": LOOKED_AT}
     ).one()

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
 from db.models import Account
-from db.models.errors import OrgError
+from db.models.errors import OrgError, UnknownOrgError
 from metering.rules.gates import GateState
 
 TRIGRAM_CHARS: Final = 3
@@ -56,12 +56,12 @@ def _insert(connection: Connection, org_id: int, name: str, now: datetime) -> bo
 
 
 def rename_org(connection: Connection, org_id: int, name: str) -> str:
-    """Give an org another name, in the caller's transaction; give the name before. Raises OrgError for one that isn't there."""
+    """Give an org another name, in the caller's transaction; give the name before. Raises UnknownOrgError."""
     before = connection.scalar(
         select(Account.name).where(Account.org_id == org_id).with_for_update(key_share=True)
     )
     if before is None:
-        raise OrgError(f"ORG: there is no org {org_id}; `metering org find TEXT` finds one by its name.")
+        raise UnknownOrgError(org_id)
     connection.execute(update(Account).where(Account.org_id == org_id).values(name=name))
     return before
 

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, insert
 from db.accounts.billing import lock_billing
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing, write_pause
 from db.models import ReloadResumption
-from db.models.errors import OrgError
+from db.models.errors import UnknownOrgError
 from metering.rules.reloads import Pause
 
 
@@ -16,12 +16,12 @@ class NotPausedError(ValueError):
 def resume_reloads(connection: Connection, org_id: int, *, by: str, reason: str) -> tuple[Pause, Reloads]:
     """Lift the pause of an org's reloads, whatever it is for, in the caller's transaction; give it, and what follows.
 
-    It is kept by whom, when and why. What settings may lift, and which cards are another one, begins anew. Raises OrgError for an
-    org that isn't there, NotPausedError.
+    It is kept by whom, when and why. What settings may lift, and which cards are another one, begins anew. Raises
+    UnknownOrgError, NotPausedError.
     """
     locked = lock_billing(connection, org_id)
     if locked is None:
-        raise OrgError(f"there is no org {org_id}")
+        raise UnknownOrgError(org_id)
     now = locked[0].now
     pause = read_standing(connection, org_id).pause
     if pause is None or not pause.holds(now):

@@ -11,7 +11,7 @@ from db.attempts.attempts import open_reload
 from db.attempts.reload_rule import Reloads, ask_reload_rule
 from db.ledger.post_calls import BalanceChange, lock_accounts
 from db.models import Account
-from db.models.errors import OrgError
+from db.models.errors import UnknownOrgError
 from db.postgres.engine import driver_connection
 from metering.rules.gates import Balance
 
@@ -52,7 +52,7 @@ def suspend_org(connection: Connection, org_id: int) -> Suspension:
     """Close an org's gate, whatever its balance, until it is resumed, in the caller's transaction.
 
     An auto-reload that has not been sent is cancelled, and none is made. One that is suspended already is left as it is. Raises
-    OrgError for an org that isn't there, UnawareProgramsError.
+    UnknownOrgError for an org that isn't there, UnawareProgramsError.
     """
     change, since = _lock(connection, org_id)
     if since is not None:
@@ -67,7 +67,7 @@ def suspend_org(connection: Connection, org_id: int) -> Suspension:
 def resume_org(connection: Connection, org_id: int) -> Suspension:
     """Let the balance alone say whether an org's calls may start, in the caller's transaction; the reload rule is asked at once.
 
-    One that isn't suspended is left as it is. Raises OrgError for an org that isn't there.
+    One that isn't suspended is left as it is. Raises UnknownOrgError for an org that isn't there.
     """
     change, since = _lock(connection, org_id)
     if since is None:
@@ -85,7 +85,7 @@ def suspended_since(connection: Connection, org_id: int) -> datetime | None:
 def _lock(connection: Connection, org_id: int) -> tuple[BalanceChange, datetime | None]:
     change = lock_accounts(driver_connection(connection), [org_id]).get(org_id)
     if change is None:
-        raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
+        raise UnknownOrgError(org_id)
     return change, suspended_since(connection, org_id)
 
 

@@ -9,7 +9,7 @@ from db.attempts.reload_rule import Reloads, ask_reload_rule
 from db.ledger.post_calls import BalanceChange, lock_accounts, write_accounts
 from db.ledger.postings import post
 from db.models import Kind, Transaction
-from db.models.errors import OrgError
+from db.models.errors import UnknownOrgError
 from db.postgres.engine import driver_connection
 
 MAX_ADJUSTMENT_CENTS: Final = 10**15
@@ -37,14 +37,14 @@ def adjust(connection: Connection, org_id: int, *, amount_cents: int, reason: st
 
     The same key with the same amount and reason does nothing (docs/reference/commands.md#metering-adjust-org). Raises
     AdjustmentConflictError for the
-    same key with others, OrgError for an org that doesn't exist, ValueError for an amount out of range.
+    same key with others, UnknownOrgError for an org that doesn't exist, ValueError for an amount out of range.
     """
     if not 0 < abs(amount_cents) <= MAX_ADJUSTMENT_CENTS:
         raise ValueError(f"cents: must be a whole number from 1 to {MAX_ADJUSTMENT_CENTS}, or its negative.")
     driver = driver_connection(connection)
     account = lock_accounts(driver, [org_id]).get(org_id)
     if account is None:
-        raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
+        raise UnknownOrgError(org_id)
     made = connection.execute(
         select(
             Transaction.id, Transaction.amount_cents, Transaction.description, Transaction.balance_after_cents

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
 from db.models import Account, Kind, OperatorRefund, Transaction
-from db.models.errors import OrgError
+from db.models.errors import UnknownOrgError
 from db.operators.log import Actor, log_action
 
 # Less than the 24 hours for which Stripe keeps a key: an older one is looked for, and never sent again.
@@ -46,10 +46,11 @@ def want_refund(
 ) -> WantedRefund:
     """Note that a refund is to be made, in the caller's transaction, once for its key, and log it; give it as it is.
 
-    Raises OrgError, RefundError for a payment that isn't this org's credit, and for a key that was used for another refund.
+    Raises UnknownOrgError; RefundError for a payment that isn't this org's credit, and for a key that was used for another
+    refund.
     """
     if connection.scalar(select(Account.org_id).where(Account.org_id == org_id)) is None:
-        raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
+        raise UnknownOrgError(org_id)
     credited = select(Transaction.id).where(
         Transaction.org_id == org_id,
         Transaction.kind == Kind.CREDIT.value,

@@ -62,7 +62,6 @@ def resume(
     """Lift the pause of an org's auto-reloads, whatever it is for. If one is due, its card is charged at once."""
     from db.accounts.resumptions import NotPausedError, resume_reloads
     from db.ledger.balances import read_balances
-    from db.models.errors import OrgError
     from db.operators.log import log_action
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
@@ -84,7 +83,7 @@ def resume(
                     reason=reason,
                     details={"code": pause.code, "attempts": [str(each) for _, each in reloads.attempts]},
                 )
-        except (OrgError, NotPausedError) as error:
+        except NotPausedError as error:
             raise CommandError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
         (balance,) = read_balances(engine, [org])
         follow_gate(balance, lambda client: ReloadFollower(engine, client).follow(reloads))

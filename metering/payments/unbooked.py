@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select, text
 from db.accounts.billing import read_billing
 from db.attempts.attempts import find_by_intent
 from db.models import Kind, Transaction
-from db.models.errors import OrgError
+from db.models.errors import UnknownOrgError
 from db.operators.log import Actor, log_action
 from db.payments.settlement_outcome import Settled
 from db.payments.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer
@@ -147,11 +147,11 @@ def book_payment(payments: Payments, org_id: int, intent_id: str, reason: str, a
     """Credit a payment to the org whose customer has paid, once for ever, with what has gone back of it.
 
     `reason` is the credit's description. A customer whom no org has becomes this org's, in a transaction of its own before
-    anything is credited. Raises BookingError, OrgError, StripeFailure, and what Postgres raises.
+    anything is credited. Raises BookingError, UnknownOrgError, StripeFailure, and what Postgres raises.
     """
     with transaction(payments.engine) as connection:
         if read_billing(connection, org_id) is None:
-            raise OrgError(f"org: there is no org {org_id}; `metering org list` shows those there are.")
+            raise UnknownOrgError(org_id)
     try:
         intent = payments.stripe.retrieve_intent(intent_id)
     except StripeRefused as refused:

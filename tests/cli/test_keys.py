@@ -67,7 +67,7 @@ def test_revoke_stops_one_key_for_ever(cli: Cli, database: Database) -> None:
 def test_what_is_not_there_is_named(cli: Cli) -> None:
     assert (
         cli.fail("key", "create", "42")
-        == "org: there is no org 42; `metering org list` shows those there are."
+        == "ORG: there is no org 42; `metering org find TEXT` finds one by its name."
     )
     assert "there is no org 42" in cli.fail("key", "list", "42")
     assert "there is no key 1" in cli.fail("key", "revoke", "1")

@@ -122,7 +122,7 @@ def test_adjust_refuses_what_it_cannot_do(cli: Cli) -> None:
     cli.run("adjust", "1", "--cents", "5", "--reason", "why", "--key", "k")
     assert fail(cents="6").startswith("key: 'k' was used before for org 1, for 5 cents, 'why'")
     assert fail(reason="other").startswith("key: 'k' was used before")
-    assert fail(org="9") == "org: there is no org 9; `metering org list` shows those there are."
+    assert fail(org="9") == "ORG: there is no org 9; `metering org find TEXT` finds one by its name."
     assert fail(cents="0", key="k0").startswith("cents: must be a whole number")
     assert fail(cents=str(10**30), key="k0").startswith("cents: must be a whole number")
     assert fail(org="0").startswith("ORG: must be a whole number from 1")

@@ -92,7 +92,7 @@ def test_resuming_lifts_a_pause_and_keeps_who_and_why(cli: Cli, world: World) ->
     assert tuple(row) == (1, "stolen_card", getpass.getuser(), "the card was found")
 
     assert cli.fail("reload", "resume", "1", "--reason", "again") == "The reloads of org 1 are not paused."
-    assert cli.fail("reload", "resume", "7", "--reason", "x") == "There is no org 7."
+    assert cli.fail("reload", "resume", "7", "--reason", "x").startswith("ORG: there is no org 7;")
     assert cli.fail("reload", "resume", "1", "--reason", " ").startswith("reason: ")
     world.clock.at = system_clock()
     world.clock.move(seconds=6)
