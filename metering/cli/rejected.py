@@ -32,7 +32,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="List events that could not be billed, push them again, or dismiss them.",
 )
-app.command()(replay)
 
 
 @app.command("list")
@@ -139,3 +138,6 @@ def dismiss(
         say(f"{counted(len(dismissed), 'event')} dismissed.")
     if refused:
         raise CommandError(f"{counted(len(refused), 'event')} of those asked for not dismissed.")
+
+
+app.command()(replay)
