@@ -45,7 +45,7 @@ def watching_servers(engine: "Engine", client: "redis.Redis", stop: threading.Ev
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(timeout=1)  # what hangs at a server is left behind
 
 
 def _say_concerns_of_postgres(engine: "Engine") -> None:
