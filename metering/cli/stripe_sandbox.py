@@ -1,6 +1,6 @@
 """`metering stripe-sandbox`: what `up` and `demo` run instead of Stripe."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -9,6 +9,9 @@ from metering.console.role import StopWithStdinOption, VerboseOption
 
 if TYPE_CHECKING:
     from metering.runtime.settings import Settings
+
+
+MAX_PORT: Final = 65_535
 
 
 def stripe_sandbox(
@@ -40,8 +43,8 @@ def stripe_sandbox(
                 "--listen wants STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET set, and METERING_DATABASE_URL unset."
             )
         host, _, port = listen.rpartition(":")
-        if not host or not port.isdecimal():
-            raise CommandError("--listen must be HOST:PORT, 0.0.0.0:12111.")
+        if not host or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
+            raise CommandError(f"--listen must be HOST:PORT with a port from 1 to {MAX_PORT}, 0.0.0.0:12111.")
         with stop_on_signals(or_end_of_stdin=stop_with_stdin) as stop:
             try:
                 serve_stand_in(

@@ -146,3 +146,19 @@ def test_usage_errors_end_with_2(offline: Cli, arguments: list[str]) -> None:
 )
 def test_an_address_holds_no_secret(url: str, shown: str) -> None:
     assert address(url) == shown
+
+
+@pytest.mark.parametrize(
+    "address_", ["0.0.0.0", "0.0.0.0:", ":80", "0.0.0.0:0", "0.0.0.0:99999", "0.0.0.0:http"]
+)
+def test_a_stand_in_listens_at_an_address_alone(tmp_path: Path, address_: str) -> None:
+    keys = {"STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x"}
+    said = Cli({"METERING_DATA_DIR": str(tmp_path), **keys}).fail("stripe-sandbox", "--listen", address_)
+    assert said == "--listen must be HOST:PORT with a port from 1 to 65535, 0.0.0.0:12111."
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api:8000", "api:8000", "http://", "http://api:99999", "http://api:x"]
+)
+def test_the_demo_goes_beside_an_api_alone(url: str) -> None:
+    assert Cli(AWAY).fail("demo", "--api", url) == "--api must be the API's address, http://api:8000."

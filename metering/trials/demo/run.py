@@ -103,7 +103,11 @@ def run_demo_beside(plan: Plan, api_url: str, *, clock: Clock = system_clock) ->
     """Run the demo's calls and customers on an installation that runs, and give the exit status. Raises CommandError."""
     settings = read_settings()
     where = urlsplit(api_url)
-    if where.scheme != "http" or where.hostname is None:
+    try:
+        port = where.port or 80
+    except ValueError:
+        port = None
+    if where.scheme != "http" or where.hostname is None or port is None:
         raise CommandError("--api must be the API's address, http://api:8000.")
     if settings.database_url is None or settings.redis_url is None or settings.stripe_api_base is None:
         raise CommandError(
@@ -114,7 +118,7 @@ def run_demo_beside(plan: Plan, api_url: str, *, clock: Clock = system_clock) ->
     out = console()
     with stop_on_signals() as stop, ExitStack() as stack:
         try:
-            processes = Processes(out, stop, settings.data_dir / ROLES_LOG, where.port or 80, where.hostname)
+            processes = Processes(out, stop, settings.data_dir / ROLES_LOG, port, where.hostname)
             say_line(
                 out,
                 "THIS IS A DEMO: no call, customer or card is real, and its Stripe is NOT STRIPE.",
