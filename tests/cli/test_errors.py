@@ -149,7 +149,7 @@ def test_an_address_holds_no_secret(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address_", ["0.0.0.0", "0.0.0.0:", ":80", "0.0.0.0:0", "0.0.0.0:99999", "0.0.0.0:http"]
+    "address_", ["127.0.0.1", "127.0.0.1:", ":80", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:http"]
 )
 def test_a_stand_in_listens_at_an_address_alone(tmp_path: Path, address_: str) -> None:
     keys = {"STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x"}
