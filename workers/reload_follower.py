@@ -1,5 +1,7 @@
 """What follows a batch's commit for auto-reloads. What it can't do, or doesn't live to do, the reconciler does."""
 
+from functools import partial
+
 import redis
 import structlog
 from sqlalchemy import Engine
@@ -8,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.attempts.reload_rule import Reloads
 from metering.payments.metrics import count_reloads
 from metering.runtime.crashpoints import CrashPoint, reach
+from metering.runtime.redis_connection import on_primary
 from metering.signals.reload_signals import ReloadSignals, publish_pending
 from workers.enqueue import AttemptQueue
 from workers.failures import sentence
@@ -32,7 +35,7 @@ class ReloadFollower:
         if reloads.attempts:
             reach(CrashPoint.RELOADS_AFTER_ENQUEUE)
         try:
-            publish_pending(self._engine, self._signals, reloads.signals)
+            on_primary(partial(publish_pending, self._engine, self._signals, reloads.signals))
         except (redis.RedisError, SQLAlchemyError) as error:
             log.warning(
                 "signals are left to the reconciler", signals=len(reloads.signals), error=sentence(error)

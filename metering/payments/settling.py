@@ -1,6 +1,7 @@
 """Settling what was found out about a charge, and what follows the commit: gates, signals, the next charge."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from metering.payments.intent_keys import attempt_by_key
 from metering.payments.metrics import count_reloads, count_settled
 from metering.rules.payments import Finding, IntentSeen
 from metering.runtime.crashpoints import CrashPoint, reach
+from metering.runtime.redis_connection import on_primary
 from metering.signals.reload_signals import publish_pending
 
 TRIES: Final = 3
@@ -132,10 +134,10 @@ def follow(payments: Payments, reloads: Reloads, change: BalanceChange | None = 
         reach(CrashPoint.FOLLOW_AFTER_COMMIT)
     try:
         if change is not None:
-            payments.gates.follow([change.balance], payments.clock())
+            on_primary(partial(payments.gates.follow, [change.balance], payments.clock()))
             reach(CrashPoint.FOLLOW_AFTER_GATE)
         if reloads.signals:
-            publish_pending(payments.engine, payments.signals, reloads.signals)
+            on_primary(partial(publish_pending, payments.engine, payments.signals, reloads.signals))
     except redis.RedisError as error:
         log.warning("gates and signals are left to the reconciler", error=str(error))
     except (

@@ -1,10 +1,10 @@
 """Connections to Redis or Valkey, which leave a server that is no longer the primary."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import redis
 import redis.asyncio
@@ -18,6 +18,8 @@ from metering.client.sentinel import AsksSentinel, Sentinels, is_sentinel_url, r
 from metering.runtime.health import HEALTH, REDIS
 from metering.runtime.redis_failures import refuses
 from metering.runtime.sentinel import AsksSentinelAsync, AsyncSentinels
+
+T = TypeVar("T")
 
 TIMEOUT_S = 5.0
 """How long a command may take. Longer than any blocking read that we ask for."""
@@ -40,6 +42,18 @@ class NotPrimaryError(redis.ConnectionError):
 
     A connection error, because to everybody who uses redis-py, dramatiq too, that is what passes by trying again.
     """
+
+
+def on_primary(do: Callable[[], T]) -> T:
+    """Do it; and once more where a server has just turned out to be the primary no longer: what is done must be safe to repeat.
+
+    For what is said once and not tried again soon: a connection that was idle while the servers were switched hears of it only by
+    its next command.
+    """
+    try:
+        return do()
+    except NotPrimaryError:
+        return do()
 
 
 @dataclass(slots=True)

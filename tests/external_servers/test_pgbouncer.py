@@ -73,8 +73,12 @@ def test_in_another_mode_nothing_starts(
         with pytest.raises(UnfitServerError, match="pool_mode be session"):
             check_server(engine)
         engine.dispose()
-        stripe = {"STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x"}
-        cli = Cli({**os.environ, **stripe, "METERING_DATABASE_URL": url, "METERING_REDIS_URL": redis_url})
+        more = {
+            "STRIPE_API_KEY": "sk_test_x",
+            "STRIPE_WEBHOOK_SECRET": "whsec_x",
+            "METERING_HTTP_PORT": "0",  # whoever develops may have the usual one in use
+        }
+        cli = Cli({**os.environ, **more, "METERING_DATABASE_URL": url, "METERING_REDIS_URL": redis_url})
         for command in (["meter"], ["jobs"], ["api"], ["status"], ["migrate"]) if pool_size == "20" else []:
             ended = cli.process(*command)
             assert ended.returncode == 1, command

@@ -1,9 +1,14 @@
 """What is said of reloads: each once per cause, skips when the reason changes, and what was left by the reconciler."""
 
+from typing import Any
+
 import pytest
 
 from metering.runtime.crashpoints import CrashPoint
-from metering.runtime.names import SIGNALS_LOG
+from metering.runtime.names import SIGNALS_LOG, gate_key
+from metering.runtime.redis_connection import NotPrimaryError
+from metering.signals.gates import Gates
+from metering.signals.reload_signals import ReloadSignals
 from tests.payments.crashing import crashing_at
 from tests.payments.reload_world import AMOUNT, MINIMUM, ReloadWorld
 
@@ -107,3 +112,28 @@ def test_what_redis_could_not_take_is_said_by_the_reconciler(reloading: ReloadWo
     reloading.publish_overdue()
 
     assert reloading.said() == ["succeeded"]
+
+
+def test_where_redis_has_just_moved_its_new_place_is_told_at_once(
+    reloading: ReloadWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle connection hears of a switch-over by its next command only: that must not cost the signal ten seconds."""
+    reloading.adjust(MINIMUM)
+    reloading.enable()
+    demoted = [True, True]
+    for owner, name in ((ReloadSignals, "publish"), (Gates, "follow")):
+        done = getattr(owner, name)
+
+        def say(*told: Any, done: Any = done) -> Any:
+            if demoted:
+                demoted.pop()
+                raise NotPrimaryError("it says that it is a replica")
+            return done(*told)
+
+        monkeypatch.setattr(owner, name, say)
+    reloading.call(1)
+    reloading.work()
+
+    assert demoted == []
+    assert reloading.said() == ["succeeded"]
+    assert reloading.client.hget(gate_key(1), "balance_cents") == str(reloading.balance()).encode()
