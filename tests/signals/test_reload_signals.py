@@ -106,6 +106,18 @@ def test_what_a_crash_left_is_said_after_ten_seconds_and_not_before(
     assert (len(signals_log(redis_client)), left(database)) == (1, 0)
 
 
+def test_what_was_left_by_a_clock_that_was_ahead_is_said_all_the_same(
+    database: Database, redis_client: redis.Redis
+) -> None:
+    written(database)
+    signals = ReloadSignals(redis_client)
+    with own_database_clock(database.admin_url) as admin:
+        set_database_clock(admin, NOW - timedelta(seconds=59))
+        assert publish_overdue(database.engine, signals) == 0
+        set_database_clock(admin, NOW - timedelta(hours=1))
+        assert publish_overdue(database.engine, signals) == 1
+
+
 def test_what_could_not_be_said_stays(database: Database, redis_client: redis.Redis) -> None:
     keys = written(database, number=3)
     with refused(redis_client), pytest.raises(redis.ResponseError, match="WRONGTYPE"):
