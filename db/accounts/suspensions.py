@@ -111,8 +111,9 @@ def _changed(connection: Connection, change: BalanceChange, reloads: Reloads, si
 
 
 def _unchanged(connection: Connection, change: BalanceChange, since: datetime) -> Suspension:
-    balance = Balance(change.org_id, change.balance_cents, change.version - 1, change.suspended)
-    return Suspension(False, since, balance, _on_its_way(connection, change.org_id), Reloads())
+    return Suspension(
+        False, since, change.unchanged_balance, _on_its_way(connection, change.org_id), Reloads()
+    )
 
 
 def _on_its_way(connection: Connection, org_id: int) -> bool:

@@ -41,8 +41,8 @@ def raise_versions(engine: Engine, above: Mapping[int, int]) -> list[Balance]:
         with driver.cursor(binary=True) as cursor:
             rows = cursor.execute(LOCK_FREE_BALANCES, [array(above)]).fetchall()
         raised = [
-            Balance(org_id, balance_cents, max(version, above[org_id]) + 1, suspended)
-            for org_id, balance_cents, version, suspended in rows
+            Balance(org_id, balance_cents, max(version, above[org_id]) + 1, suspended, max_concurrent_calls)
+            for org_id, balance_cents, version, suspended, max_concurrent_calls in rows
         ]
         driver.execute(
             RAISE_VERSIONS, [array(each.org_id for each in raised), array(each.version for each in raised)]

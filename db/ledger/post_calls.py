@@ -80,11 +80,20 @@ class BalanceChange(msgspec.Struct, gc=False):
     """The org wants to be reloaded below this balance; None while it has that disabled."""
     suspended: bool = False
     """By an operator: its gate is closed, whatever the balance."""
+    max_concurrent_calls: int | None = None
+    """By an operator; None is no limit."""
 
     @property
     def balance(self) -> Balance:
         """What the org's gate follows."""
-        return Balance(self.org_id, self.balance_cents, self.version, self.suspended)
+        return Balance(
+            self.org_id, self.balance_cents, self.version, self.suspended, self.max_concurrent_calls
+        )
+
+    @property
+    def unchanged_balance(self) -> Balance:
+        """The same, where the transaction leaves the account as it found it."""
+        return msgspec.structs.replace(self.balance, version=self.version - 1)
 
     @property
     def posted_at(self) -> datetime:
@@ -168,8 +177,9 @@ def _locked(rows: Sequence[Row], now_us: int) -> dict[int, BalanceChange]:
             now_us,
             reload_below_cents,
             suspended,
+            max_calls,
         )
-        for org_id, balance_cents, version, count, last_posted_us, reload_below_cents, suspended in rows
+        for org_id, balance_cents, version, count, last_posted_us, reload_below_cents, suspended, max_calls in rows
     }
 
 

@@ -14,7 +14,8 @@ from db.postgres.exchange import Statement
 # points at an account with a foreign key. By the primary key.
 _LOCK: Final = """
     SELECT org_id, balance_cents, version, transaction_count, last_posted_at,
-        CASE WHEN auto_reload_enabled THEN greatest(auto_reload_minimum_cents, 1) END, suspended_at IS NOT NULL
+        CASE WHEN auto_reload_enabled THEN greatest(auto_reload_minimum_cents, 1) END, suspended_at IS NOT NULL,
+        max_concurrent_calls
     FROM accounts WHERE org_id = ANY($1) ORDER BY org_id FOR NO KEY UPDATE
 """
 LOCK_ACCOUNTS: Final = Statement("lock_accounts", _LOCK, ("int8[]",))
@@ -85,13 +86,13 @@ KEEP_REJECTED: Final = """
 
 # Locks nothing; by the primary key.
 READ_BALANCES: Final = """
-    SELECT org_id, balance_cents, version, suspended_at IS NOT NULL FROM accounts
+    SELECT org_id, balance_cents, version, suspended_at IS NOT NULL, max_concurrent_calls FROM accounts
     WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id
 """
 
 # Only after a restore. Skips locked ones: a page of orgs must not wait for whoever holds one of them. Sorted, as everywhere.
 LOCK_FREE_BALANCES: Final = """
-    SELECT org_id, balance_cents, version, suspended_at IS NOT NULL FROM accounts
+    SELECT org_id, balance_cents, version, suspended_at IS NOT NULL, max_concurrent_calls FROM accounts
     WHERE org_id = ANY(%s::bigint[]) ORDER BY org_id FOR NO KEY UPDATE SKIP LOCKED
 """
 

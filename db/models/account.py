@@ -24,6 +24,7 @@ class Account(Base):
             name="auto_reload",
         ),
         CheckConstraint("(suspended_at IS NULL) = (suspended_version IS NULL)", name="suspended"),
+        CheckConstraint("max_concurrent_calls > 0", name="max_concurrent_calls"),
         Index(
             "accounts_stripe_customer_id_idx",
             "stripe_customer_id",
@@ -51,6 +52,9 @@ class Account(Base):
     By it who changes the version shows that it knows of the suspension: Postgres refuses a program that doesn't, and would open
     the gate.
     """
+
+    max_concurrent_calls: Mapped[int | None]
+    """How many of the org's calls that take holds may run at once; NULL is no limit."""
 
     auto_reload_enabled: Mapped[bool] = mapped_column(server_default=text("false"))
     auto_reload_minimum_cents: Mapped[int | None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metering.cli import suspensions
+from metering.cli import org_settings, suspensions
 from metering.cli.gates import follow_gate, gate_of
 from metering.console.errors import CommandError
 from metering.console.output import (
@@ -32,10 +32,11 @@ MAX_NAME_CHARS = 200
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Make, find, list, show, rename, suspend and resume orgs.",
+    help="Make, find, list, show, rename, set, suspend and resume orgs.",
 )
 app.command()(suspensions.suspend)
 app.command()(suspensions.resume)
+app.command("set")(org_settings.set_)
 
 
 @app.command()

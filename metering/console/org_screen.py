@@ -44,6 +44,7 @@ class OrgScreen:
             "transaction_count": account.transaction_count,
             "version": account.version,
             "state": self._state,
+            "max_concurrent_calls": account.max_concurrent_calls,
             "state_since": org.state_since,
             "state_since_earlier": org.since_earlier,
             "gate": None if self.gate is None else asdict(self.gate),
@@ -118,6 +119,8 @@ class OrgScreen:
             f"{format_usd(account.balance_cents)} USD, after {account.transaction_count:,} transactions",
         )
         yield "gate", self._gate()
+        if account.max_concurrent_calls is not None:
+            yield "calls at once", f"{account.max_concurrent_calls:,} at most, of those that take holds"
         yield "auto-reload", self._reload()
         for stop in org.stops:
             yield (
@@ -157,8 +160,15 @@ class OrgScreen:
 
     def _follows(self, gate: Gate) -> bool:
         account = self.org.account
-        suspended = account.suspended_at is not None
-        return gate.follows(Balance(account.org_id, account.balance_cents, account.version, suspended))
+        return gate.follows(
+            Balance(
+                account.org_id,
+                account.balance_cents,
+                account.version,
+                account.suspended_at is not None,
+                account.max_concurrent_calls,
+            )
+        )
 
     def _reload(self) -> str:
         account = self.org.account

@@ -24,6 +24,9 @@ class SignalType(StrEnum):
     RESUMED = "org.resumed"
 
 
+MAX_CONCURRENT_CALLS: Final = 1_000_000
+"""The highest limit of an org's concurrent calls: far above what anybody needs, far below what Lua's numbers hold."""
+
 MISSING_GATE: Final = GateState.EXHAUSTED
 """What a gate that isn't there counts as."""
 
@@ -45,12 +48,14 @@ def signal_type(before: GateState, state: GateState) -> SignalType:
 
 
 class Balance(msgspec.Struct, frozen=True, gc=False):
-    """An org's balance at a version, and whether the org is suspended: what its gate follows."""
+    """An org's account at a version: what its gate follows."""
 
     org_id: int
     balance_cents: int
     version: int
     suspended: bool = False
+    max_concurrent_calls: int | None = None
+    """How many of the org's calls that take holds may run at once; None is no limit (docs/reference/holds.md)."""
 
     @property
     def gate_state(self) -> GateState:

@@ -54,6 +54,8 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         # and by night must be able to stop a fraud at once.
         "org suspend": _SUPPORT,
         "org resume": _SUPPORT,
+        # It keeps calls from starting, or lets them start as far as there is money.
+        "org set": _SUPPORT,
         # A call costs what it costs, once, however often it is replayed.
         "rejected replay": _SUPPORT,
         # It gives up what a call costs: never more than was never billed, and a replay with --again takes it back.

@@ -37,13 +37,16 @@ class Gate:
     state: str | None
     balance_cents: int | None
     version: int | None
+    max_concurrent_calls: int | None = None
+    """None is no limit; 0 where somebody wrote what is none."""
 
     def follows(self, balance: Balance) -> bool:
         """Whether the gate says just what follows from `balance`."""
-        return (self.state, self.balance_cents, self.version) == (
+        return (self.state, self.balance_cents, self.version, self.max_concurrent_calls) == (
             balance.gate_state.value,
             balance.balance_cents,
             balance.version,
+            balance.max_concurrent_calls,
         )
 
 
@@ -100,15 +103,22 @@ class Gates:
         arguments: list[str | int] = [SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH]
         arguments += (len(by_state[GateState.OPEN]), len(by_state[GateState.EXHAUSTED]))
         arguments.append(" ".join([f"{each.balance_cents} {each.version}" for each in wanted]))
+        # Few orgs have a limit.
+        limits = [
+            f"{nth} {each.max_concurrent_calls}"
+            for nth, each in enumerate(wanted, 1)
+            if each.max_concurrent_calls is not None
+        ]
+        arguments.append(" ".join(limits))
         return _followed(self._follow(keys=keys, args=arguments))
 
     def read(self, org_ids: Sequence[int]) -> list[Gate]:
         """The gates of `org_ids`, in their order."""
         answers: Any = self._read_page(keys=gate_keys(org_ids))
         return [
-            held_gate(org_id, state, balance, version)
-            for org_id, state, balance, version in zip(
-                org_ids, answers[::3], answers[1::3], answers[2::3], strict=True
+            held_gate(org_id, state, balance, version, limit)
+            for org_id, state, balance, version, limit in zip(
+                org_ids, answers[::4], answers[1::4], answers[2::4], answers[3::4], strict=True
             )
         ]
 
@@ -139,13 +149,20 @@ class Gates:
         )
 
 
-def held_gate(org_id: int, state: bytes | None, balance: bytes | None, version: bytes | None) -> Gate:
+def held_gate(
+    org_id: int,
+    state: bytes | None,
+    balance: bytes | None,
+    version: bytes | None,
+    max_concurrent_calls: bytes | None = None,
+) -> Gate:
     """A gate by the fields of its hash, as Redis has them."""
     return Gate(
         org_id,
         None if state is None else state.decode(errors="replace"),
         _cents(balance),
         _version(version),
+        None if max_concurrent_calls is None else _cents(max_concurrent_calls) or 0,
     )
 
 

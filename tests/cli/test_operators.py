@@ -95,6 +95,7 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
     "org rename": ("42", "Beta"),
     "org suspend": ("42", "--reason", "x"),
     "org resume": ("42", "--reason", "x"),
+    "org set": ("42", "--max-concurrent-calls", "5"),
     "key create": ("42",),
     "key revoke": ("1",),
     "tier set": ("bolt", "0.09"),

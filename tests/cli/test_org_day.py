@@ -228,3 +228,36 @@ def test_a_rejected_event_is_shown_with_the_org_that_its_bytes_name(
         entry = RejectedEntry("1-1", raw, Rejection(Reason.MALFORMED_JSON, "not JSON"))
         keep_rejected(driver_connection(connection), [entry])
     assert bool(cli.json("org", "show", "1")["rejected"]) is shown
+
+
+def test_the_limit_of_concurrent_calls_is_set_shown_and_taken_away(
+    cli: Cli, redis_client: redis.Redis
+) -> None:
+    cli.run("org", "create", "Acme", "--id", "7")
+    limit = ("org", "set", "7", "--max-concurrent-calls")
+    done = cli.json(*limit, "30", "--reason", "their trunk takes no more")
+    assert done == {
+        "org_id": 7,
+        "max_concurrent_calls": 30,
+        "max_concurrent_calls_before": None,
+        "changed": True,
+    }
+    assert redis_client.hget("gate:7", "max_concurrent_calls") == b"30"
+    assert "Nothing changed" in cli.run(*limit, "30").stdout
+    assert "1 call at once now; before, it was 30 calls" in cli.run(*limit, "1").stdout
+    found = cli.json("org", "show", "7")
+    assert (found["max_concurrent_calls"], found["gate"]["max_concurrent_calls"]) == (1, 1)
+    assert found["gate_follows"]
+    assert "1 at most, of those that take holds" in cli.run("org", "show", "7").stdout
+    assert cli.json(*limit, "none")["max_concurrent_calls"] is None
+    assert redis_client.hget("gate:7", "max_concurrent_calls") is None
+    logged = [each for each in cli.json("log", "--org", "7")["results"] if each["action"] == "org set"]
+    assert [each["details"]["max_concurrent_calls"] for each in logged] == [
+        {"from": 1, "to": None},
+        {"from": 30, "to": 1},
+        {"from": None, "to": 30},
+    ]
+    assert logged[-1]["reason"] == "their trunk takes no more"
+    for wrong in ("0", "-1", "1000001", "1.5", "", "all", "٣", "9" * 30):
+        assert "whole number from 1 to 1000000, or none" in cli.fail(*limit[:3], f"{limit[3]}={wrong}")
+    assert cli.fail("org", "set", "8", "--max-concurrent-calls", "5").startswith("ORG: there is no org 8;")

@@ -235,6 +235,7 @@ FORBIDDEN = {
 FORBIDDEN_TO_ALL = [
     *BEYOND_THE_RIGHTS_OF_THE_APPLICATION,
     "UPDATE accounts SET name = 'x'",
+    "UPDATE accounts SET max_concurrent_calls = NULL",
     "SELECT * FROM operators",
     "SELECT * FROM operator_log",
     "SELECT * FROM operator_refunds",
