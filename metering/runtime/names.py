@@ -58,6 +58,34 @@ def org_of_gate(key: bytes) -> int | None:
     return org_id if org_id <= _MAX_ORG_ID else None
 
 
+_HOLDS: Final = "holds"
+"""What all keys of holds begin with. The functions make them from an org's: they are called with that alone."""
+
+HOLDING_ORGS: Final = f"{_HOLDS}:orgs"
+"""The orgs that have holds."""
+HOLDS_REFUSED: Final = f"{_HOLDS}:refused"
+"""By org: the first hold that was refused for want of money since the jobs last took what is here."""
+HOLD_COUNTS: Final = f"{_HOLDS}:counts"
+"""What became of holds, counted since Redis was last emptied."""
+ALL_HOLDS: Final = f"{_HOLDS}:*"
+"""The pattern of all keys of holds, for the rights of users."""
+
+
+def holds_key(org_id: int) -> str:
+    """An org's holds: a hash of call ids to what is held for them. The key ends with the org's id."""
+    return f"{_HOLDS}:{org_id}"
+
+
+def hold_ends_key(org_id: int) -> str:
+    """When they end: a sorted set."""
+    return f"{_HOLDS}:{org_id}:ends"
+
+
+def ended_calls_key(org_id: int) -> str:
+    """The org's calls whose event was seen, and when: a sorted set."""
+    return f"{_HOLDS}:{org_id}:ended"
+
+
 # What belongs to the installation.
 
 

@@ -1,0 +1,260 @@
+"""Holds in Redis: what running calls may still cost (docs/reference/holds.md)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+
+from metering.runtime.lua import lua_script
+from metering.runtime.names import HOLDING_ORGS, HOLDS_REFUSED, hold_ends_key, holds_key
+
+MAX_CENTS: Final = 2**53 - 1
+"""The most that a hold may be of: numbers in Lua are doubles. hold_call.lua has the same."""
+MAX_TTL_S: Final = 691_200
+"""The longest that a hold may be for, eight days: no event tells of a call of more than seven. hold_call.lua has the same."""
+HELD_AFTER_LAPSE_S: Final = 86_400
+"""How long a lapsed hold still counts. held.lua has the same."""
+PAGE: Final = 1_000
+"""How many orgs are read at once."""
+
+_ASK: Final = lua_script(__package__, "ask_hold.lua")
+_READ: Final = lua_script(__package__, "read_holds.lua")
+_TOTALS: Final = lua_script(__package__, "held_totals.lua")
+_DISMISS: Final = lua_script(__package__, "dismiss_hold.lua")
+_FORGET_REFUSED: Final = lua_script(__package__, "forget_refused.lua")
+
+
+class HoldOutcome(StrEnum):
+    """What came of asking for a hold."""
+
+    GRANTED = "granted"
+    INSUFFICIENT = "insufficient"
+    """The gate is open, but what is available doesn't cover it."""
+    EXHAUSTED = "exhausted"
+    SUSPENDED = "suspended"
+    TOO_MANY_CALLS = "too_many_calls"
+    ENDED = "ended"
+    """The call's event was seen in the last 24 hours; or it was cancelled by this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What is held for one call. Times are Redis's clock, in milliseconds."""
+
+    org_id: int
+    call_id: int
+    cents: int
+    since_ms: int
+    """When it was first held."""
+    ends_ms: int
+    """When it lapses unless it is renewed, or has lapsed."""
+    terms: str
+    """What whoever took it has told of it; empty for one that telephony took by itself."""
+
+    def lapsed(self, now_ms: int) -> bool:
+        """Whether its time is over. It still counts until the call's event comes, a day has passed, or it is dismissed."""
+        return self.ends_ms <= now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAnswer:
+    """What came of it, and the org as it is after that."""
+
+    outcome: HoldOutcome
+    available_cents: int
+    """The gate's balance minus what is held."""
+    held_cents: int
+    """By all calls, lapsed holds too."""
+    running_calls: int
+    hold: Hold | None
+    """The call's own; a renewal that was refused leaves it as it was. None: nothing is held for the call."""
+    is_new: bool
+    """Whether this made the hold. One that was there already is granted again as it is."""
+    now_ms: int
+    """Redis's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTotals:
+    """What an org's calls hold together."""
+
+    org_id: int
+    held_cents: int
+    running_calls: int
+    lapsed_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCalls:
+    """An org's holds at one time of Redis's clock, the soonest end first: so lapsed ones come first."""
+
+    now_ms: int
+    holds: list[Hold]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedHold:
+    """The first that was refused an org for want of money since such notes were last taken."""
+
+    org_id: int
+    call_id: int
+    cents: int
+    """What was asked for."""
+    at_ms: int
+
+
+class Holds:
+    """The holds of all orgs. Every method may raise redis.RedisError; ResponseError for what no hold can be."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._ask = client.register_script(_ASK)
+        self._read = client.register_script(_READ)
+        self._totals = client.register_script(_TOTALS)
+        self._dismiss = client.register_script(_DISMISS)
+        self._forget_refused = client.register_script(_FORGET_REFUSED)
+
+    def start(self, org_id: int, call_id: int, cents: int, ttl_s: int, terms: str = "") -> HoldAnswer:
+        """Hold `cents` for a call that wants to start, for `ttl_s` seconds. One that is held already stays as it is."""
+        return _answer(org_id, call_id, self._ask(_keys(org_id), ["start", call_id, cents, ttl_s, terms]))
+
+    def renew(self, org_id: int, call_id: int, cents: int, ttl_s: int, terms: str = "") -> HoldAnswer:
+        """Hold `cents` in all for a call that runs, for `ttl_s` seconds from now; refused, its hold stays as it is.
+
+        A hold that isn't known is made anew.
+        """
+        return _answer(org_id, call_id, self._ask(_keys(org_id), ["renew", call_id, cents, ttl_s, terms]))
+
+    def cancel(self, org_id: int, call_id: int) -> HoldAnswer:
+        """Hold nothing more for a call that will never have an event; `ended`, whether something was held or not."""
+        return _answer(org_id, call_id, self._ask(_keys(org_id), ["cancel", call_id]))
+
+    def dismiss(self, org_id: int, call_id: int) -> Hold | None:
+        """Take away a lapsed hold; gives it. None: there is no such hold that is lapsed."""
+        answer: Any = self._dismiss(_keys(org_id), [call_id])
+        return _hold(org_id, call_id, answer[1], answer[0]) if answer else None
+
+    def find(self, org_id: int, call_id: int) -> Hold | None:
+        """The hold of one call."""
+        return next(iter(_calls(org_id, self._read(_keys(org_id), [call_id])).holds), None)
+
+    def calls(self, org_id: int) -> HeldCalls:
+        """All holds of an org."""
+        return _calls(org_id, self._read(_keys(org_id)))
+
+    def totals(self, org_ids: Sequence[int]) -> list[HeldTotals]:
+        """What is held for each of `org_ids`, in their order."""
+        return _all_totals(org_ids, self._totals([holds_key(org_id) for org_id in org_ids]))
+
+    def org_ids(self) -> Iterator[list[int]]:
+        """Pages of the orgs that have holds, or had some lately; one may come twice."""
+        cursor = 0
+        while True:
+            found: Any = self._client.sscan(HOLDING_ORGS, cursor, count=PAGE)
+            cursor, members = found
+            yield [int(member) for member in members if member.isdigit()]
+            if cursor == 0:
+                return
+
+    def refused(self, limit: int = PAGE) -> list[RefusedHold]:
+        """About `limit` refusals that were left for the jobs, one for an org at the most."""
+        found: Any = self._client.hscan(HOLDS_REFUSED, 0, count=limit)
+        return [refusal for item in found[1].items() if (refusal := _refused(*item)) is not None]
+
+    def forget_refused(self, refused: Sequence[RefusedHold]) -> None:
+        """Take them away, once what is due because of them is written: the next one is left again."""
+        notes = [(each.org_id, f"{each.at_ms} {each.call_id} {each.cents}") for each in refused]
+        if notes:
+            self._forget_refused([HOLDS_REFUSED], [word for note in notes for word in note])
+
+
+class HoldsAsync:
+    """The same in an event loop."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._ask = client.register_script(_ASK)
+        self._read = client.register_script(_READ)
+        self._totals = client.register_script(_TOTALS)
+
+    async def start(self, org_id: int, call_id: int, cents: int, ttl_s: int, terms: str = "") -> HoldAnswer:
+        """As Holds.start."""
+        answer = await self._ask(_keys(org_id), ["start", call_id, cents, ttl_s, terms])
+        return _answer(org_id, call_id, answer)
+
+    async def renew(self, org_id: int, call_id: int, cents: int, ttl_s: int, terms: str = "") -> HoldAnswer:
+        """As Holds.renew."""
+        answer = await self._ask(_keys(org_id), ["renew", call_id, cents, ttl_s, terms])
+        return _answer(org_id, call_id, answer)
+
+    async def cancel(self, org_id: int, call_id: int) -> HoldAnswer:
+        """As Holds.cancel."""
+        return _answer(org_id, call_id, await self._ask(_keys(org_id), ["cancel", call_id]))
+
+    async def find(self, org_id: int, call_id: int) -> Hold | None:
+        """As Holds.find."""
+        return next(iter(_calls(org_id, await self._read(_keys(org_id), [call_id])).holds), None)
+
+    async def calls(self, org_id: int) -> HeldCalls:
+        """As Holds.calls."""
+        return _calls(org_id, await self._read(_keys(org_id)))
+
+    async def totals(self, org_ids: Sequence[int]) -> list[HeldTotals]:
+        """As Holds.totals."""
+        return _all_totals(org_ids, await self._totals([holds_key(org_id) for org_id in org_ids]))
+
+
+def _keys(org_id: int) -> list[str]:
+    return [holds_key(org_id), hold_ends_key(org_id)]
+
+
+def _answer(org_id: int, call_id: int, answer: Any) -> HoldAnswer:
+    outcome, available_cents, held_cents, running, is_new, now_ms, record, ends_ms = answer
+    hold = None if record is None or ends_ms is None else _hold(org_id, call_id, ends_ms, record)
+    return HoldAnswer(
+        HoldOutcome(outcome.decode()), available_cents, held_cents, running, hold, bool(is_new), now_ms
+    )
+
+
+def _calls(org_id: int, answer: Any) -> HeldCalls:
+    now_ms, found = int(answer[0]), answer[1:]
+    return HeldCalls(
+        now_ms,
+        [
+            _hold(org_id, int(call_id), ends_ms, record)
+            for call_id, ends_ms, record in zip(found[::3], found[1::3], found[2::3], strict=True)
+        ],
+    )
+
+
+def _hold(org_id: int, call_id: int, ends_ms: bytes, record: bytes) -> Hold:
+    cents, _, rest = record.partition(b" ")
+    since_ms, _, terms = rest.partition(b" ")
+    return Hold(
+        org_id, call_id, _number(cents), _number(since_ms), int(ends_ms), terms.decode(errors="replace")
+    )
+
+
+def _all_totals(org_ids: Sequence[int], answer: Any) -> list[HeldTotals]:
+    return [
+        HeldTotals(org_id, int(cents), running, lapsed)
+        for org_id, cents, running, lapsed in zip(
+            org_ids, answer[::3], answer[1::3], answer[2::3], strict=True
+        )
+    ]
+
+
+def _refused(org_id: bytes, note: bytes) -> RefusedHold | None:
+    """A refusal; None where somebody else wrote something there."""
+    words = note.split(b" ")
+    if not org_id.isdigit() or len(words) != 3 or not all(word.isdigit() for word in words):  # noqa: PLR2004 - as hold_call.lua writes it
+        return None
+    at_ms, call_id, cents = map(int, words)
+    return RefusedHold(int(org_id), call_id, cents, at_ms)
+
+
+def _number(text: bytes) -> int:
+    """0 where somebody else wrote something there, as in held.lua."""
+    return int(text) if text.isdigit() else 0
