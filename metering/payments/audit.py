@@ -15,6 +15,7 @@ from db.audit.full import Violation
 from db.models import Account, PaymentAttempt
 from db.postgres.clock import ask_clock
 from db.postgres.engine import transaction
+from metering.payments.charges import TO_BE_CANCELLED
 from metering.payments.stripe_api import StripeApi
 from metering.rules.payments import CURRENCY, AttemptStatus, Dispute, Intent, IntentStatus, booked_attempt_id
 
@@ -138,11 +139,14 @@ def _compare(
             return
         whose = "nobody's customer that we know" if owner is None else f"org {owner}'s customer"
         unbooked = intent.status == IntentStatus.SUCCEEDED and intent.customer_id is not None
-        remedy = (
-            f". {intent.received_cents} cents are not booked: metering payment book {owner or 'ORG'} {intent.id} --reason ..."
-            if unbooked
-            else ""
-        )
+        remedy = ""
+        if unbooked:
+            remedy = (
+                f". {intent.received_cents} cents are not booked:"
+                f" metering payment book {owner or 'ORG'} {intent.id} --reason ..."
+            )
+        elif intent.status in TO_BE_CANCELLED:
+            remedy = ". Nothing is taken yet; cancel it at Stripe"
         found.violations.append(
             Violation(
                 INTENT_HAS_ATTEMPT,

@@ -154,9 +154,20 @@ class PaymentsMachine(Clients, Dashboard):
             self.world.process_due_attempts()
         self.drain()
         self.undo_edits()
+        self.cancel_unknown()
         self.world.mend_gates()
         assert [each.status for each in self.world.attempts(self.org_id) if each.open] == []
         self.nobody_is_charged_twice_for_a_wish()
+
+    def cancel_unknown(self) -> None:
+        """What a restore has lost and an edit kept from coming back is cancelled at Stripe, as the audit asks for it."""
+        known = {each.payment_intent_id for each in self.world.attempts(self.org_id)}
+        for status in ("requires_action", "requires_confirmation", "requires_payment_method"):
+            for intent in self.intents(status, dashboard=False):
+                if intent["id"] not in known:
+                    self.world.stripe.v1.payment_intents.cancel(intent["id"])
+        self.world.clock.move(minutes=1)
+        self.world.read_events()
 
     def _reading(self, intent: dict[str, Any]) -> IntentSeen:
         """What a look-up of the intent would settle."""

@@ -149,6 +149,32 @@ def test_a_challenge_that_was_forgotten_is_cancelled_when_its_day_is_over(
     world.assert_sound()
 
 
+def test_a_challenge_that_was_forgotten_and_stripped_of_its_mark_is_mended_as_the_audit_says(
+    world: World, database: Database
+) -> None:
+    """Its event names nobody when it is read. Nothing is taken, so nothing is lost; but it must not stay for ever."""
+    world.save_card("pm_card_threeDSecure2Required")
+    world.read_events()
+    backup = Backup(database)
+    intent = topped_up(world)
+    marks = world.intents()[0]["metadata"]
+    world.stripe.v1.payment_intents.update(intent, {"metadata": dict.fromkeys(marks, "")})
+    backup.restore()
+    recover(world)
+    world.stripe.v1.payment_intents.update(intent, {"metadata": marks})
+    world.clock.move(hours=1)
+
+    (violation,) = audit_against_stripe(world.engine, world.payments.stripe).violations
+    assert violation.detail.endswith(
+        "has no attempt; it is of org 1's customer. Nothing is taken yet; cancel it at Stripe"
+    )
+    world.stripe.v1.payment_intents.cancel(intent)
+    recover(world)
+
+    assert [each.status for each in world.attempts()] == [AttemptStatus.CANCELLED]
+    world.assert_sound()
+
+
 def test_an_attempt_that_the_backup_holds_as_open_gets_the_end_that_it_had(
     world: World, database: Database
 ) -> None:
