@@ -77,6 +77,6 @@ def price_entries(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch
         if isinstance(event, Rejection):
             rejected.append(RejectedEntry(entry.stream_id, entry.raw, event))
             continue
-        price = book.price_of(event.tier, event.ended_at, event.duration_us)
+        price = book.price_of(event.tier, event.org_id, event.ended_at, event.duration_us)
         calls.append(price_call(entry.stream_id, entry.raw, event, price))
     return PricedBatch(calls, rejected, book.version)

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from db.ledger.prices import load_price_book
+from db.ledger.price_book import refresh_price_book
 from db.postgres.engine import transaction
 from metering.rules.pricing import PriceBook
 
@@ -23,9 +23,9 @@ class CurrentPrices:
         self.book = PriceBook(0, [])
 
     def load(self) -> None:
-        """Read it now."""
+        """Read what has changed in it."""
         with transaction(self._engine) as connection:
-            self.book = load_price_book(connection)
+            self.book = refresh_price_book(connection, self.book)
         self._due_s = self._monotonic() + PRICES_EVERY_S
 
     def load_if_due(self) -> None:

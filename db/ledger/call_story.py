@@ -1,12 +1,12 @@
 """One call's story, from what is stored: its debit, and the events that name it and could not be billed."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
-from db.ledger.prices import load_price_book
+from db.ledger.price_book import load_prices_of
 from db.ledger.rejections import list_named
 from db.models import RejectedEvent, Transaction
 from metering.rules.pricing import Price
@@ -38,7 +38,8 @@ def _price_of(connection: Connection, debit: Transaction | None) -> Price | None
     """The price in force when the call started: the book's, as far as it is what the debit stores."""
     if debit is None or debit.tier is None or debit.ended_at is None or debit.duration_us is None:
         return None
-    price = load_price_book(connection).price_of(debit.tier, debit.ended_at, debit.duration_us)
+    book = load_prices_of(connection, debit.tier, debit.org_id)
+    price = book.price_of(debit.tier, debit.org_id, debit.ended_at, debit.duration_us)
     stored = (
         debit.rate_microusd_per_minute,
         debit.increment_first_s,
@@ -46,4 +47,4 @@ def _price_of(connection: Connection, debit: Transaction | None) -> Price | None
         debit.minimum_s,
         debit.connect_fee_microusd,
     )
-    return price if price is not None and astuple(price)[2:] == stored else None
+    return price if price is not None and price.terms == stored else None

@@ -23,10 +23,10 @@ LOCK_ACCOUNTS: Final = Statement("lock_accounts", _LOCK, ("int8[]",))
 LOCK_FREE_ACCOUNTS: Final = Statement("lock_free_accounts", f"{_LOCK} SKIP LOCKED", ("int8[]",))
 """Only those that nobody holds: where a stranger's session has held up a batch for too long."""
 
-# Under the locks, so that nobody can set another price meanwhile that counts. Locks nothing; the end of the primary key.
+# Under the locks, so that nobody can set another price meanwhile that counts. Locks nothing; a table of one row.
 # Postgres's clock with it, which so has no statement of its own.
 PRICE_BOOK_VERSION: Final = Statement(
-    "price_book_version_and_clock", "SELECT coalesce(max(id), 0), metering_now() FROM tier_prices"
+    "price_book_version_and_clock", "SELECT version, metering_now() FROM price_book"
 )
 
 # Where no calls are posted: after the locks, in the same turn. Within the locking statement it could be read before the wait.

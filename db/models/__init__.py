@@ -16,7 +16,7 @@ from db.models.reload_resumption import ReloadResumption
 from db.models.reload_state import ReloadState
 from db.models.stripe_customer import StripeCustomer
 from db.models.stripe_event import SetAsideEvent, StripeCursor, StripeEvent
-from db.models.tier import Tier, TierPrice
+from db.models.tier import PriceBookVersion, Tier, TierPrice
 from db.models.transaction import Kind, Transaction
 from db.models.transaction_mark import TransactionMark
 
@@ -37,6 +37,7 @@ __all__ = [
     "PaymentAttempt",
     "PaymentMethod",
     "PendingSignal",
+    "PriceBookVersion",
     "RejectedEvent",
     "ReloadResumption",
     "ReloadState",

@@ -104,7 +104,7 @@ async def get_gate(
     context = context_of(request)
     if caller is not None and caller != org_id:
         raise NotFoundError("there is no such org")
-    price = None if tier is None else await _price(context, tier)
+    price = None if tier is None else await _price(context, tier, org_id)
     return gate_answer(*await _gate(context, org_id), price)
 
 
@@ -123,11 +123,13 @@ def gate_answer(state: GateState, balance_cents: int, price: Price | None) -> JS
     )
 
 
-async def _price(context: ApiContext, tier: str) -> Price:
+async def _price(context: ApiContext, tier: str, org_id: int) -> Price:
     now = context.payments.clock()
-    price = context.prices.held(tier, now)
+    price = context.prices.held(tier, org_id, now)
     if price is None:
-        price = await context.thread_pools.gate.run(partial(context.prices.find, context.engine, tier, now))
+        price = await context.thread_pools.gate.run(
+            partial(context.prices.find, context.engine, tier, org_id, now)
+        )
     if price is None:
         raise InvalidRequestError(InvalidField("tier", "is not a known tier"))
     return price

@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from db.ledger.prices import LEAD_TIME, load_price_book
+from db.ledger.price_book import refresh_price_book
+from db.ledger.prices import LEAD_TIME
 from db.postgres.engine import transaction
 from db.postgres.failures import Failure, diagnose
 from metering.rules.pricing import Price, PriceBook
@@ -33,33 +34,33 @@ class Prices:
         with self._reading:
             self._book = self._read_at = None
 
-    def held(self, tier: str, now: datetime) -> Price | None:
-        """The tier's price for a call that starts now, if it is known for sure; asks nobody.
+    def held(self, tier: str, org_id: int, now: datetime) -> Price | None:
+        """The org's price for a call that starts now, if it is known for sure; asks nobody.
 
         A price starts at least LEAD_TIME after it was set (docs/reference/money-rules.md#which-price-counts): so one that isn't
         in younger prices is not in force yet.
         """
         book, read_at = self._book, self._read_at
         sure = book is not None and read_at is not None and abs(now - read_at) < LEAD_TIME
-        return book.in_force(tier, now) if book is not None and sure else None
+        return book.in_force(tier, org_id, now) if book is not None and sure else None
 
-    def find(self, engine: Engine, tier: str, now: datetime) -> Price | None:
-        """The tier's price for a call that starts now, as Postgres says; None for a tier that isn't there.
+    def find(self, engine: Engine, tier: str, org_id: int, now: datetime) -> Price | None:
+        """The org's price for a call that starts now, as Postgres says; None for a tier that isn't there.
 
         While Postgres is away a price that was read before is used. Raises what Postgres raises where there is none.
         """
         try:
-            return self.read(engine, now).in_force(tier, now)
+            return self.read(engine, now).in_force(tier, org_id, now)
         except Exception as error:
             if diagnose(error) is Failure.POISON or self._book is None or tier not in self._book:
                 raise
             log.warning("the gate reckons with old prices", read_at=str(self._read_at))
-            return self._book.in_force(tier, now)
+            return self._book.in_force(tier, org_id, now)
 
     def read(self, engine: Engine, now: datetime) -> PriceBook:
-        """Read them again. Raises what Postgres raises."""
+        """Read what has changed. Raises what Postgres raises."""
         with self._reading, transaction(engine) as connection:
-            self._book = book = load_price_book(connection)
+            self._book = book = refresh_price_book(connection, self._book or PriceBook(0, []))
             self._read_at = now
         return book
 

@@ -85,7 +85,7 @@ class QuickAnswers:
             return None
         tier, price = asked[1] or asked[2], None
         if tier is not None:
-            price = self._context.prices.held(tier.decode(), self._context.payments.clock())
+            price = self._context.prices.held(tier.decode(), org_id, self._context.payments.clock())
             if price is None:
                 return None
         if not await self._may_ask(credentials, org_id):

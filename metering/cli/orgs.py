@@ -183,7 +183,7 @@ def show(
 ) -> None:
     """Show all of an org on one screen: balance, gate, reloads, cards, keys, prices, what happened last, what operators did."""
     from db.accounts.org_overview import read_overview
-    from db.ledger.prices import load_price_book
+    from db.ledger.price_book import load_prices_of
     from db.postgres.clock import read_clock
     from metering.console.connections import open_database
     from metering.console.org_screen import OrgScreen
@@ -193,7 +193,7 @@ def show(
         with engine.connect() as connection:
             now = read_clock(connection)
             overview = read_overview(connection, org, now, last=last)
-            book = load_price_book(connection)
+            book = load_prices_of(connection, None, org)
         screen = OrgScreen(overview, book, gate_of(org), now)
         if as_json:
             show_json(screen.json())

@@ -1,20 +1,28 @@
 """`metering tier`."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from datetime import datetime
+from typing import Annotated, TypeVar
 
 import typer
 
 from metering.console.errors import CommandError
-from metering.console.output import JsonOption, add_row, say, show_json, show_list, show_page, table
-from metering.console.values import time_value
-from metering.rules.times import format_time
-
-if TYPE_CHECKING:
-    from db.ledger.prices import SetPrice
-    from metering.rules.pricing import Price
+from metering.console.output import JsonOption, counted, say, show_json, show_list
+from metering.console.values import id_value, time_value
 
 T = TypeVar("T")
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The tier, such as bolt.", show_default=False)
+]
+RestoredOption = Annotated[
+    bool,
+    typer.Option(
+        "--restored",
+        help="After a restore: set again what the backup doesn't know, with its own time in --from. It may be past, as long as"
+        " no call of that tier and time is billed.",
+    ),
+]
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Set what a minute costs, and list prices."
@@ -23,7 +31,7 @@ app = typer.Typer(
 
 @app.command("set")
 def set_(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The tier, such as bolt.", show_default=False)],
+    name: NameArgument,
     usd_per_minute: Annotated[
         str,
         typer.Argument(
@@ -55,19 +63,29 @@ def set_(
             show_default=False,
         ),
     ] = None,
-    restored: Annotated[
+    org: Annotated[
+        int | None,
+        typer.Option(
+            "--org",
+            metavar="ORG",
+            help="Only this org's calls cost it, instead of the tier's price.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[
         bool,
         typer.Option(
-            "--restored",
-            help="After a restore: set again a price that the backup doesn't know, with its own time in --from. It may be past, "
-            "as long as no call of that tier and time is billed.",
+            "--yes",
+            help="Yes, it is meant to be more than ten times or less than a tenth of the price before.",
         ),
     ] = False,
+    restored: RestoredOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set a tier's price; a tier that isn't there yet is made.
+    """Set a tier's price, or with --org one org's own; a tier that isn't there yet is made.
 
-    Calls are priced with what was in force when they started, so a later price never changes what is billed already.
+    Calls are priced with what was in force when they started, so a later price never changes what is billed already. Set again
+    for the same --from it replaces what was set for then, until 60 s before.
     """
     from db.ledger.prices import set_price
     from db.operators.log import log_action
@@ -75,6 +93,7 @@ def set_(
     from db.postgres.engine import transaction
     from metering.console.connections import open_database
     from metering.console.operators import require_operator
+    from metering.console.price_screen import price_details, show_set_price
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment
 
@@ -83,31 +102,125 @@ def set_(
     connect_fee_microusd = _parsed("connect-fee", parse_usd, connect_fee)
     if not 0 <= minimum <= MAX_MINIMUM_S:
         raise CommandError(f"minimum: must be from 0 to {MAX_MINIMUM_S} seconds.")
-    start = None if in_force_from is None else time_value("from", in_force_from)
-    if restored and start is None:
-        raise CommandError(
-            "restored: say with --from since when the price was in force (`metering tier list` showed it)."
-        )
+    start = _start(in_force_from, restored=restored)
+    if org is not None:
+        id_value("org", org)
     try:
-        price = Price(name, start, rate_microusd, first_s, next_s, minimum, connect_fee_microusd)
+        price = Price(name, start, rate_microusd, first_s, next_s, minimum, connect_fee_microusd, org)
     except ValueError as error:
         raise CommandError(f"{error}.") from error
     with open_database(command="tier set") as engine:
         actor = require_operator(engine, "tier set")
         with transaction(engine) as connection:
-            done = set_price(connection, price, lambda: read_clock(connection), restored=restored)
-            if done.changed:
-                log_action(connection, actor, "tier set", subject=name, details=_details(done))
-    if as_json:
-        following = None if done.followed_by is None else _json(done.followed_by)
-        show_json({**_json(done.price), "changed": done.changed, "followed_by": following})
-    else:
-        say(_sentence(done.price, changed=done.changed))
-        if done.followed_by is not None:
-            say(
-                f"Another price follows: tier {_costs(done.followed_by)}. It was set before, and stays"
-                " (`metering tier list` shows all)."
+            done = set_price(
+                connection, price, lambda: read_clock(connection), restored=restored, allow_unusual=yes
             )
+            if done.changed:
+                log_action(
+                    connection, actor, "tier set", org_id=org, subject=name, details=price_details(done)
+                )
+    show_set_price(done, as_json=as_json)
+
+
+def _start(in_force_from: str | None, *, restored: bool) -> datetime | None:
+    if in_force_from is not None:
+        return time_value("from", in_force_from)
+    if restored:
+        raise CommandError(
+            "restored: say with --from since when the price was in force (`metering tier list` showed it)."
+        )
+    return None
+
+
+@app.command()
+def clear(
+    name: NameArgument,
+    org: Annotated[
+        int, typer.Option("--org", metavar="ORG", help="The org whose own price ends.", show_default=False)
+    ],
+    in_force_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="Calls that start at this time or later cost the tier's price again: ISO 8601 with an offset, at least 60 s"
+            " ahead. Unset: 60 s from now.",
+            show_default=False,
+        ),
+    ] = None,
+    restored: RestoredOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """End an org's own price of a tier."""
+    from db.ledger.prices import clear_price
+    from db.operators.log import log_action
+    from db.postgres.clock import read_clock
+    from db.postgres.engine import transaction
+    from metering.console.connections import open_database
+    from metering.console.operators import require_operator
+    from metering.console.price_screen import price_details, show_set_price
+
+    id_value("org", org)
+    start = _start(in_force_from, restored=restored)
+    with open_database(command="tier clear") as engine:
+        actor = require_operator(engine, "tier clear")
+        with transaction(engine) as connection:
+            done = clear_price(
+                connection, name, org, start, lambda: read_clock(connection), restored=restored
+            )
+            if done.changed:
+                log_action(
+                    connection, actor, "tier clear", org_id=org, subject=name, details=price_details(done)
+                )
+    show_set_price(done, as_json=as_json)
+
+
+@app.command()
+def cancel(
+    name: NameArgument,
+    in_force_from: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="From when on it was to be in force, as `metering tier list` shows it: ISO 8601 with an offset.",
+            show_default=False,
+        ),
+    ],
+    org: Annotated[
+        int | None,
+        typer.Option(
+            "--org",
+            metavar="ORG",
+            help="The org's own price, or its end, instead of the tier's.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take back a price, or the end of an org's own, that isn't in force yet: until 60 s before."""
+    from db.ledger.prices import cancel_price
+    from db.operators.log import log_action
+    from db.postgres.clock import read_clock
+    from db.postgres.engine import transaction
+    from metering.console.connections import open_database
+    from metering.console.operators import require_operator
+    from metering.console.price_screen import price_json, price_terms, what_counts
+
+    start = time_value("from", in_force_from)
+    if org is not None:
+        id_value("org", org)
+    with open_database(command="tier cancel") as engine:
+        actor = require_operator(engine, "tier cancel")
+        with transaction(engine) as connection:
+            cancelled = cancel_price(connection, name, org, start, lambda: read_clock(connection))
+            log_action(
+                connection, actor, "tier cancel", org_id=org, subject=name, details=price_terms(cancelled)
+            )
+    if as_json:
+        show_json({**price_json(cancelled), "cancelled": True})
+    else:
+        say(f"Cancelled: {what_counts(cancelled)}. What was set before it stays in force.")
 
 
 def _parsed(name: str, parse: Callable[[str], T], text: str) -> T:
@@ -119,72 +232,33 @@ def _parsed(name: str, parse: Callable[[str], T], text: str) -> T:
 
 
 @app.command("list")
-def list_(as_json: JsonOption = False) -> None:
-    """List every price, past, present and to come, by tier and date."""
-    from db.ledger.prices import list_prices
+def list_(
+    org: Annotated[
+        int | None,
+        typer.Option(
+            "--org", metavar="ORG", help="The org's own prices, and their ends.", show_default=False
+        ),
+    ] = None,
+    orgs: Annotated[bool, typer.Option("--orgs", help="Those of all orgs, and their ends.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List every price of the tiers, or with --org one org's own: past, present and to come, by tier and date."""
+    from db.ledger.prices import count_orgs_with_prices, list_org_prices, list_prices
     from metering.console.connections import open_database
+    from metering.console.price_screen import price_json, show_prices
 
+    if org is not None:
+        id_value("org", org)
+        if orgs:
+            raise CommandError("orgs: say either --org or --orgs.")
     with open_database(command="tier list") as engine, engine.connect() as connection:
-        prices = list_prices(connection)
+        prices = list_org_prices(connection) if orgs else list_prices(connection, org_id=org)
+        count = 0 if as_json or orgs or org is not None else count_orgs_with_prices(connection)
     if as_json:
-        show_list([_json(price) for price in prices], len(prices))
+        show_list([price_json(price) for price in prices], len(prices))
         return
-    shown = table("tier", ">USD per minute", "increment", ">minimum s", ">connect fee USD", "in force from")
-    for price in prices:
-        fields = _json(price)
-        add_row(
-            shown,
-            [
-                price.tier,
-                fields["usd_per_minute"],
-                fields["increment"],
-                price.minimum_s,
-                fields["connect_fee_usd"],
-                _since(price),
-            ],
-        )
-    show_page(shown, "price", offset=0, total=len(prices))
-
-
-def _json(price: "Price") -> dict[str, Any]:
-    """A price as JSON: money as text, because a JSON number may become a float."""
-    from metering.rules.money import format_microusd
-
-    return {
-        "tier": price.tier,
-        "usd_per_minute": format_microusd(price.rate_microusd_per_minute),
-        "increment": f"{price.increment_first_s}/{price.increment_next_s}",
-        "minimum_seconds": price.minimum_s,
-        "connect_fee_usd": format_microusd(price.connect_fee_microusd),
-        "in_force_from": price.in_force_from,
-    }
-
-
-def _details(done: "SetPrice") -> dict[str, Any]:
-    """What the log keeps of a price that was set."""
-    fields = _json(done.price)
-    start = done.price.in_force_from
-    return {key: fields[key] for key in fields if key != "tier"} | {
-        "in_force_from": None if start is None else format_time(start)
-    }
-
-
-def _since(price: "Price") -> str:
-    return "ever" if price.in_force_from is None else format_time(price.in_force_from)
-
-
-def _sentence(price: "Price", *, changed: bool) -> str:
-    return (
-        f"Tier {_costs(price)}." if changed else f"Nothing changed: tier {_costs(price)}, as was set before."
-    )
-
-
-def _costs(price: "Price") -> str:
-    fields = _json(price)
-    extras = [f"in increments of {fields['increment']} s"]
-    if price.minimum_s:
-        extras.append(f"at least {price.minimum_s} s")
-    if price.connect_fee_microusd:
-        extras.append(f"plus ${fields['connect_fee_usd']} per call")
-    since = "since ever" if price.in_force_from is None else f"from {format_time(price.in_force_from)} on"
-    return f"{price.tier} costs ${fields['usd_per_minute']} per minute, {', '.join(extras)}, {since}"
+    show_prices(prices, of_orgs=orgs or org is not None)
+    if org is not None:
+        say(f"Where org {org} has no price of its own, the tier's counts (`metering tier list`).")
+    elif count:
+        say(f"{counted(count, 'org')} with prices of their own: `metering tier list --orgs` shows them.")

@@ -39,6 +39,7 @@ def story_json(org_id: int, call_id: int, story: CallStory) -> dict[str, Any]:
         "debit": None if story.debit is None else _debit_json(story.debit),
         "price_in_force_from": None if story.price is None else story.price.in_force_from,
         "price_is_the_book_s": story.price is not None,
+        "price_is_own": story.price is not None and story.price.org_id is not None,
         "rejected": [_rejected_json(event) for event in story.rejected],
     }
 
@@ -133,6 +134,7 @@ def _debit_fields(debit: Transaction, story: CallStory) -> Iterator[tuple[str, o
     if story.price is not None:
         start = story.price.in_force_from
         since = "in force since ever" if start is None else f"in force from {format_time(start)}"
+        since += "" if story.price.org_id is None else ", the org's own"
     extras = "".join(
         (
             f", at least {debit.minimum_s} s" if debit.minimum_s else "",

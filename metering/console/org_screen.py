@@ -85,6 +85,7 @@ class OrgScreen:
                     "minimum_seconds": price.minimum_s,
                     "connect_fee_usd": format_microusd(price.connect_fee_microusd),
                     "in_force_from": price.in_force_from,
+                    "is_own": price.org_id is not None,
                 }
                 for tier, price in self._prices()
             ],
@@ -184,7 +185,9 @@ class OrgScreen:
         return f"{said}, at most {format_usd(limit)} a month, {format_usd(left)} left"
 
     def _prices(self) -> list[tuple[str, Price]]:
-        prices = ((tier, self.book.in_force(tier, self.now)) for tier in self.book.tiers())
+        prices = (
+            (tier, self.book.in_force(tier, self.org.account.org_id, self.now)) for tier in self.book.tiers()
+        )
         return [(tier, price) for tier, price in prices if price is not None]
 
     def _show_prices(self) -> None:
@@ -193,7 +196,10 @@ class OrgScreen:
         for tier, price in prices[:MAX_PRICES]:
             rate = format_microusd(price.rate_microusd_per_minute)
             increment = f"{price.increment_first_s}/{price.increment_next_s}"
-            add_row(shown, [tier, rate, increment, price.in_force_from or "ever"])
+            since = "ever" if price.in_force_from is None else format_time(price.in_force_from)
+            add_row(
+                shown, [tier, rate, increment, since if price.org_id is None else f"{since}, the org's own"]
+            )
         if prices:
             show_table(shown)
         if len(prices) > MAX_PRICES:

@@ -73,6 +73,8 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "stripe-event dismiss": _MONEY,
         # What all later calls cost.
         "tier set": _MONEY,
+        "tier clear": _MONEY,
+        "tier cancel": _MONEY,
         # Who may make operators could make himself one with any role.
         "operator add": _MONEY,
         "operator revoke": _MONEY,

@@ -31,7 +31,12 @@ TELEPHONY_TOKEN: Final = "telephony-token"  # noqa: S105 - it protects nothing
 QUICK: Final = "tests, quick"
 """The name of the connections that quick answers use."""
 LIMIT_S: Final = 30.0
-EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in Base.metadata.tables).encode()  # noqa: S608 - our own names
+# The price book's version has its row from the beginning, and only rises.
+EMPTY: Final = "; ".join(
+    f"DELETE FROM {table}"  # noqa: S608 - our own names
+    for table in Base.metadata.tables
+    if table != "price_book"
+).encode()
 
 
 @contextmanager

@@ -128,10 +128,10 @@ def test_while_postgres_is_away_prices_that_were_read_are_used(
     site.world.adjust(16)
     assert allowed(site.http.get("/v1/gate/1?tier=bolt", headers=TELEPHONY))["max_duration_seconds"] == 120
 
-    def away(_: object) -> PriceBook:
+    def away(*_: object) -> PriceBook:
         raise psycopg.OperationalError("away")
 
-    monkeypatch.setattr(prices, "load_price_book", away)
+    monkeypatch.setattr(prices, "refresh_price_book", away)
     for seconds in (0, 59, 86_400):
         site.world.clock.move(seconds=seconds)
         asked = site.http.get("/v1/gate/1?tier=bolt", headers=TELEPHONY)
@@ -144,11 +144,11 @@ def test_prices_are_read_again_without_anybody_asking(site: Site, monkeypatch: p
     monkeypatch.setattr(prices, "READ_EVERY_S", 0.02)
     database = Database("", database_url(site), "", site.world.engine)
     with api_context(database, "redis://127.0.0.1:1/0", site.world) as context, served(make_app(context)):
-        wait_until(lambda: context.prices.held("bolt", site.world.clock()) is None, limit_s=30)
+        wait_until(lambda: context.prices.held("bolt", 1, site.world.clock()) is None, limit_s=30)
         prepare(site.world.engine, org_ids=[], prices=[price("bolt", "0.08")])
-        wait_until(lambda: context.prices.held("bolt", site.world.clock()), limit_s=30)
+        wait_until(lambda: context.prices.held("bolt", 1, site.world.clock()), limit_s=30)
         assert (
-            context.prices.held("bolt", site.world.clock() + LEAD_TIME) is None
+            context.prices.held("bolt", 1, site.world.clock() + LEAD_TIME) is None
         )  # another may be in force by then
 
 

@@ -29,7 +29,7 @@ from sqlalchemy import text
 from db.ledger import post_calls as ledger
 from db.ledger.debit_rows import COLUMNS
 from db.ledger.post_calls import BalanceChange, PricedCall, post_calls
-from db.ledger.prices import load_price_book
+from db.ledger.price_book import load_price_book
 from db.ledger.statements import COPY_DEBITS
 from db.models import Kind
 from db.postgres.engine import transaction

@@ -16,7 +16,7 @@ import psycopg
 from sqlalchemy import Engine, make_url
 
 from db.ledger.post_calls import post_calls
-from db.ledger.prices import load_price_book
+from db.ledger.price_book import load_price_book
 from db.ledger.statements import FIND_BILLED_CALLS, LOCK_ACCOUNTS, UPDATE_ACCOUNTS
 from db.postgres.arrays import array
 from db.postgres.engine import driver_connection, transaction

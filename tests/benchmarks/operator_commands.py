@@ -41,7 +41,7 @@ INDEXES: Final = (
 
 FILL: Final = """
 INSERT INTO tiers (name, created_at) SELECT 'tier' || n, now() FROM generate_series(1, 20) AS n;
-INSERT INTO tier_prices (tier, in_force_from, rate_microusd_per_minute, increment_first_s, increment_next_s, minimum_s,
+INSERT INTO prices (tier, in_force_from, rate_microusd_per_minute, increment_first_s, increment_next_s, minimum_s,
     connect_fee_microusd, created_at)
 SELECT 'tier' || n % 20 + 1, CASE WHEN n >= 20 THEN timestamptz '2020-01-01' + n * interval '1 day' END,
     80000, 60, 60, 0, 0, now()

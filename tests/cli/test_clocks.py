@@ -42,7 +42,7 @@ def test_no_command_stores_its_machines_time(
     assert {name.partition(".")[0] for name, _ in times} >= {
         "accounts",
         "api_keys",
-        "tier_prices",
+        "prices",
         "transactions",
     }
     near = datetime.now(UTC) - timedelta(minutes=5), datetime.now(UTC) + timedelta(minutes=5)

@@ -99,6 +99,8 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
     "key create": ("42",),
     "key revoke": ("1",),
     "tier set": ("bolt", "0.09"),
+    "tier clear": ("bolt", "--org", "42"),
+    "tier cancel": ("bolt", "--from", "2999-01-01T00:00:00Z"),
     "operator add": ("eve", "--role", "money"),
     "operator revoke": ("read",),
     "adjust": ("42", "--cents", "5", "--reason", "x", "--key", "k"),

@@ -17,12 +17,14 @@ from tests.conftest import Database
 def test_a_first_price_is_in_force_since_ever(cli: Cli) -> None:
     assert cli.json("tier", "set", "bolt", "0.08") == {
         "tier": "bolt",
+        "org_id": None,
         "usd_per_minute": "0.08",
         "increment": "60/60",
         "minimum_seconds": 0,
         "connect_fee_usd": "0.00",
         "in_force_from": None,
         "changed": True,
+        "replaced": None,
         "followed_by": None,
     }
     said = cli.run("tier", "set", "bolt", "0.08").stdout
@@ -39,12 +41,14 @@ def test_every_term_of_a_later_price(cli: Cli) -> None:
     later = cli.json("tier", "set", "bolt", "0.333333", *terms)
     assert later == {
         "tier": "bolt",
+        "org_id": None,
         "usd_per_minute": "0.333333",
         "increment": "30/6",
         "minimum_seconds": 30,
         "connect_fee_usd": "0.015",
         "in_force_from": start.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
         "changed": True,
+        "replaced": None,
         "followed_by": None,
     }
     listed = cli.json("tier", "list")
@@ -152,3 +156,56 @@ def test_prices_that_come_too_early_are_refused(cli: Cli) -> None:
 
 def test_help_says_what_a_connect_fee_is(offline: Cli) -> None:
     assert "USD per call" in offline.run("tier", "set", "--help").stdout
+
+
+FROM = "2999-01-01T00:00:00.000Z"
+EVERY_MINUTE = "in increments of 60/60 s"
+
+
+def test_an_orgs_own_price_from_setting_to_ending_it(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    cli.run("org", "create", "Acme", "--id", "42")
+    done = cli.json("tier", "set", "bolt", "0.07", "--org", "42", "--from", FROM)
+    assert (done["org_id"], done["usd_per_minute"], done["in_force_from"]) == (42, "0.07", FROM)
+    replaced = cli.run("tier", "set", "bolt", "0.06", "--org", "42", "--from", FROM).stdout.splitlines()
+    assert replaced == [
+        f"Tier bolt costs org 42 $0.06 per minute, {EVERY_MINUTE}, from {FROM} on.",
+        f"That replaces what was set for then: tier bolt costs org 42 $0.07 per minute, {EVERY_MINUTE}, from {FROM} on.",
+    ]
+    ended = cli.run("tier", "clear", "bolt", "--org", "42", "--from", "2999-02-01T00:00:00Z").stdout
+    assert ended == "Org 42 pays what all pay for tier bolt, from 2999-02-01T00:00:00.000Z on.\n"
+    listed = cli.json("tier", "list", "--org", "42")
+    assert [(each["org_id"], each["usd_per_minute"]) for each in listed["results"]] == [
+        (42, "0.06"),
+        (42, None),
+    ]
+    assert cli.json("tier", "list", "--orgs") == listed
+    assert cli.json("tier", "list")["total"] == 1
+    assert "1 org with prices of their own" in cli.run("tier", "list").stdout
+    table = cli.run("tier", "list", "--org", "42").stdout
+    assert "the tier's" in table
+    assert "Where org 42 has no price of its own" in table
+    assert cli.json("tier", "cancel", "bolt", "--org", "42", "--from", FROM)["cancelled"]
+    assert cli.json("tier", "list", "--org", "42")["total"] == 1
+    assert "org 43; `metering org find" in cli.fail(
+        "tier", "set", "bolt", "0.07", "--org", "43", "--from", FROM
+    )
+    log = cli.json("log", "--org", "42")["results"]
+    assert [each["action"] for each in log][:4] == ["tier cancel", "tier clear", "tier set", "tier set"]
+    assert log[2]["details"]["replaced"]["usd_per_minute"] == "0.07"
+
+
+def test_a_price_that_is_ten_times_the_one_before_wants_a_yes(cli: Cli) -> None:
+    cli.run("tier", "set", "bolt", "0.08")
+    said = cli.fail("tier", "set", "bolt", "0.81", "--from", FROM)
+    assert said.startswith(
+        "USD_PER_MINUTE: $0.81 is more than ten times the $0.08 before it. Say --yes if that is meant."
+    )
+    assert cli.json("tier", "set", "bolt", "0.81", "--from", FROM, "--yes")["changed"]
+    said = cli.run("tier", "cancel", "bolt", "--from", FROM).stdout
+    assert said.startswith("Cancelled: tier bolt costs $0.81 per minute")
+    assert "nothing was set for tier bolt" in cli.fail("tier", "cancel", "bolt", "--from", FROM)
+
+
+def test_prices_of_one_org_or_of_all(offline: Cli) -> None:
+    assert offline.fail("tier", "list", "--org", "1", "--orgs").startswith("orgs: say either")

@@ -16,7 +16,8 @@ from db.attempts.attempts import Attempt
 from db.attempts.reload_rule import ask_due, ask_every, read_standing
 from db.audit.full import AuditReport, run_audit
 from db.ledger.post_calls import Posted, post_calls, price_call
-from db.ledger.prices import load_price_book, set_price
+from db.ledger.price_book import load_price_book
+from db.ledger.prices import set_price
 from db.postgres.engine import in_transaction, transaction
 from metering.payments.context import Payments
 from metering.payments.settling import follow

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from db.ledger.adjustments import adjust
 from db.ledger.post_calls import Posted, post_calls, price_call
-from db.ledger.prices import load_price_book
+from db.ledger.price_book import load_price_book
 from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
 from metering.rules.gates import GateState

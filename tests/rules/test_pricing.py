@@ -12,6 +12,7 @@ from metering.rules.pricing import (
     Charge,
     Price,
     PriceBook,
+    PriceEnd,
     billable_seconds,
     charge_call,
     describe,
@@ -290,14 +291,14 @@ def test_a_call_is_priced_with_the_price_in_force_when_it_started() -> None:
     old, new = a_price(), a_price(in_force_from=NOON, rate_microusd_per_minute=100_000)
     book = PriceBook(7, [new, old])
     ended_at, duration = NOON + timedelta(seconds=30), timedelta(seconds=60)
-    assert book.in_force("bolt", ended_at) is new
-    assert book.in_force("bolt", ended_at - duration) is old
+    assert book.in_force("bolt", None, ended_at) is new
+    assert book.in_force("bolt", None, ended_at - duration) is old
     charge = charge_call(60_000_000, old)
     assert charge is not None
     assert charge.amount_cents == 8
-    assert book.in_force("bolt", NOON - timedelta(microseconds=1)) is old
-    assert book.in_force("bolt", NOON) is new
-    assert book.in_force("bolt", NOON.astimezone(timezone(timedelta(hours=2)))) is new
+    assert book.in_force("bolt", None, NOON - timedelta(microseconds=1)) is old
+    assert book.in_force("bolt", None, NOON) is new
+    assert book.in_force("bolt", None, NOON.astimezone(timezone(timedelta(hours=2)))) is new
 
 
 @given(
@@ -313,21 +314,21 @@ def test_a_call_has_the_price_in_force_at_its_start_however_long_it_was(
     prices = [a_price(in_force_from=NOON + timedelta(hours=hours)) for hours in starts]
     book = PriceBook(1, prices + [a_price()] * since_ever)
     ended_at = NOON + timedelta(hours=ended)
-    expected = book.in_force("bolt", ended_at - timedelta(seconds=duration_s))
-    assert book.price_of("bolt", ended_at, duration_s * 1_000_000) == expected
-    assert book.price_of("storm", ended_at, 0) is None
+    expected = book.in_force("bolt", None, ended_at - timedelta(seconds=duration_s))
+    assert book.price_of("bolt", 1, ended_at, duration_s * 1_000_000) == expected
+    assert book.price_of("storm", 1, ended_at, 0) is None
 
 
 def test_a_call_that_started_as_a_price_came_into_force_has_that_price() -> None:
     new = a_price(in_force_from=NOON)
     book = PriceBook(1, [a_price(), new])
-    assert book.price_of("bolt", NOON + timedelta(days=7), 604_800_000_000) == new
-    assert book.price_of("bolt", NOON + timedelta(days=7, microseconds=-1), 604_800_000_000) == a_price()
+    assert book.price_of("bolt", 1, NOON + timedelta(days=7), 604_800_000_000) == new
+    assert book.price_of("bolt", 1, NOON + timedelta(days=7, microseconds=-1), 604_800_000_000) == a_price()
 
 
 def test_a_price_may_come_into_force_at_the_end_of_time() -> None:
     book = PriceBook(1, [a_price(), a_price(in_force_from=datetime.max.replace(tzinfo=UTC))])
-    assert book.price_of("bolt", NOON, 1) == a_price()
+    assert book.price_of("bolt", 1, NOON, 1) == a_price()
 
 
 def test_the_book_knows_its_version_and_its_tiers() -> None:
@@ -335,9 +336,9 @@ def test_the_book_knows_its_version_and_its_tiers() -> None:
     assert book.version == 7
     assert "bolt" in book
     assert "storm" not in book
-    assert book.in_force("storm", NOON) is None
-    assert book.in_force("spark", NOON - timedelta(seconds=1)) is None
-    assert book.in_force("bolt", datetime.min.replace(tzinfo=UTC)) is not None
+    assert book.in_force("storm", None, NOON) is None
+    assert book.in_force("spark", None, NOON - timedelta(seconds=1)) is None
+    assert book.in_force("bolt", None, datetime.min.replace(tzinfo=UTC)) is not None
     assert "bolt" not in PriceBook(0, [])
 
 
@@ -362,9 +363,83 @@ def test_the_book_finds_what_a_search_through_all_prices_finds(
     if since_ever:
         prices.append(a_price(in_force_from=None))
     shuffle.shuffle(prices)
-    found = PriceBook(1, prices).in_force("bolt", NOON + timedelta(hours=asked))
+    found = PriceBook(1, prices).in_force("bolt", None, NOON + timedelta(hours=asked))
     if expected is not None:
         assert found is not None
         assert found.in_force_from == NOON + timedelta(hours=expected)
     else:
         assert found == (a_price() if since_ever else None)
+
+
+@given(data=st.data(), at=st.integers(-12, 12))
+@settings(deadline=None)
+def test_an_orgs_price_counts_where_one_is_in_force_else_the_tiers(data: st.DataObject, at: int) -> None:
+    """Against a search through all of them; whether the book was read at once or brought up to date."""
+    hour = timedelta(hours=1)
+    owners = st.sampled_from([("bolt", None), ("bolt", 1), ("bolt", 2), ("reef", 1), ("reef", None)])
+    starts = data.draw(st.sets(st.tuples(owners, st.integers(-9, 9)), max_size=14))
+    listed: list[Price | PriceEnd] = [a_price(tier=tier) for tier in ("bolt", "reef")]
+    for number, ((tier, org_id), hours) in enumerate(sorted(starts, key=str)):
+        if org_id is not None and data.draw(st.booleans()):
+            listed.append(PriceEnd(tier, org_id, NOON + hours * hour))
+        else:
+            listed.append(
+                a_price(
+                    tier=tier,
+                    org_id=org_id,
+                    in_force_from=NOON + hours * hour,
+                    rate_microusd_per_minute=number,
+                )
+            )
+
+    def searched(tier: str, org_id: int | None) -> Price | PriceEnd | None:
+        mine = [
+            each
+            for each in listed
+            if (each.tier, each.org_id) == (tier, org_id)
+            and (each.in_force_from is None or each.in_force_from <= NOON + at * hour)
+        ]
+        return max(mine, key=lambda each: (each.in_force_from is not None, each.in_force_from), default=None)
+
+    changed = data.draw(st.sets(owners))
+    before: list[Price | PriceEnd] = [
+        each
+        for each in listed
+        if (each.tier, each.org_id) not in changed
+        or (each.in_force_from is not None and data.draw(st.booleans()))
+    ]
+    after = [each for each in listed if (each.tier, each.org_id) in changed]
+    book = PriceBook(1, listed)
+    updated = PriceBook(1, before).changed(2, after, changed)
+    assert (updated._tiers, updated._orgs, updated.version) == (book._tiers, book._orgs, 2)
+    for tier in ("bolt", "reef"):
+        for org_id in (1, 2, 3, None):
+            own = None if org_id is None else searched(tier, org_id)
+            expected = own if isinstance(own, Price) else searched(tier, None)
+            assert book.in_force(tier, org_id, NOON + at * hour) == expected
+            if org_id is not None:
+                assert (
+                    book.price_of(tier, org_id, NOON + at * hour + timedelta(days=3), 259_200_000_000)
+                    == expected
+                )
+
+
+def test_all_prices_of_a_span_of_time() -> None:
+    """Both ends included; the org's own in place of the tier's while it is in force, and no price twice."""
+    second = timedelta(seconds=1)
+    tiers: list[Price | PriceEnd] = [a_price(), a_price(in_force_from=NOON + 5 * second, minimum_s=1)]
+    own: list[Price | PriceEnd] = [
+        a_price(org_id=1, in_force_from=NOON + 2 * second, minimum_s=2),
+        PriceEnd("bolt", 1, NOON + 4 * second),
+    ]
+    book = PriceBook(1, [*tiers, *own])
+
+    def between(first: int, last: int, org_id: int | None = 1) -> list[Price]:
+        return book.in_force_between("bolt", org_id, NOON + first * second, NOON + last * second)
+
+    assert between(0, 1) == [tiers[0]]
+    assert between(0, 2) == [tiers[0], own[0]]
+    assert between(2, 3) == [own[0]]
+    assert between(0, 9) == [tiers[0], own[0], tiers[1]]
+    assert between(0, 5, org_id=2) == between(0, 5, org_id=None) == tiers
+    assert book.in_force_between("storm", 1, NOON, NOON) == []

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import Connection
 
 import workers.current_prices
-from db.ledger.prices import load_price_book, set_price
+from db.ledger.price_book import refresh_price_book
+from db.ledger.prices import set_price
 from db.postgres.engine import transaction
 from metering.rules.pricing import PriceBook
 from tests.conftest import Database
@@ -24,12 +25,12 @@ def test_a_later_price_reaches_a_meter_whose_book_is_old(
     change_at = set_at + timedelta(seconds=60)
     loads: list[int] = []
 
-    def load_and_count(connection: Connection) -> PriceBook:
-        book = load_price_book(connection)
+    def load_and_count(connection: Connection, known: PriceBook) -> PriceBook:
+        book = refresh_price_book(connection, known)
         loads.append(book.version)
         return book
 
-    monkeypatch.setattr(workers.current_prices, "load_price_book", load_and_count)
+    monkeypatch.setattr(workers.current_prices, "refresh_price_book", load_and_count)
 
     def call(call_id: int, started_at: datetime, duration_s: int = 60) -> bytes:
         ended_at = started_at + timedelta(seconds=duration_s)

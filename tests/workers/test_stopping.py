@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 import workers.batch_poster
 import workers.current_prices
 from db.ledger.post_calls import Posted, StalePriceBookError, post_calls
-from db.ledger.prices import load_price_book
+from db.ledger.price_book import refresh_price_book
 from metering.rules.pricing import PriceBook
 from tests.workers.calls import ORG_IDS, assert_billed, make_calls
 from tests.workers.processes import LIMIT_S, PROCESS_BATCH_LIMIT, Site, wait_until, waits_for_lock
@@ -71,13 +71,13 @@ def test_what_a_meter_fails_with_is_told_while_redis_is_away(
         failing.set()
         raise redis.ConnectionError("away")
 
-    def load(connection: Connection) -> PriceBook:
+    def load(connection: Connection, known: PriceBook) -> PriceBook:
         if failing.is_set():
             raise ValueError("no price book at all")
-        return load_price_book(connection)
+        return refresh_price_book(connection, known)
 
     monkeypatch.setattr(CallStream, "ack", ack)
-    monkeypatch.setattr(workers.current_prices, "load_price_book", load)
+    monkeypatch.setattr(workers.current_prices, "refresh_price_book", load)
     monkeypatch.setattr(workers.current_prices, "PRICES_EVERY_S", 0.0)
     events = make_calls(5, seed=23)
     site.push_at_once(events)

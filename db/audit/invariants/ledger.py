@@ -205,16 +205,21 @@ _DEBIT_PRICED_AGAIN: Final = Invariant(
 # have been set since. Only there may a debit and the price book differ: otherwise a later price starts 60 s after it was set.
 _PRICE_IN_FORCE: Final = Invariant(
     "price_in_force",
-    "Every debit bears the price that its tier had when the call started (docs/reference/money-rules.md#which-price-counts).",
+    "Every debit bears the price that its org had for its tier when the call started"
+    " (docs/reference/money-rules.md#which-price-counts).",
     """
     WITH period AS (
-        SELECT tier, coalesce(in_force_from, '-infinity') AS from_at,
-            coalesce(lead(in_force_from) OVER (PARTITION BY tier ORDER BY in_force_from NULLS FIRST), 'infinity') AS until_at,
+        SELECT tier, org_id, coalesce(in_force_from, '-infinity') AS from_at,
+            coalesce(lead(in_force_from) OVER (PARTITION BY tier, org_id ORDER BY in_force_from NULLS FIRST), 'infinity')
+                AS until_at,
+            rate_microusd_per_minute IS NOT NULL AS is_price,
             (rate_microusd_per_minute, increment_first_s, increment_next_s, minimum_s, connect_fee_microusd) AS terms
-        FROM tier_prices
+        FROM prices
+        WHERE cancelled_at IS NULL
     )
-    SELECT org_id, id, format('transaction %s, call %s: %s are stored, tier %s had %s at %s',
-        id, call_id, debit.terms, coalesce(debit.tier, 'none'), coalesce(period.terms::text, 'no price'),
+    SELECT debit.org_id, id, format('transaction %s, call %s: %s are stored, tier %s had %s at %s',
+        id, call_id, debit.terms, coalesce(debit.tier, 'none'),
+        coalesce(CASE WHEN own.is_price THEN own.terms ELSE period.terms END::text, 'no price'),
         coalesce(started_at::text, 'no time'))
     FROM (
         SELECT org_id, id, call_id, tier, created_at,
@@ -225,9 +230,12 @@ _PRICE_IN_FORCE: Final = Invariant(
         FROM transactions
         WHERE kind = 'debit'
     ) AS debit
-    LEFT JOIN period ON period.tier = debit.tier AND started_at >= from_at AND started_at < until_at
+    LEFT JOIN period AS own ON own.tier = debit.tier AND own.org_id = debit.org_id AND own.is_price
+        AND started_at >= own.from_at AND started_at < own.until_at
+    LEFT JOIN period ON period.tier = debit.tier AND period.org_id IS NULL
+        AND started_at >= period.from_at AND started_at < period.until_at
     WHERE (started_at > created_at AND started_at - interval '5 minutes' <= created_at) IS NOT TRUE
-        AND debit.terms IS DISTINCT FROM period.terms
+        AND debit.terms IS DISTINCT FROM CASE WHEN own.is_price THEN own.terms ELSE period.terms END
     """,
 )
 

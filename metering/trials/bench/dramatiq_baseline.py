@@ -15,7 +15,7 @@ from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import Engine
 
 from db.ledger.post_calls import post_calls
-from db.ledger.prices import load_price_book
+from db.ledger.price_book import load_price_book
 from db.postgres.engine import make_engine, transaction
 from metering.runtime.clock import system_clock
 from metering.runtime.names import BENCH_JOBS

@@ -37,7 +37,7 @@ COPY_OF_CALL_105 = """
 UNPROTECT = """
     ALTER TABLE transactions DISABLE TRIGGER USER;
     ALTER TABLE accounts DISABLE TRIGGER USER;
-    ALTER TABLE tier_prices DISABLE TRIGGER USER;
+    ALTER TABLE prices DISABLE TRIGGER USER;
     ALTER TABLE payment_attempts DISABLE TRIGGER USER;
     ALTER TABLE stripe_customers DISABLE TRIGGER USER;
     DROP INDEX payment_attempts_open_reload_key;
@@ -45,7 +45,7 @@ UNPROTECT = """
     DROP INDEX transactions_call_key, transactions_source_key, transactions_credit_key;
     CREATE TABLE undamaged_transactions AS TABLE transactions;
     CREATE TABLE undamaged_accounts AS TABLE accounts;
-    CREATE TABLE undamaged_prices AS TABLE tier_prices;
+    CREATE TABLE undamaged_prices AS TABLE prices;
     CREATE TABLE undamaged_attempts AS TABLE payment_attempts;
     CREATE TABLE undamaged_customers AS TABLE stripe_customers;
 """
@@ -54,8 +54,8 @@ RESTORE = """
     INSERT INTO transactions OVERRIDING SYSTEM VALUE TABLE undamaged_transactions;
     DELETE FROM accounts;
     INSERT INTO accounts TABLE undamaged_accounts;
-    DELETE FROM tier_prices;
-    INSERT INTO tier_prices OVERRIDING SYSTEM VALUE TABLE undamaged_prices;
+    DELETE FROM prices;
+    INSERT INTO prices OVERRIDING SYSTEM VALUE TABLE undamaged_prices;
     DELETE FROM payment_attempts;
     INSERT INTO payment_attempts TABLE undamaged_attempts;
     DELETE FROM stripe_customers;
@@ -236,9 +236,17 @@ DAMAGES = [
     Damage(
         "a tier's price, after calls were billed with it",
         "DELETE FROM transactions WHERE org_id = 2 AND tier = 'bolt';"
-        "UPDATE tier_prices SET connect_fee_microusd = 1 WHERE tier = 'bolt'",
+        "UPDATE prices SET connect_fee_microusd = 1 WHERE tier = 'bolt'",
         {"price_in_force"},
         rebalanced=True,
+    ),
+    Damage(
+        "an org's own price, behind its calls",
+        "INSERT INTO prices (tier, org_id, in_force_from, rate_microusd_per_minute, increment_first_s, increment_next_s,"
+        " minimum_s, connect_fee_microusd, created_at)"
+        " VALUES ('bolt', 1, '2026-01-01', 80000, 60, 60, 0, 1, now()), ('fine', 1, '2026-01-01', 1, 60, 60, 0, 0, now()),"
+        " ('fine', 1, '2026-01-02', NULL, NULL, NULL, NULL, NULL, now()), ('bolt', 99, '2026-01-01', 1, 60, 60, 0, 0, now())",
+        {"price_in_force"},
     ),
     Damage(
         "a tier",

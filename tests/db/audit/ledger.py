@@ -8,7 +8,8 @@ from sqlalchemy import Engine
 from db.accounts.orgs import create_org
 from db.ledger.adjustments import adjust
 from db.ledger.post_calls import post_calls, price_call
-from db.ledger.prices import load_price_book, set_price
+from db.ledger.price_book import load_price_book
+from db.ledger.prices import set_price
 from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
 from metering.rules.money import MAX_USD, MICROUSD_PER_USD
@@ -32,7 +33,9 @@ def post(engine: Engine, calls: Sequence[CallEvent]) -> None:
         book = load_price_book(connection)
         priced = []
         for call in calls:
-            price = book.in_force(call.tier, call.ended_at - timedelta(microseconds=call.duration_us))
+            price = book.in_force(
+                call.tier, call.org_id, call.ended_at - timedelta(microseconds=call.duration_us)
+            )
             assert price is not None
             priced.append(price_call(f"1-{call.call_id}", b"", call, price))
         posted = post_calls(connection, priced, [], price_book_version=book.version)

@@ -10,7 +10,8 @@ from sqlalchemy import Engine, text
 from db.accounts.orgs import create_org
 from db.ledger.adjustments import adjust
 from db.ledger.post_calls import post_calls, price_call
-from db.ledger.prices import load_price_book, set_price
+from db.ledger.price_book import load_price_book
+from db.ledger.prices import set_price
 from db.ledger.rejections import RejectedEntry, list_rejected, mark_replayed
 from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
@@ -40,7 +41,7 @@ def written(database: Database) -> Database:
     return database
 
 
-TABLES = ("accounts", "tiers", "tier_prices", "transactions", "rejected_events")
+TABLES = ("accounts", "tiers", "prices", "transactions", "rejected_events")
 
 
 def rows(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
@@ -60,9 +61,9 @@ CHANGES_OF_HISTORY = [
     "TRUNCATE transactions",
     "INSERT INTO transactions OVERRIDING SYSTEM VALUE TABLE transactions ON CONFLICT (org_id, id) DO UPDATE SET tier = 'x'",
     "MERGE INTO transactions USING accounts ON accounts.org_id = transactions.org_id WHEN MATCHED THEN DELETE",
-    "UPDATE tier_prices SET rate_microusd_per_minute = 1",
-    "DELETE FROM tier_prices",
-    "TRUNCATE tier_prices",
+    "UPDATE prices SET rate_microusd_per_minute = 1",
+    "DELETE FROM prices",
+    "TRUNCATE prices",
     "TRUNCATE tiers CASCADE",
     "DELETE FROM accounts",
     "TRUNCATE accounts",

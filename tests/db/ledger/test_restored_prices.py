@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from db.ledger.prices import PriceError, SetPrice, list_prices, set_price
 from db.postgres.engine import transaction
-from metering.rules.pricing import Price
+from metering.rules.pricing import Price, PriceEnd
 from tests.conftest import Database
 from tests.payments.together import together
 from tests.spine.billing import assert_sound, debits, event, prepare, price, push, run_meters
@@ -78,7 +78,7 @@ def test_what_is_billed_is_never_priced_otherwise(
     assert_sound(engine)
 
 
-def list_prices_of(engine: Engine, tier: str) -> list[Price]:
+def list_prices_of(engine: Engine, tier: str) -> list[Price | PriceEnd]:
     with transaction(engine) as connection:
         return [each for each in list_prices(connection) if each.tier == tier]
 
