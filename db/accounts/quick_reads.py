@@ -1,14 +1,17 @@
 """What is asked for all the time, for an event loop: each one statement, in autocommit, without a thread."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
+import psycopg
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import URL
 
 from db.accounts.api_keys import key_hash
 from db.accounts.billing import BillingAccount
 from db.accounts.statements import BILLING_OF_KEY, ORG_OF_KEY
+from db.ledger.statements import PRICE_BOOK_VERSION
 from db.postgres.engine import connect_args, psycopg_url
 from db.postgres.metrics import PoolUse
 from db.postgres.session import PinnedAsyncConnection, session_settings
@@ -69,6 +72,15 @@ class QuickReads:
         """That org's billing account."""
         row = await self._row(BILLING_OF_KEY, api_key)
         return None if row is None else BillingAccount(*row)
+
+    async def price_book_version(self) -> tuple[int, datetime]:
+        """The version of the price book, and the time, by Postgres's clock."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(PRICE_BOOK_VERSION.text, binary=True)
+            row = await cursor.fetchone()
+        if row is None:
+            raise psycopg.InterfaceError("Postgres told no version of the price book")
+        return row[0], row[1]
 
     async def _row(self, statement: str, api_key: str) -> Sequence[Any] | None:
         async with self._pool.connection() as connection:

@@ -9,7 +9,17 @@ from typing import Final
 from fastapi import FastAPI
 
 from metering import __version__
-from metering.api import accounts, cards, completed_calls, gates, health, top_ups, transactions, webhooks
+from metering.api import (
+    accounts,
+    calls,
+    cards,
+    completed_calls,
+    gates,
+    health,
+    top_ups,
+    transactions,
+    webhooks,
+)
 from metering.api.context import ApiContext
 from metering.api.docs_page import serve_docs
 from metering.api.errors import add_error_handlers
@@ -66,6 +76,7 @@ def make_app(context: ApiContext) -> FastAPI:
             transactions,
             gates,
             completed_calls,
+            calls,
             webhooks,
             health,
         )

@@ -3,12 +3,12 @@
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from metering.api.auth import OrgId
+from metering.api.auth import OrgId, known_org
 from metering.api.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
@@ -79,10 +79,10 @@ def _unpacked(body: bytes, limit_bytes: int) -> bytes:
     return unpacked
 
 
-def json_body(model: type[B]) -> Callable[[Request, OrgId], Awaitable[B]]:
-    """A dependency that gives the body as a `model`. It asks for the org first: who isn't known is told nothing but that."""
+def json_body(model: type[B], who: Callable[..., Any] = known_org) -> Callable[[Request, Any], Awaitable[B]]:
+    """A dependency that gives the body as a `model`. It asks for `who` first: who isn't known is told nothing but that."""
 
-    async def read(request: Request, _: OrgId) -> B:
+    async def read(request: Request, _: Annotated[Any, Depends(who)]) -> B:
         if media_type(request) != JSON:
             raise InvalidRequestError(InvalidField("Content-Type", f"must be {JSON}"))
         return _parse(model, await read_body(request))

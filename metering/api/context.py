@@ -14,11 +14,13 @@ from db.accounts.api_keys import find_orgs, note_uses
 from db.accounts.quick_reads import QuickReads
 from metering.api.key_lookups import KeyLookups
 from metering.api.key_uses import KeyUses
+from metering.api.price_versions import PriceVersions
 from metering.api.prices import Prices
 from metering.api.rate_limit import AuthRateLimit
 from metering.api.thread_pools import ThreadPools
 from metering.payments.context import Payments
 from metering.signals.gate_reader import GateReader
+from metering.signals.holds import HoldsAsync
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class ApiContext:
     reads: QuickReads
     """Opened and closed with the server, as the gate reader is closed."""
     gate_reader: GateReader
+    holds: HoldsAsync
+    """On the gate reader's client, which is closed with the server."""
     stream: redis.Redis
     """For completed calls; threads share it."""
     payments: Payments
@@ -42,11 +46,13 @@ class ApiContext:
     auth_rate_limit: AuthRateLimit = field(default_factory=AuthRateLimit)
     key_lookups: KeyLookups = field(init=False)
     key_uses: KeyUses = field(init=False)
+    price_versions: PriceVersions = field(init=False)
 
     def __post_init__(self) -> None:
         """Make what follows from the rest."""
         object.__setattr__(self, "key_lookups", KeyLookups(self._find_orgs))
         object.__setattr__(self, "key_uses", KeyUses(self._note_uses))
+        object.__setattr__(self, "price_versions", PriceVersions(self.reads.price_book_version))
 
     @property
     def prompt_payments(self) -> Payments:

@@ -44,6 +44,11 @@ class Prices:
         sure = book is not None and read_at is not None and abs(now - read_at) < LEAD_TIME
         return book.in_force(tier, org_id, now) if book is not None and sure else None
 
+    def as_of(self, version: int) -> PriceBook | None:
+        """The book, if it was read at this version; asks nobody. A later one is of before a restore."""
+        book = self._book
+        return book if book is not None and book.version == version else None
+
     def find(self, engine: Engine, tier: str, org_id: int, now: datetime) -> Price | None:
         """The org's price for a call that starts now, as Postgres says; None for a tier that isn't there.
 

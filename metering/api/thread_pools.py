@@ -63,6 +63,8 @@ OTHERS_FOR_S: Final = 1.0
 """For how long an org counts as asking after its last request."""
 CALLS_IN_HAND: Final = 64
 """How many requests with completed calls one server takes at once: so many MB may lie in its memory."""
+HOLDS_IN_HAND: Final = 256
+"""How many requests of telephony for holds one server takes at once: each is a turn or two of Redis."""
 MAX_WAITING: Final = 1_000
 """How many may wait for a pool; whoever comes then is told to come again."""
 MAX_WAITING_PER_ORG: Final = 200
@@ -247,5 +249,6 @@ class ThreadPools:
         self.webhook = ThreadPool(WEBHOOK_THREADS)
         self.calls = ThreadPool(CALLS_THREADS)
         self.calls_in_hand = InHand(CALLS_IN_HAND, "telephony")
+        self.holds_in_hand = InHand(HOLDS_IN_HAND, "telephony")
         self.health = CapacityLimiter(HEALTH_THREADS)
         self.quick = Shares(QUICK_ANSWERS_PER_ORG, askers=askers)  # no threads: quick answers' connections

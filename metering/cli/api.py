@@ -70,6 +70,7 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
     from metering.runtime.redis_connection import connect_redis, connect_redis_async
     from metering.runtime.settings import read_settings
     from metering.signals import gate_reader
+    from metering.signals.holds import HoldsAsync
 
     opened = open_payments(role, return_url=return_url)
     if opened is None:
@@ -97,6 +98,7 @@ def _context(role: RunningRole, *, return_url: str) -> "Iterator[ApiContext | No
                     engine=quick,
                     reads=reads,
                     gate_reader=gate_reader.GateReader(client),
+                    holds=HoldsAsync(client),
                     stream=stream,
                     payments=opened.payments,
                     webhook_secrets=opened.webhook_secrets,

@@ -27,6 +27,7 @@ from metering.client.http_client import HttpClient
 from metering.client.keys import EVENT_FIELD, GATE_PREFIX, SIGNAL_FIELD, SIGNALS_LOG, STREAM
 from metering.client.limits import BLOCK_S, CHUNK, FIRST_WAIT_S, LONGEST_WAIT_S, ROLE_CHECK_S
 from metering.client.metering_client import MeteringClient
+from metering.client.priced_hold import PricedHold
 from metering.client.signals import Signal, Signals
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "HttpClient",
     "InvalidField",
     "MeteringClient",
+    "PricedHold",
     "QueueFull",
     "Refused",
     "Signal",

@@ -4,6 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from metering.client.closing import ClosedByWith
 from metering.client.errors import InvalidField, QueueFull, Refused, TelephonyError, Unreachable
 from metering.client.event_encoding import check_id, encode_event
 from metering.client.gate import Gate
+from metering.client.priced_hold import PricedHold
 
 if TYPE_CHECKING:
     import httpx
@@ -21,6 +23,15 @@ MAX_BODY_BYTES: Final = 1_048_576
 """What the server takes in one request (docs/reference/call-events.md#over-http)."""
 
 _PUSH_PATH: Final = "/v1/calls/completed"
+_CALLS_PATH: Final = "/v1/calls"
+_HELD: Final = (HTTPStatus.OK, HTTPStatus.CREATED)
+_NOT_HELD: Final = (
+    HTTPStatus.PAYMENT_REQUIRED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
 _BEGIN, _END = b'{"events":[', b"]}"
 _PASSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """What an answer may say that is different a moment later: the server's, or that of a proxy before it."""
@@ -29,7 +40,7 @@ _PASSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 class HttpClient(ClosedByWith):
     """Telephony's side of the metering, over HTTP. Threads may share it; it connects when it is first used.
 
-    It has the methods of MeteringClient but signals(), which HTTP can't carry, and its errors.
+    It has the methods of MeteringClient but signals(), which HTTP can't carry, and its errors. Holds are priced by the server.
     """
 
     def __init__(
@@ -120,6 +131,89 @@ class HttpClient(ClosedByWith):
             case HTTPStatus.NOT_FOUND, {"code": "not_found"}:
                 return Gate(org_id, None, None, None)
         raise _failure(answer, meanwhile, 0)
+
+    def start_call(self, org_id: int, call_id: int, *, tier: str, direction: str, seconds: int) -> PricedHold:
+        """Hold what a call of `seconds` may cost, before it starts; `call_id` is the one that its event will have.
+
+        A repeat gets the first answer, so it is repeated by itself as a push is. Raises InvalidField for an id that is none;
+        Unreachable or Refused when there is no answer: then whether the call starts is yours to decide.
+        """
+        body = {"call_id": check_id("call_id", call_id), "org_id": check_id("org_id", org_id)}
+        asked = body | {"tier": tier, "direction": direction, "seconds": seconds}
+        return self._hold("POST", _CALLS_PATH, org_id, call_id, asked)
+
+    def renew_call(
+        self,
+        org_id: int,
+        call_id: int,
+        *,
+        tier: str,
+        direction: str,
+        started_at: datetime | str,
+        seconds: int,
+    ) -> PricedHold:
+        """Hold what a call that runs may cost if it lasts for `seconds` in all since `started_at`, aware or text with an offset.
+
+        Raises what start_call() raises; without an answer the call may last as long as it was told before.
+        """
+        started = started_at if isinstance(started_at, str) else started_at.isoformat()
+        asked = {
+            "org_id": check_id("org_id", org_id),
+            "tier": tier,
+            "direction": direction,
+            "started_at": started,
+            "seconds": seconds,
+        }
+        path = f"{_CALLS_PATH}/{check_id('call_id', call_id)}/renew"
+        return self._hold("POST", path, org_id, call_id, asked)
+
+    def cancel_call(self, org_id: int, call_id: int) -> None:
+        """Hold nothing for a call that will never have an event, because it never started. Raises what start_call() raises."""
+        path = f"{_CALLS_PATH}/{check_id('call_id', call_id)}?org_id={check_id('org_id', org_id)}"
+        self._ask("DELETE", path, "the hold stays until it lapses", HTTPStatus.OK)
+
+    def _hold(self, method: str, path: str, org_id: int, call_id: int, asked: dict[str, Any]) -> PricedHold:
+        meanwhile = f"it isn't known whether call {call_id} is held: whether it runs is yours to decide"
+        said = self._ask(method, path, meanwhile, *_HELD, *_NOT_HELD, json=asked)
+        body = _body(said)
+        if said.status_code in _HELD:
+            return PricedHold(
+                org_id,
+                call_id,
+                True,
+                max_duration_seconds=body["max_duration_seconds"],
+                held_cents=body["held_cents"],
+                available_cents=body["available_cents"],
+                expires_at=datetime.fromisoformat(body["expires_at"]),
+                final=body.get("final"),
+            )
+        return PricedHold(org_id, call_id, False, code=str(body["code"]))
+
+    def _ask(
+        self, method: str, path: str, meanwhile: str, *expected: int, **request: Any
+    ) -> "httpx.Response":
+        """Ask, and once more as long as that may help; gives an answer that is the API's own, with an `expected` status."""
+        waits = itertools.islice(backoff_s(), self._tries - 1)
+        while True:
+            cause: Exception | None = None
+            try:
+                answer = self._client.request(method, path, headers=self._headers, **request)
+            except self._failed as error:
+                cause = error
+                failure: TelephonyError = Unreachable(
+                    f"the API is away or too slow; {meanwhile} ({_said(error)})."
+                )
+            else:
+                code = _body(answer).get("code")
+                # What telephony is to wait for has a status that answers too; and a proxy's own page has no code.
+                is_answer = answer.is_success or code not in {None, "rate_limited"}
+                if answer.status_code in expected and is_answer:
+                    return answer
+                failure = _failure(answer, meanwhile, 0)
+            wait_s = next(waits, None) if isinstance(failure, Unreachable) else None
+            if wait_s is None:
+                raise failure from cause
+            time.sleep(wait_s)
 
     def _send(self, payloads: Sequence[bytes], pushed_before: int) -> list[str]:
         """Send all of `payloads` in one request, and all of them again as long as that may help.

@@ -15,6 +15,11 @@ MARGIN_S: Final = 120
 _US_PER_S: Final = 1_000_000
 
 
+def at_dearest(price: Price) -> Price:
+    """A price without steps that no call under `price` costs more than."""
+    return price
+
+
 def hold_cents(seconds: int, prices: Iterable[Price]) -> int:
     """What a call of at most `seconds` may cost, whichever of `prices` counts in the end: the charge at the dearest of them.
 

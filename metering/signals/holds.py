@@ -49,6 +49,8 @@ class Hold:
     cents: int
     since_ms: int
     """When it was first held."""
+    available_cents: int
+    """What was available after that."""
     ends_ms: int
     """When it lapses unless it is renewed, or has lapsed."""
     terms: str
@@ -231,9 +233,16 @@ def _calls(org_id: int, answer: Any) -> HeldCalls:
 
 def _hold(org_id: int, call_id: int, ends_ms: bytes, record: bytes) -> Hold:
     cents, _, rest = record.partition(b" ")
-    since_ms, _, terms = rest.partition(b" ")
+    since_ms, _, rest = rest.partition(b" ")
+    available_cents, _, terms = rest.partition(b" ")
     return Hold(
-        org_id, call_id, _number(cents), _number(since_ms), int(ends_ms), terms.decode(errors="replace")
+        org_id,
+        call_id,
+        _number(cents),
+        _number(since_ms),
+        -_number(available_cents[1:]) if available_cents.startswith(b"-") else _number(available_cents),
+        int(ends_ms),
+        terms.decode(errors="replace"),
     )
 
 

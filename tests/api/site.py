@@ -24,6 +24,7 @@ from metering.api.thread_pools import QUICK_CONNECTIONS
 from metering.runtime.redis_connection import connect_redis, connect_redis_async
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET
 from metering.signals.gate_reader import GateReader
+from metering.signals.holds import HoldsAsync
 from tests.conftest import Database
 from tests.payments.world import START, World
 
@@ -63,11 +64,13 @@ def api_context(
 ) -> Iterator[ApiContext]:
     """What the API works with, as `metering api` makes it."""
     quick = make_engine(database.url, application_name="tests", pool_size=QUICK_CONNECTIONS)
+    client = connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)
     yield ApiContext(
         engine=quick,
         reads=QuickReads(quick.url, application_name=QUICK),
         stream=connect_redis(redis_url),
-        gate_reader=GateReader(connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)),
+        gate_reader=GateReader(client),
+        holds=HoldsAsync(client),
         payments=world.payments,
         webhook_secrets=(WEBHOOK_SECRET,),
         telephony_token=None if token is None else SecretStr(token),

@@ -33,6 +33,7 @@ from metering.runtime.redis_connection import connect_redis, connect_redis_async
 from metering.sandbox.servers.embedded import running, valkey_pid
 from metering.signals.call_stream import append_events
 from metering.signals.gate_reader import GateReader
+from metering.signals.holds import HoldsAsync
 from tests.api.site import LIMIT_S, TELEPHONY_TOKEN, Site, assert_problem, served
 from tests.payments.world import START
 from tests.spine.billing import event
@@ -221,11 +222,13 @@ def test_without_a_token_nobody_may(site: Site, redis_url: str) -> None:
 @contextmanager
 def another_site(site: Site, redis_url: str, **more: Any) -> Iterator[Site]:
     """The same database, served once more, with another Valkey."""
+    asked = connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)
     with connect_redis(redis_url) as client:
         context = replace(
             site.context,
             reads=QuickReads(site.context.engine.url, application_name="tests, quick"),
-            gate_reader=GateReader(connect_redis_async(redis_url, timeout_s=0.5, max_connections=8)),
+            gate_reader=GateReader(asked),
+            holds=HoldsAsync(asked),
             stream=client,
             **more,
         )

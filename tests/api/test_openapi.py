@@ -17,6 +17,10 @@ ENDPOINTS = {
     ("post", "/v1/billing/default-payment-method"),
     ("get", "/v1/billing/transactions"),
     ("get", "/v1/gate/{org_id}"),
+    ("get", "/v1/calls"),
+    ("post", "/v1/calls"),
+    ("post", "/v1/calls/{call_id}/renew"),
+    ("delete", "/v1/calls/{call_id}"),
     ("post", "/v1/calls/completed"),
     ("post", "/v1/stripe/webhook"),
     ("get", "/v1/healthz"),
@@ -81,6 +85,9 @@ def test_every_error_that_a_client_may_be_told_of_is_described(document: Any) ->
         (402, "card_declined"),
         (402, "authentication_required"),
         (402, "balance_exhausted"),
+        (402, "insufficient_balance"),
+        (409, "call_ended"),
+        (429, "too_many_calls"),
         (403, "org_suspended"),
         (503, "queue_full"),
     }
@@ -99,7 +106,7 @@ def test_who_may_ask_is_described(document: Any) -> None:
         names = {name for scheme in operation.get("security", []) for name in scheme}
         if path.startswith("/v1/billing"):
             assert names == {"api_key"}, (method, path)
-        elif path.startswith("/v1/gate"):
+        elif path.startswith("/v1/gate") or (method, path) == ("get", "/v1/calls"):
             assert names == {"api_key", "telephony_token"}
         elif path.startswith("/v1/calls"):
             assert names == {"telephony_token"}

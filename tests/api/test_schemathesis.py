@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.site import Site
 
-OPERATIONS: Final = 11
+OPERATIONS: Final = 15
 EXAMPLES: Final = 60
 
 # Everything is checked. What is refused for other reasons than its form is no contradiction: 400 and 402 and 422 are told apart

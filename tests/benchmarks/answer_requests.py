@@ -23,6 +23,7 @@ from metering.payments.context import Payments
 from metering.runtime.clock import system_clock
 from metering.runtime.redis_connection import connect_redis, connect_redis_async
 from metering.signals.gate_reader import MAX_CONNECTIONS, TIMEOUT_S, GateReader
+from metering.signals.holds import HoldsAsync
 from metering.trials.bench.fixture import TIER, Fixture, making_fixture
 from metering.trials.bench.http_reads import make_asking_org
 
@@ -45,17 +46,17 @@ class _Clock:
 
 def context_on(fixture: Fixture) -> ApiContext:
     """As `metering api` makes it, but for payments."""
+    client = connect_redis_async(
+        fixture.servers.redis_url, timeout_s=TIMEOUT_S, max_connections=MAX_CONNECTIONS
+    )
     return ApiContext(
         engine=make_engine(
             fixture.servers.database_url, application_name="bench", pool_size=QUICK_CONNECTIONS
         ),
         reads=QuickReads(make_url(fixture.servers.database_url), application_name="bench"),
         stream=connect_redis(fixture.servers.redis_url),
-        gate_reader=GateReader(
-            connect_redis_async(
-                fixture.servers.redis_url, timeout_s=TIMEOUT_S, max_connections=MAX_CONNECTIONS
-            )
-        ),
+        gate_reader=GateReader(client),
+        holds=HoldsAsync(client),
         payments=cast("Payments", _Clock()),
     )
 

@@ -15,6 +15,7 @@ from metering.client import (
     HttpClient,
     InvalidField,
     MeteringClient,
+    PricedHold,
     QueueFull,
     Refused,
     TelephonyError,
@@ -23,7 +24,8 @@ from metering.client import (
 from metering.client.http_client import MAX_BODY_BYTES, MAX_EVENTS
 from metering.runtime.names import EVENT_FIELD, STREAM
 from tests.api.site import LIMIT_S, TELEPHONY_TOKEN, Site
-from tests.spine.billing import event
+from tests.payments.world import START
+from tests.spine.billing import event, prepare, price
 
 NOBODY: Final = "http://127.0.0.1:9"
 
@@ -227,3 +229,58 @@ def test_threads_may_share_it(client: HttpClient, redis_client: redis.Redis) -> 
     for thread in threads:
         thread.join()
     assert len(pushed(redis_client)) == 40
+
+
+def test_money_is_held_for_a_call(client: HttpClient, site: Site) -> None:
+    prepare(site.world.engine, org_ids=[], prices=[price("bolt", "0.08")])
+    outbound: dict[str, Any] = {"tier": "bolt", "direction": "outbound"}
+    assert client.start_call(1, 7, seconds=600, **outbound) == PricedHold(1, 7, False, "balance_exhausted")
+    site.world.adjust(100)
+    held = client.start_call(1, 7, seconds=600, **outbound)
+    assert (held.allowed, held.code, held.max_duration_seconds) == (True, None, 600)
+    assert (held.held_cents, held.available_cents, held.final) == (80, 20, None)
+    assert held.expires_at is not None
+    assert client.start_call(1, 7, seconds=60, **outbound) == held
+    longer = client.renew_call(1, 7, started_at=START, seconds=900, **outbound)
+    assert (longer.allowed, longer.max_duration_seconds, longer.final) == (True, 720, True)
+    assert client.start_call(1, 8, seconds=600, **outbound).code == "insufficient_balance"
+    for missing in ({"tier": "gold"}, {"direction": "inbound", "tier": "x"}):
+        assert client.start_call(1, 9, seconds=60, **(outbound | missing)).code == "not_found"
+    client.cancel_call(1, 7)
+    client.cancel_call(1, 7)
+    assert client.start_call(1, 8, seconds=600, **outbound).allowed
+    with pytest.raises(InvalidField, match="call_id"):
+        client.start_call(1, 0, seconds=60, **outbound)
+    with pytest.raises(Refused, match="seconds"):
+        client.start_call(1, 10, seconds=0, **outbound)
+    with HttpClient(site.url, "wrong") as stranger, pytest.raises(Refused, match="401"):
+        stranger.start_call(1, 10, seconds=60, **outbound)
+
+
+@pytest.mark.parametrize(
+    ("first", "error"),
+    [
+        (httpx.Response(503, json={"detail": "not now", "code": "unavailable"}), Unreachable),
+        (httpx.Response(429, json={"detail": "too much", "code": "rate_limited"}), Unreachable),
+        (httpx.Response(502, text="<html>"), Unreachable),
+        (httpx.ReadTimeout("no answer"), Unreachable),
+        (httpx.Response(403, text="<html>a proxy's</html>"), Refused),
+        (httpx.Response(404, text="<html>a proxy's</html>"), Refused),
+    ],
+)
+def test_a_hold_is_asked_for_again_where_that_may_help(
+    first: "httpx.Response | Exception", error: type[TelephonyError]
+) -> None:
+    outbound: dict[str, Any] = {"tier": "bolt", "direction": "outbound", "seconds": 60}
+    too_many = httpx.Response(429, json={"detail": "as many run", "code": "too_many_calls", "allowed": False})
+    client, asked = answering(first, tries=1)
+    with pytest.raises(error):
+        client.start_call(1, 7, **outbound)
+    client, asked = answering(first, too_many, tries=2)
+    if error is Unreachable:
+        assert client.start_call(1, 7, **outbound).code == "too_many_calls"
+        assert asked[0].content == asked[1].content
+    else:
+        with pytest.raises(error):
+            client.start_call(1, 7, **outbound)
+        assert len(asked) == 1

@@ -30,18 +30,29 @@ def ask(site: Site, line: str) -> httpx.Response:
     assert words[:2] == ["curl", "-sS"]
     (url,) = (word for word in words if word.startswith("http"))
     headers = dict(words[index + 1].split(": ", 1) for index, word in enumerate(words) if word == "-H")
+    if "-X" in words:
+        return httpx.request(words[words.index("-X") + 1], url, headers=headers, timeout=30)
     if "-d" not in words:
         return httpx.get(url, headers=headers, timeout=30)
     return httpx.post(url, headers=headers, content=words[words.index("-d") + 1].encode(), timeout=30)
 
 
-def test_both_requests_do_what_the_page_says(site: Site, redis_client: redis.Redis) -> None:
-    gate, push = re.findall(r"<!-- tested: http -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL)
+def test_each_request_does_what_the_page_says(site: Site, redis_client: redis.Redis) -> None:
+    gate, start, renew, cancel, push = re.findall(
+        r"<!-- tested: http -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL
+    )
     site.world.make_org(42)
     site.world.clock.at = NOW
     with transaction(site.world.engine) as connection:
         set_price(connection, price("bolt", "0.08"), site.world.clock)
     assert ask(site, gate).status_code == 402
+    assert ask(site, start).status_code == 402
+    site.world.adjust(1_000, org_id=42)
+    held = ask(site, start)
+    assert (held.status_code, held.json()["max_duration_seconds"]) == (201, 600)
+    renewed = ask(site, renew)
+    assert (renewed.status_code, renewed.json()["held_cents"]) == (200, 160)
+    assert ask(site, cancel).json()["available_cents"] == 840
     answer = ask(site, push)
     assert answer.status_code == 202, answer.text
     assert answer.json()["accepted"] == 1

@@ -93,10 +93,12 @@ end
 local function grant(key, org, cents, ttl_seconds, terms)
     local is_new = not org.record
     local before = is_new and 0 or cents_of(org.record)
-    local since = is_new and text(org.now) or string.match(org.record, '^%d+ (%d+)') or text(org.now)
     if is_new or org.ends <= org.now then org.running = org.running + 1 end
     org.held = org.held - before + tonumber(cents)
-    org.record = text(tonumber(cents)) .. ' ' .. since .. ' ' .. terms
+    -- When it was first held, and what was available after that: what a repeat of the first asking is told.
+    local first = not is_new and string.match(org.record, '^%d+ (%d+ %-?%d+)')
+        or text(org.now) .. ' ' .. text(org.balance - org.held)
+    org.record = text(tonumber(cents)) .. ' ' .. first .. ' ' .. terms
     org.ends = org.now + tonumber(ttl_seconds) * 1000
     redis.call('HSET', key, org.id, org.record, 'cents', text(org.held), 'last_ms', text(org.now))
     redis.call('ZADD', key .. ':ends', text(org.ends), org.id)

@@ -3,7 +3,7 @@
 --
 -- metering/signals/hold_library.py loads it, in place of an older one only: a change here or in a part is a higher VERSION.
 --@include hold_call.lua
-local VERSION = 1
+local VERSION = 2
 
 local function checked(work, expected)
     return function(keys, args)
