@@ -9,6 +9,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from metering.payments.errors import PaymentError, ProviderUnavailableError
 from metering.payments.outcomes import TopUpMade, TopUpOutcome
 from metering.payments.top_ups import ToppedUp, mark_told, top_up
+from metering.rules.payments import IntentStatus
 from metering.runtime.crashpoints import CrashPoint
 from tests.payments.payments_walk import FAULTS, INDEX, PaymentsWalk
 
@@ -88,16 +89,26 @@ class Clients(PaymentsWalk):
     @rule(
         point=st.just(CrashPoint.CHARGE_AFTER_SEND) | st.sampled_from(TOP_UP_POINTS),
         hours=st.sampled_from([0.1, 23.5, 26]),
+        challenged=st.booleans(),
+        cancelled=st.booleans(),
         fault=FAULTS,
     )
-    def lose_and_repeat(self, point: CrashPoint, hours: float, fault: Any) -> None:
-        """Ask with a key, get no answer, and ask again after a time in which nothing of ours ran."""
+    def lose_and_repeat(
+        self, point: CrashPoint, hours: float, challenged: bool, cancelled: bool, fault: Any
+    ) -> None:
+        """Ask with a key, get no answer, and ask again after a time in which nothing of ours ran.
+
+        Meanwhile somebody may have cancelled it at Stripe.
+        """
         number = next(self.keys)  # also in the amount: this one joins nobody's
-        wish = Wish(3_000 + number, self.card, f"key-{number}", self.hour())
+        method = self.challenged_card if challenged else self.card
+        wish = Wish(3_000 + number, method, f"key-{number}", self.hour())
         self.wishes.append(wish)
         self._ask(wish, fault, (point, 1), False)
         if wish.told is None and not wish.refused:
             self.world.clock.move(hours=hours)
+            for intent in self.unfinished() if cancelled else []:
+                self.world.stripe.v1.payment_intents.cancel(intent["id"])
             self._ask(wish, None, None, False)
 
     @precondition(lambda self: self._told_with_key())
@@ -131,6 +142,10 @@ class Clients(PaymentsWalk):
             wish.asked_step = self.steps
             try:
                 done = self._top_up(wish)
+                if isinstance(done.outcome, TopUpMade):
+                    assert done.outcome.status != IntentStatus.CANCELED, (
+                        "nothing was charged, and it reads as made"
+                    )
                 if not hangs_up:
                     wish.told, wish.decided = done.outcome, done.decided
                 mark_told(self.world.payments, self.org_id, done, heard=not hangs_up)

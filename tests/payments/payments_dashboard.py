@@ -28,6 +28,13 @@ class Dashboard(PaymentsWalk):
         for intent in self.picked(which, self.intents("processing")):
             self.world.sandbox.finish_processing(intent["id"], succeeds=succeeds)
 
+    @precondition(lambda self: self.unfinished())
+    @rule(which=INDEX)
+    def cancel(self, which: int) -> None:
+        """Somebody cancels a payment that nobody has finished."""
+        for intent in self.picked(which, self.unfinished()):
+            self.world.stripe.v1.payment_intents.cancel(intent["id"])
+
     @rule(mood=st.sampled_from(["declines", "wants authentication", "slow", "well", "well"]))
     def change_card(self, mood: str) -> None:
         """The bank of the default card thinks otherwise."""

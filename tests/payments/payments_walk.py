@@ -142,6 +142,10 @@ class PaymentsWalk(RuleBasedStateMachine):
             and (dashboard or each["id"] not in self.dashboard)
         ]
 
+    def unfinished(self) -> list[dict[str, Any]]:
+        """Those that wait for the cardholder or for another card, and can be cancelled."""
+        return self.intents("requires_action") + self.intents("requires_payment_method")
+
     def of_ours(self, kind: str) -> list[dict[str, Any]]:
         """The org's objects at Stripe, oldest first."""
         store = self.world.sandbox._store
