@@ -104,13 +104,14 @@ def make_attempt(
     return_url: str | None = None,
     monthly_limit_cents: int | None = None,
     month_committed_cents: int = 0,
+    attempt_id: UUID | None = None,
 ) -> UUID:
-    """Write an open attempt, in the caller's transaction, under the org's lock; give its id.
+    """Write an open attempt, in the caller's transaction, under the org's lock; give its id, a random one unless told.
 
     A top-up counts as sent from the start, because the request that makes it sends it at once.
     """
     top_up = kind is AttemptKind.TOP_UP
-    attempt_id = uuid4()
+    attempt_id = attempt_id or uuid4()
     _insert_attempt(
         connection,
         org_id,

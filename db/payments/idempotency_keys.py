@@ -3,15 +3,20 @@
 See docs/reference/http-api.md#top-ups.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
+from typing import Final
+from uuid import UUID, uuid5
 
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
+from db.attempts.attempts import Attempt, find_attempt
 from db.models import IdempotencyKey
 from db.postgres.engine import transaction
+
+_OF_A_KEY: Final = UUID("5b0f3c0e-6d1c-4a52-9f1e-2f3f1d8c7a90")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,25 @@ def find_key(connection: Connection, org_id: int, key: str) -> KeptKey | None:
         )
     ).one_or_none()
     return None if row is None else KeptKey(*row)
+
+
+def attempt_of_key(
+    connection: Connection, org_id: int, key: str, *, customer_id: str, request_sha256: bytes
+) -> tuple[UUID, Attempt | None]:
+    """Which attempt a key without an answer stands for: its id, and its row if there is one; under the org's lock.
+
+    The id follows from the request, so that a database that was restored to an earlier time asks Stripe again under the key of
+    the charge that it has forgotten, or knows that charge where the event list has brought it back. An attempt that ended
+    without a charge is followed by another one, whose id follows from its own.
+    """
+    kept = find_key(connection, org_id, key)
+    if kept is None:
+        attempt_id = uuid5(_OF_A_KEY, json.dumps([customer_id, org_id, key, request_sha256.hex()]))
+    else:
+        attempt_id = kept.attempt_id
+    while (attempt := find_attempt(connection, org_id, attempt_id)) is not None and attempt.uncharged:
+        attempt_id = uuid5(attempt_id, "next")
+    return attempt_id, attempt
 
 
 def keep_key(

@@ -1,6 +1,7 @@
 """Processing an attempt: asking Stripe for it, finding out what became of it, settling."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from metering.payments.stripe_failures import (
     StripeRefused,
     StripeUnknown,
 )
-from metering.rules.lookup_schedule import WORK_LEASE, sent_since, surely_absent
+from metering.rules.lookup_schedule import KEY_MEMORY, WORK_LEASE, sent_since, surely_absent
 from metering.rules.payments import (
     AttemptKind,
     ChargeAbsent,
@@ -172,7 +173,8 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     except (StripeUnknown, StripeKeyTaken):
         # Perhaps it was made and only the answer is lost, or Stripe repeats an error of its own for this key for ever, or says
         # that this key has made something by another request: one of another version of this program.
-        found = _find_intent(payments, attempt)
+        # So it is too with a request from before a restore, of which our row knows nothing: Stripe keeps keys for a day.
+        found = _find_intent(payments, attempt, before=KEY_MEMORY)
         if found is None:
             raise
         return IntentSeen(found)
@@ -180,13 +182,14 @@ def _send(payments: Payments, attempt: Attempt) -> Finding | None:
     return IntentSeen(intent)
 
 
-def _find_intent(payments: Payments, attempt: Attempt) -> Intent | None:
-    return _search(payments, attempt).intent
+def _find_intent(payments: Payments, attempt: Attempt, *, before: timedelta = timedelta()) -> Intent | None:
+    return _search(payments, attempt, before=before).intent
 
 
-def _search(payments: Payments, attempt: Attempt) -> Search:
+def _search(payments: Payments, attempt: Attempt, *, before: timedelta = timedelta()) -> Search:
+    """Look for its PaymentIntent, made since it was first sent, or so long before."""
     first_sent_at = attempt.first_sent_at or attempt.created_at
-    since = sent_since(first_sent_at, attempt.last_sent_at or first_sent_at)
+    since = sent_since(first_sent_at, attempt.last_sent_at or first_sent_at) - before
     return payments.stripe.find_intent(attempt, since=since)
 
 

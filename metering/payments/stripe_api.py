@@ -11,9 +11,9 @@ from db.attempts.attempts import Attempt
 from db.payments.stripe_events import EventRef
 from metering.payments.parsing import read_card, read_dispute, read_intent, read_refund
 from metering.payments.stripe_failures import StripeRefused
-from metering.payments.stripe_requests import TIMELY, HttpClient, ask, each_of
+from metering.payments.stripe_requests import TIMELY, HttpClient, ask, each_of, is_replayed
 from metering.rules.lookup_schedule import CLOCK_SKEW
-from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, Missing, Refund
+from metering.rules.payments import CURRENCY, AttemptKind, Dispute, Intent, IntentStatus, Missing, Refund
 
 API_VERSION: Final = "2026-10-28.endive"
 """Pinned: Stripe answers in the shapes that were tested, whatever the account's default is."""
@@ -138,10 +138,20 @@ class StripeApi:
                 params["return_url"] = attempt.return_url
         options: Any = {"idempotency_key": str(attempt.id)}
         asked = TIMELY.set(timely)
+        answers: list[Any] = []
         try:
-            return _intent("payment_intents.create", lambda: self._v1.payment_intents.create(params, options))
+            made = ask(
+                "payment_intents.create",
+                lambda: self._v1.payment_intents.create(params, options),
+                answers=answers,
+            )
         finally:
             TIMELY.reset(asked)
+        intent = read_intent(made)
+        # What the key was answered first is no longer so, perhaps: it may have succeeded, or been cancelled.
+        ended = intent.status in {IntentStatus.SUCCEEDED, IntentStatus.CANCELED}
+        outdated = any(map(is_replayed, answers)) and not ended
+        return self.retrieve_intent(intent.id) if outdated else intent
 
     def retrieve_intent(self, intent_id: str) -> Intent:
         """A PaymentIntent as it stands."""

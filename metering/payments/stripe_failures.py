@@ -10,6 +10,8 @@ from metering.rules.payments import Missing
 from metering.rules.refusals import Concern, refusal_concerns
 
 RESOURCE_MISSING: Final = "resource_missing"
+REPLAYED: Final = "Idempotent-Replayed"
+"""The header by which Stripe tells that an answer is the one that it keeps for the idempotency key."""
 _NAMES_OF_METHODS: Final = frozenset({"payment_method", "invoice_settings[default_payment_method]"})
 _UNDECIDED_STATUSES: Final = frozenset({409, 429})
 _MISCONFIGURED_STATUSES: Final = frozenset({401, 403})
@@ -72,7 +74,7 @@ def failure_of(operation: str, error: "stripe.StripeError") -> StripeFailure:
     code = said.get("decline_code") or error.code or said.get("type") or type(error).__name__
     message = said.get("message") or type(error).__name__
     if status is None or status >= _SERVER_ERROR:
-        replayed = (error.headers or {}).get("Idempotent-Replayed") == "true"
+        replayed = (error.headers or {}).get(REPLAYED) == "true"
         return StripeUnknown(code, message, replayed=replayed)
     if isinstance(error, stripe.IdempotencyError):
         return StripeKeyTaken(code, message)

@@ -13,7 +13,7 @@ import stripe
 import structlog
 
 from metering.payments.metrics import STRIPE_REQUEST_SECONDS
-from metering.payments.stripe_failures import error_body, failure_of, log_refusal, outcome_of
+from metering.payments.stripe_failures import REPLAYED, error_body, failure_of, log_refusal, outcome_of
 
 _LOOKS: Final = (".retrieve", ".list")
 
@@ -33,8 +33,11 @@ class HttpClient(stripe.RequestsClient):
         return super().request(*asked, **options)
 
 
-def ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
-    """Ask Stripe for an object; give it as plain values, or raise what the failure means."""
+def ask(operation: str, call: Callable[[], Any], *, answers: list[Any] | None = None) -> dict[str, Any]:
+    """Ask Stripe for an object; give it as plain values, or raise what the failure means.
+
+    The SDK's own object, which has the headers, is added to `answers`.
+    """
     with _timed(operation) as timing:
         try:
             answer = call()
@@ -45,6 +48,8 @@ def ask(operation: str, call: Callable[[], Any]) -> dict[str, Any]:
             timing.outcome = "declined"
             log_refusal(operation, timing.outcome, error)
             return inside
+    if answers is not None:
+        answers.append(answer)
     found: dict[str, Any] = answer.to_dict()
     _tell(operation, found, getattr(answer, "last_response", None))
     return found
@@ -57,6 +62,11 @@ def told_at(answer: Any) -> datetime | None:
     except (KeyError, ValueError, AttributeError):
         return None
     return None if told.tzinfo is None else told.astimezone(UTC)
+
+
+def is_replayed(answer: Any) -> bool:
+    """Whether it is what the idempotency key was answered first, however the object stands by now."""
+    return bool(answer.last_response.headers.get(REPLAYED) == "true")
 
 
 def each_of(

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from db.accounts.billing import BillingAccount, lock_billing
 from db.attempts.attempts import Attempt, change_attempt, find_attempt, make_attempt, unanswered_top_up
 from db.models.errors import OrgError
-from db.payments.idempotency_keys import KeptKey, find_key, keep_answer, keep_key
+from db.payments.idempotency_keys import KeptKey, attempt_of_key, find_key, keep_answer, keep_key
 from db.payments.next_step import Step
 from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
@@ -204,7 +204,8 @@ def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
             if kept is not None:
                 return kept
         now = locked[0].now
-        found = unanswered_top_up(
+        attempt_id, found = _named_by_key(connection, asked)
+        found = found or unanswered_top_up(
             connection,
             asked.org_id,
             amount_cents=asked.amount_cents,
@@ -213,7 +214,7 @@ def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
         )
         if found is not None and found.outcome_known and found.in_hand(now):
             return _Begun(found)
-        attempt = found or _make(connection, asked, now, payments.return_url)
+        attempt = found or _make(connection, asked, attempt_id, now, payments.return_url)
         if asked.key is not None:
             keep_key(
                 connection,
@@ -226,7 +227,22 @@ def _begin(payments: Payments, asked: _Asked) -> _Begun | KeptKey:
         return _Begun(attempt, made=found is None, joined=found is not None)
 
 
-def _make(connection: Connection, asked: _Asked, now: datetime, return_url: str | None) -> Attempt:
+def _named_by_key(connection: Connection, asked: _Asked) -> tuple[UUID | None, Attempt | None]:
+    """The attempt's id that follows from the request's key, and the attempt, which is there without a key after a restore."""
+    if asked.key is None:
+        return None, None
+    return attempt_of_key(
+        connection,
+        asked.org_id,
+        asked.key,
+        customer_id=asked.customer_id,
+        request_sha256=asked.request_sha256,
+    )
+
+
+def _make(
+    connection: Connection, asked: _Asked, attempt_id: UUID | None, now: datetime, return_url: str | None
+) -> Attempt:
     attempt_id = make_attempt(
         connection,
         asked.org_id,
@@ -236,6 +252,7 @@ def _make(connection: Connection, asked: _Asked, now: datetime, return_url: str 
         payment_method_id=asked.payment_method_id,
         return_url=return_url,
         at=now,
+        attempt_id=attempt_id,
     )
     attempt = find_attempt(connection, asked.org_id, attempt_id)
     if attempt is None:

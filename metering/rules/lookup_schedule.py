@@ -6,6 +6,8 @@ See docs/reference/auto-reload.md#unknown-outcomes.
 from datetime import datetime, timedelta
 from typing import Final
 
+KEY_MEMORY: Final = timedelta(hours=24)
+"""How long Stripe keeps an idempotency key, at least."""
 SEND_WINDOW: Final = timedelta(hours=23)
 """How long after it was first sent a charge may be repeated: Stripe forgets keys after 24 h, and would charge again."""
 ABSENT_AFTER: Final = timedelta(hours=25)

@@ -14,7 +14,7 @@ from metering.payments.settling import settle_and_follow
 from metering.payments.unbooked import book_payment, find_unbooked
 from metering.rules.payments import IntentSeen, IntentStatus
 from tests.payments.org_backup import OrgBackup
-from tests.payments.payments_clients import Clients
+from tests.payments.payments_clients import TOP_UP_CRASHES, Clients, Wish
 from tests.payments.payments_dashboard import Dashboard
 from tests.payments.payments_walk import ASTRAY, FAULTS, INDEX, OPERATOR, OTHER_CRASHES, SETTLEMENTS
 
@@ -118,6 +118,35 @@ class PaymentsMachine(Clients, Dashboard):
             self.world.adjust(cents, org_id=self.org_id, key=key)
         if drained:
             self.drain()
+
+    @rule(
+        hours=st.sampled_from([0.1, 22, 26]),
+        crash=TOP_UP_CRASHES,
+        read=st.booleans(),
+        anew=st.booleans(),
+        fault=FAULTS,
+    )
+    def restore_and_repeat(self, hours: float, crash: Any, read: bool, anew: bool, fault: Any) -> None:
+        """Ask with a key, have Postgres brought back to before, and ask again: it is charged once.
+
+        After a day Stripe has forgotten the key, and only the list of events brings the charge back.
+        """
+        self.back_up()
+        number = next(self.keys)
+        wish = Wish(3_000 + number, self.card, f"key-{number}", self.hour())
+        self.wishes.append(wish)
+        self._ask(wish, fault, crash, False)
+        self.restore(drained=False)
+        self.world.clock.move(hours=hours)
+        if read or hours > 24:
+            self.world.read_events()
+        if anew:
+            self.save_cards()
+        again = Wish(wish.amount_cents, wish.method, wish.key, self.hour())
+        self.wishes.append(again)
+        self._ask(again, None, None, False)
+        charged = [each for each in self.intents("succeeded") if each["amount"] == wish.amount_cents]
+        assert len(charged) <= 1, "one key, two charges"
 
     @rule()
     def drain(self) -> None:

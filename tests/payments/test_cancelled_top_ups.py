@@ -14,9 +14,9 @@ from tests.payments.world import World
 CHALLENGED = "pm_card_threeDSecure2Required"
 
 
-def lose_an_answer(world: World, *, key: str | None) -> None:
-    """A PaymentIntent is made and noted, and the process dies before it can tell of it."""
-    with crashing_at(CrashPoint.SETTLE_AFTER_COMMIT):
+def lose_an_answer(world: World, *, key: str | None, at: CrashPoint = CrashPoint.SETTLE_AFTER_COMMIT) -> None:
+    """A PaymentIntent is made and, unless it is earlier, noted, and the process dies before it can tell of it."""
+    with crashing_at(at):
         world.top_up(key=key)
         raise AssertionError("it did not die")
     world.clock.move(minutes=2)
@@ -62,12 +62,14 @@ def test_the_repeat_of_a_cancelled_top_up_is_made_anew(
     world.assert_sound()
 
 
+@pytest.mark.parametrize("at", [CrashPoint.SETTLE_AFTER_COMMIT, CrashPoint.CHARGE_AFTER_SEND])
 @pytest.mark.parametrize("key", [None, "a"])
 def test_one_that_is_found_cancelled_is_no_success_and_the_next_repeat_is_made_anew(
-    world: World, key: str | None
+    world: World, key: str | None, at: CrashPoint
 ) -> None:
+    """Also where Stripe is asked again with the charge's key, and repeats what it said before."""
     world.save_card(CHALLENGED)
-    lose_an_answer(world, key=key)
+    lose_an_answer(world, key=key, at=at)
     cancel_unheard(world)
 
     with pytest.raises(ProviderUnavailableError):

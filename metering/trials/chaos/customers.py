@@ -134,7 +134,7 @@ class Customer(threading.Thread):
         with_key = self._habit is Habit.TOPS_UP_WITH_KEY or (
             self._habit is not Habit.TOPS_UP_WITHOUT_KEY and self._random.random() < 0.5  # noqa: PLR2004
         )
-        before = self._upheavals(with_key)
+        restores, jumps = self._around.restores(), self._around.jumps()
         answer = self._api.ask_until_answered(
             "POST",
             f"{BILLING}/top-up",
@@ -142,13 +142,11 @@ class Customer(threading.Thread):
             key=f"top-up-{self._top_ups}" if with_key else None,
             limit_s=PATIENCE_S,
         )
-        top_up.forgotten = before != self._upheavals(with_key)
+        restored, jumped = restores != self._around.restores(), jumps != self._around.jumps()
+        # A key outlives a restore, as long as Stripe keeps it.
+        top_up.forgotten = (restored and jumped) if with_key else (restored or jumped)
         if answer is not None:
             self._take_note(top_up, answer)
-
-    def _upheavals(self, with_key: bool) -> int:
-        """How much has happened that lets a repeat be taken for another top-up."""
-        return self._around.restores() + (0 if with_key else self._around.jumps())
 
     def _take_note(self, top_up: TopUp, answer: Answer) -> None:
         body = answer.body

@@ -94,8 +94,8 @@ class TopUp:
     told: Told = Told.NOTHING
     intent_id: str | None = None
     forgotten: bool = False
-    """While it was asked for the database was restored, or the clock jumped by days and there was no key, without which the
-    promise is for 24 hours: a repeat could only be taken for another one."""
+    """While it was asked for without a key, the database was restored or the clock jumped by days; with a key both, as Stripe
+    keeps keys for a day. A repeat could only be taken for another one."""
 
 
 class Wanted:

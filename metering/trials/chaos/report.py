@@ -108,7 +108,10 @@ def _show_money(verdict: Verdict) -> None:
             ("credited twice", verdict.credited_twice),
             ("lost: charged, and not credited", verdict.credits_lost),
             ("credited, and not charged", verdict.credits_without_charge),
-            ("repeated past a restore, or without a key past 24 h: charged again", verdict.charged_again),
+            (
+                "repeated past a restore or 24 h without a key, or past both: charged again",
+                verdict.charged_again,
+            ),
         ],
     )
 
