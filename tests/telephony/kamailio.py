@@ -1,0 +1,143 @@
+"""Kamailio with the blocks of its page, as they stand there."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Final
+
+from tests.docs.pages import page
+from tests.external_servers.process import HOST, Process, apt_program
+from tests.telephony.sipp import free_udp_port, listens
+
+PACKAGE: Final = "kamailio kamailio-redis-modules kamailio-extra-modules kamailio-utils-modules kamailio-postgres-modules"
+PROGRAM: Final = "METERING_TEST_KAMAILIO"
+"""Names another Kamailio than Debian's: a command, such as `chroot /srv/sid kamailio`."""
+MODULES: Final = "/usr/lib/x86_64-linux-gnu/kamailio/modules/"
+USERS: Final = "users"
+EVENT: Final = re.compile(r"metering event: (\{.*\})$", re.MULTILINE)
+
+_CORE: Final = """#!KAMAILIO
+children=4
+debug=1
+log_stderror=yes
+listen=udp:{host}:{port}
+mpath="{modules}"
+loadmodule "kex.so"
+loadmodule "corex.so"
+loadmodule "tm.so"
+loadmodule "tmx.so"
+loadmodule "sl.so"
+loadmodule "rr.so"
+loadmodule "pv.so"
+loadmodule "xlog.so"
+loadmodule "textops.so"
+loadmodule "siputils.so"
+loadmodule "maxfwd.so"
+loadmodule "htable.so"
+loadmodule "ctl.so"
+modparam("ctl", "binrpc", "unix:{directory}/ctl")
+modparam("rr", "append_fromtag", 1)
+modparam("rr", "enable_double_rr", 0)
+modparam("htable", "htable", "users=>size=6")
+modparam("htable", "htable", "numbers=>size=6")
+{more}
+include_file "metering.cfg"
+
+event_route[htable:mod-init] {{
+{tables}
+}}
+
+request_route {{
+    if (!mf_process_maxfwd_header("10")) {{ sl_send_reply("483", "Too Many Hops"); exit; }}
+    if (has_totag()) {{
+        if (!loose_route()) {{ sl_send_reply("404", "Not Here"); exit; }}
+        t_relay();
+        exit;
+    }}
+    if (is_method("CANCEL")) {{ if (t_check_trans()) t_relay(); exit; }}
+    t_check_trans();
+    if (!is_method("INVITE")) {{ sl_send_reply("405", "Method Not Allowed"); exit; }}
+    if ($hdr(X-Ungated) == $null) {{
+        route(CALL);
+    }}
+    record_route();
+    if ($hdr(X-Other-Port) == $null) {{
+        $du = "sip:{host}:" + $hdr(X-Port);
+    }} else {{
+        $rp = $hdr(X-Port);
+        append_branch("sip:$rU@{host}:$hdr(X-Other-Port)");
+    }}
+    t_relay();
+}}
+
+route[CALL] {{
+{block}
+}}
+"""
+_LIMITED: Final = "if ($hdr(X-Timeout) != $null) $var(maximum_s) = $(hdr(X-Timeout){s.int});"
+"""As the page has an operator limit a call."""
+
+
+def block(mark: str) -> str:
+    """A block of Kamailio's page."""
+    (found,) = re.findall(rf"<!-- {re.escape(mark)} -->\n```\w*\n(.*?)\n```", page("how-to/kamailio.md"), re.DOTALL)
+    return str(found)
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    """What a reader of the page changes; it has to be there."""
+    assert old in text, f"the page has no {old!r}"
+    return text.replace(old, new)
+
+
+class Kamailio(Process):
+    """One proxy: phones say by X-User, or X-Carrier, who they are, and by X-Port whom they call."""
+
+    def __init__(
+        self,
+        directory: Path,
+        redis_port: int,
+        *,
+        password: str,
+        users: dict[str, int],
+        numbers: dict[str, int],
+        more: str = "",
+        route: str = "request_route",
+    ) -> None:
+        self.port = free_udp_port()
+        directory.mkdir(parents=True)
+        configuration = replaced(block("file: metering.cfg"), "port=6379", f"port={redis_port}")
+        configuration = replaced(configuration, '"change-this"', f'"{password}"')
+        (directory / "metering.cfg").write_text(configuration + "\n")
+        called = replaced(block(f"file: {route}"), '$si == "203.0.113.5"', "$hdr(X-Carrier) != $null")
+        called = replaced(called, "$sht(users=>$au)", "$sht(users=>$hdr(X-User))")
+        called = replaced(called, "$var(maximum_s) = 0;", f"$var(maximum_s) = 0;\n{_LIMITED}")
+        tables = [f'$sht(users=>{name}) = "{org}";' for name, org in users.items()]
+        tables += [f'$sht(numbers=>{number}) = "{org}";' for number, org in numbers.items()]
+        (directory / "kamailio.cfg").write_text(
+            _CORE.format(
+                host=HOST,
+                port=self.port,
+                modules=MODULES,
+                directory=directory,
+                more=more,
+                tables="\n".join(tables),
+                block=called,
+            )
+        )
+        command = shlex.split(os.environ.get(PROGRAM, "")) or [str(apt_program("kamailio", PACKAGE))]
+        runs_in = ["-Y", str(directory), "-P", str(directory / "pid"), "-w", str(directory)]
+        super().__init__(
+            directory,
+            [*command, "-f", str(directory / "kamailio.cfg"), "-DD", "-E", "-m", "64", "-M", "8", *runs_in],
+            lambda: listens(self.port),
+        )
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    def events(self) -> list[str]:
+        """What its log says that it pushed, or will."""
+        return EVENT.findall(self.log.read_text(errors="surrogateescape"))
