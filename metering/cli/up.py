@@ -28,6 +28,7 @@ def up(
     from metering.console.first_steps import first_steps
     from metering.console.http_port import free_http_port, local_url
     from metering.console.output import console, warn
+    from metering.console.redis_port import check_redis_port, open_redis_port
     from metering.console.roles import API, JOBS, STRIPE_SANDBOX, Supervisor, meter_roles, metrics_ports
     from metering.console.stopping import stop_on_signals
     from metering.console.stripe_access import find_stripe, named_return_url, named_stripe
@@ -40,6 +41,7 @@ def up(
     settings = read_settings()
     stand_in = named_stripe(settings) is None
     named_return_url(settings)
+    check_redis_port(settings)
     roles = [*meter_roles(meters), JOBS, API, *([STRIPE_SANDBOX] if stand_in else [])]
     ports = metrics_ports(roles)
     http_port = free_http_port(settings.http_host, settings.http_port)
@@ -47,6 +49,8 @@ def up(
         prepare_database(found)
         with connect_redis(found.redis_url) as client:
             check_redis(client)
+            if settings.redis_port is not None:
+                open_redis_port(client, settings.redis_port)
         if stop.is_set():
             return
         with Supervisor(roles, say=warn, settings={"METERING_HTTP_PORT": str(http_port)}):
@@ -78,12 +82,14 @@ def _panel(found: "Located", url: str, access: "StripeAccess", meters: int, port
         of_meters = f"{', '.join(map(str, ports[:meters]))} ({counted(meters, 'meter')})"
         metrics = f"{read_settings().metrics_host}, ports {of_meters}, {ports[meters]} (jobs) and {ports[meters + 1]} (api)"
     origin = {True: "embedded", False: "from the settings"}
+    redis_port = read_settings().redis_port
+    also = "" if redis_port is None else f", and 127.0.0.1:{redis_port} for whoever is on this machine"
     shown = Table.grid(padding=(0, 2))
     for name, value in (
         ("API", f"{url}, described at {url}/docs"),
         ("Stripe", _stripe(access)),
         ("Postgres", f"{address(found.database_url)} ({origin[found.embedded_database]})"),
-        ("Redis", f"{address(found.redis_url)} ({origin[found.embedded_redis]})"),
+        ("Redis", f"{address(found.redis_url)} ({origin[found.embedded_redis]}){also}"),
         ("Roles", f"api, {counted(meters, 'meter')}, jobs"),
         ("Metrics", metrics),
         ("Stop", "Ctrl-C"),

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """
     redis_url: str | None = None
     """`redis://`, `rediss://`, `unix://`, or `redis+sentinel://host1,host2/name` (`rediss+sentinel://` for TLS)."""
+    redis_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where the embedded Valkey of `metering up` also listens, on 127.0.0.1. Unset, only at its Unix socket."""
     data_dir: Path = Field(default=Path(".metering"))
     """Where the embedded servers keep their data."""
     metrics_host: str = "127.0.0.1"

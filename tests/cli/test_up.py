@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import redis
 
 from metering.console.first_steps import first_steps
 from metering.console.stripe_access import StripeAccess
@@ -45,12 +47,13 @@ def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> 
     for package in ("db", "metering"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported from the directory')")
-    port = free_ports(5)
+    port = free_ports(6)
     cli = Cli(
         {
             "METERING_DATA_DIR": str(data_dir),
             "METERING_METRICS_PORT": str(port),
             "METERING_HTTP_PORT": str(port + 4),
+            "METERING_REDIS_PORT": str(port + 5),
         }
     )
     with up(cli, "--meters", "2", cwd=tmp_path) as (process, panel, steps):
@@ -62,6 +65,9 @@ def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> 
         url = f"http://127.0.0.1:{port + 4}"
         assert f"{url}, described at {url}/docs" in panel
         assert "NOT STRIPE: a stand-in at http://127.0.0.1:" in panel
+        assert f"127.0.0.1:{port + 5} for whoever" in panel
+        with redis.Redis("127.0.0.1", port + 5) as by_port:
+            assert by_port.ping()
 
         wait_until(lambda: answers(f"{url}/readyz") and len(meters(cli)) == 2, "the roles' start")
         ran = subprocess.run(
@@ -100,6 +106,11 @@ def test_a_port_that_somebody_has_is_told_before_anything_starts(data_dir: Path)
     taken = Cli({**cli.settings, "METERING_HTTP_HOST": "192.0.2.1"})  # no address of this machine
     assert taken.fail("up").startswith("METERING_HTTP_PORT: 192.0.2.1:8000 can't be served")
     assert not data_dir.exists()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = Cli({**cli.settings, "METERING_HTTP_PORT": "0", "METERING_REDIS_PORT": str(port)})
+        assert taken.fail("up").startswith(f"METERING_REDIS_PORT: Valkey can't listen on 127.0.0.1:{port}")
+    assert not data_dir.exists()
 
 
 @pytest.mark.parametrize(
@@ -109,6 +120,11 @@ def test_a_port_that_somebody_has_is_told_before_anything_starts(data_dir: Path)
         (
             {"STRIPE_WEBHOOK_SECRET": "whsec_x"},
             "STRIPE_API_KEY is missing, though STRIPE_WEBHOOK_SECRET is set",
+        ),
+        ({"METERING_REDIS_PORT": "0"}, "METERING_REDIS_PORT Input should be greater than or equal to 1"),
+        (
+            {"METERING_REDIS_PORT": "6379", "METERING_REDIS_URL": "redis://127.0.0.1/0"},
+            "METERING_REDIS_PORT is the embedded Valkey's",
         ),
         ({"METERING_RETURN_URL": "app.example.com"}, "METERING_RETURN_URL must be an address"),
         ({"STRIPE_API_KEY": "nonsense"}, "STRIPE_API_KEY must be a secret key"),

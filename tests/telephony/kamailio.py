@@ -10,7 +10,9 @@ from tests.docs.pages import page
 from tests.external_servers.process import HOST, Process, apt_program
 from tests.telephony.sipp import free_udp_port, listens
 
-PACKAGE: Final = "kamailio kamailio-redis-modules kamailio-extra-modules kamailio-utils-modules kamailio-postgres-modules"
+PACKAGE: Final = (
+    "kamailio kamailio-redis-modules kamailio-extra-modules kamailio-utils-modules kamailio-postgres-modules"
+)
 PROGRAM: Final = "METERING_TEST_KAMAILIO"
 """Names another Kamailio than Debian's: a command, such as `chroot /srv/sid kamailio`."""
 MODULES: Final = "/usr/lib/x86_64-linux-gnu/kamailio/modules/"
@@ -41,8 +43,8 @@ modparam("rr", "append_fromtag", 1)
 modparam("rr", "enable_double_rr", 0)
 modparam("htable", "htable", "users=>size=6")
 modparam("htable", "htable", "numbers=>size=6")
-{more}
 include_file "metering.cfg"
+{more}
 
 event_route[htable:mod-init] {{
 {tables}
@@ -81,7 +83,9 @@ _LIMITED: Final = "if ($hdr(X-Timeout) != $null) $var(maximum_s) = $(hdr(X-Timeo
 
 def block(mark: str) -> str:
     """A block of Kamailio's page."""
-    (found,) = re.findall(rf"<!-- {re.escape(mark)} -->\n```\w*\n(.*?)\n```", page("how-to/kamailio.md"), re.DOTALL)
+    (found,) = re.findall(
+        rf"<!-- {re.escape(mark)} -->\n```\w*\n(.*?)\n```", page("how-to/kamailio.md"), re.DOTALL
+    )
     return str(found)
 
 

@@ -131,9 +131,7 @@ ANSWERS: Final = RINGS + PICKS_UP + HUNG_UP
 
 def reinvite() -> str:
     """The caller changes the call's media while it runs."""
-    return (
-        within("INVITE", 2, body=_SDP) + maybe("100") + receive("200") + acknowledge(2)
-    )
+    return within("INVITE", 2, body=_SDP) + maybe("100") + receive("200") + acknowledge(2)
 
 
 IS_CANCELLED: Final = (
@@ -170,7 +168,10 @@ class Phone:
     def errors(self) -> str:
         """What SIPp found wrong, shortened."""
         files = sorted(self.directory.glob(f"{self.name}*.err"))
-        return "\n".join(file.read_text(errors="replace")[-3000:] for file in files) or (self.directory / f"{self.name}.out").read_text(errors="replace")[-1500:]
+        return (
+            "\n".join(file.read_text(errors="replace")[-3000:] for file in files)
+            or (self.directory / f"{self.name}.out").read_text(errors="replace")[-1500:]
+        )
 
     def response_times_ms(self) -> list[float]:
         """From INVITE to the answer that the scenario measures, call by call."""

@@ -3,20 +3,20 @@
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
 import pytest
 
 from tests.cli.conftest import Cli
 from tests.conftest import Database
-from tests.external_servers.process import apt_program
 from tests.external_servers.postgres import TcpPostgres
-from tests.telephony.kamailio import Kamailio
+from tests.external_servers.process import apt_program
+from tests.telephony.kamailio import Kamailio, block, replaced
 from tests.telephony.scene import PASSWORDS, Scene, must_cost_cents, scene
 from tests.telephony.sipp import (
     ANSWERS,
@@ -37,10 +37,8 @@ from tests.telephony.sipp import (
     maybe,
     receive,
     reinvite,
-    reply,
     reply_within,
     scenario,
-    send,
     start_phone,
 )
 from tests.waiting import wait_until
@@ -58,6 +56,10 @@ ORGS: Final = {
     KILLED: "open",
 }
 USERS: Final = {f"user{org_id}": org_id for org_id in ORGS}
+TABLES: Final = Path("/usr/share/kamailio/postgres")
+"""What Kamailio's packages make a database's tables with."""
+CONFIRMED: Final = 4
+"""The state of a dialog whose ACK was seen."""
 DID: Final = "15550001"
 LIMIT_S: Final = 60.0
 
@@ -84,11 +86,20 @@ class Proxy:
     ) -> list[Phone]:
         """Start the called phones, then the one that calls them; `caller` makes its scenario from the headers to send."""
         there = [
-            start_phone(self.directory, f"{name}-called{index}", scenario(name, steps), "-m", str(answers or calls), "-deadcall_wait", "0")
+            start_phone(
+                self.directory,
+                f"{name}-called{index}",
+                scenario(name, steps),
+                "-m",
+                str(answers or calls),
+                "-deadcall_wait",
+                "0",
+            )
             for index, steps in enumerate(called)
         ]
         headers = "".join(
-            f"{header}: {phone.port}\n" for header, phone in zip(("X-Port", "X-Other-Port"), there, strict=False)
+            f"{header}: {phone.port}\n"
+            for header, phone in zip(("X-Port", "X-Other-Port"), there, strict=False)
         )
         steps = scenario(name, caller(headers))
         calling = start_phone(
@@ -106,17 +117,25 @@ class Proxy:
 
 @pytest.fixture
 def proxy(database: Database, tmp_path: Path) -> Iterator[Proxy]:
-    with scene(tmp_path / "scene", database.engine, ORGS) as made:
+    with proxied(database, tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def proxied(database: Database, directory: Path, *, more: str = "") -> Iterator[Proxy]:
+    """A scene, and Kamailio; `more` goes into its configuration."""
+    with scene(directory / "scene", database.engine, ORGS) as made:
         kamailio = Kamailio(
-            tmp_path / "kamailio",
+            directory / "kamailio",
             made.valkey.port,
             password=PASSWORDS["TELEPHONY_PASSWORD"],
             users=USERS,
             numbers={DID: ODD},
+            more=more,
         )
-        kamailio.start()
+        found = Proxy(made, kamailio, directory / "phones")
         try:
-            found = Proxy(made, kamailio, tmp_path / "phones")
+            kamailio.start()
             yield found
         finally:
             for phone in found.started:
@@ -270,7 +289,9 @@ def start_calls(proxy: Proxy) -> None:
     free = ("18005551234", "911", "+112", "urn:service:sos")
     for index, number in enumerate(free):
         target = number if ":" in number else f"sip:{number}@[remote_ip]:[remote_port]"
-        proxy.phones(f"free{index}", call(EXHAUSTED, target=target), [ANSWERS], calls=1, options=("-d", "300"))
+        proxy.phones(
+            f"free{index}", call(EXHAUSTED, target=target), [ANSWERS], calls=1, options=("-d", "300")
+        )
     for org_id in (EXHAUSTED, SUSPENDED, MISSING):
         proxy.phones(f"refused{org_id}", refused("402", user(org_id)), calls=4)
     proxy.phones("unknown", refused("403", "X-User: nobody\n"), calls=12)
@@ -330,3 +351,50 @@ def test_every_call_is_billed_to_the_cent(proxy: Proxy) -> None:
     before = scene.all_debits()
     scene.bill()
     assert scene.all_debits() == before
+
+
+def test_calls_outlive_a_restart_of_kamailio(database: Database, tmp_path: Path) -> None:
+    postgres = TcpPostgres(tmp_path / "postgres", apt_program("postgres", "postgresql-15"), {})
+    postgres.start()
+    try:
+        postgres.execute("CREATE ROLE kamailio LOGIN", "CREATE DATABASE kamailio OWNER kamailio")
+        as_kamailio = f"host={postgres.sockets_dir} port={postgres.port} user=kamailio dbname=kamailio"
+        tables = [(TABLES / f"{name}-create.sql").read_text() for name in ("standard", "dialog")]
+        with psycopg.connect(as_kamailio, autocommit=True) as connection:
+            connection.execute("\n".join(tables).encode())
+            more = replaced(block("file: dialogs.cfg"), ":5432", f":{postgres.port}")
+            with proxied(database, tmp_path, more=more) as proxy:
+                restart_in_calls(proxy, connection)
+    finally:
+        postgres.stop()
+
+
+def restart_in_calls(proxy: Proxy, connection: psycopg.Connection) -> None:
+    """Six calls that are hung up after the restart, and two whose time runs out then."""
+    proxy.phones("plain", call(PLAIN), [ANSWERS], calls=6, options=("-r", "20", "-d", "8000"))
+    proxy.phones(
+        "timed-out",
+        lambda headers: "".join(
+            (invite(user(TIMED_OUT) + "X-Timeout: 10\n" + headers), answered(), acknowledge(), PAUSE)
+        ),
+        [ANSWERS],
+        calls=2,
+        options=("-r", "20", "-d", "1"),
+    )
+    wait_until(lambda: dialogs(connection) == [(CONFIRMED,)] * 8, limit_s=LIMIT_S)
+    proxy.kamailio.stop()
+    proxy.kamailio.start()
+    proxy.wait()
+    wait_until(lambda: len(proxy.scene.events()) == 8, limit_s=LIMIT_S)
+    proxy.scene.bill()
+    assert len(proxy.scene.debits(PLAIN)) == 6
+    assert len(proxy.scene.debits(TIMED_OUT)) == 2
+    assert_costs(proxy.scene, proxy.kamailio)
+    durations = [parsed(line)["duration_seconds"] for line in proxy.kamailio.events()]
+    assert all(duration > 7 for duration in durations)
+    wait_until(lambda: dialogs(connection) == [], limit_s=LIMIT_S)
+
+
+def dialogs(connection: psycopg.Connection) -> list[Any]:
+    """States of all dialogs that Kamailio has stored."""
+    return connection.execute("SELECT state FROM dialog").fetchall()
