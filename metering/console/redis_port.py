@@ -10,13 +10,10 @@ from metering.sandbox.servers.embedded import valkey_pid
 
 
 def check_redis_port(settings: Settings) -> None:
-    """Raise SettingsError where a port is asked for that the embedded Valkey can't have, or the server isn't ours."""
-    if settings.redis_port is not None and settings.redis_url is not None:
-        raise SettingsError(
-            "METERING_REDIS_PORT is the embedded Valkey's, and METERING_REDIS_URL names another server:"
-            " unset one of them."
-        )
-    if settings.redis_port is not None and valkey_pid(settings.data_dir) is None:
+    """Raise SettingsError where a port is asked for that the embedded Valkey can't have."""
+    if settings.redis_port is None:
+        return
+    if not (settings.data_dir.exists() and valkey_pid(settings.data_dir)):  # one that runs may have the port already
         try:
             socket.create_server((LOOPBACK, settings.redis_port)).close()
         except OSError as error:

@@ -226,6 +226,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_redis_port(self) -> Self:
+        if self.redis_port is not None and self.redis_url is not None:
+            raise ValueError(
+                "METERING_REDIS_PORT is the embedded Valkey's, and METERING_REDIS_URL names another server: unset one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_limits(self) -> Self:
         if self.top_up_min_cents > self.top_up_max_cents:
             raise ValueError("METERING_TOP_UP_MIN_CENTS must not be more than METERING_TOP_UP_MAX_CENTS")

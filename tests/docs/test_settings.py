@@ -40,7 +40,6 @@ def test_other_pages_name_only_settings_that_there_are() -> None:
 
 _NAMING: Final = (
     "explanation/guarantees.md",
-    "how-to/kamailio.md",
     "how-to/operations.md",
     "reference/commands.md",
     "reference/http-api.md",
