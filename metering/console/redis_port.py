@@ -13,7 +13,9 @@ def check_redis_port(settings: Settings) -> None:
     """Raise SettingsError where a port is asked for that the embedded Valkey can't have."""
     if settings.redis_port is None:
         return
-    if not (settings.data_dir.exists() and valkey_pid(settings.data_dir)):  # one that runs may have the port already
+    if not (
+        settings.data_dir.exists() and valkey_pid(settings.data_dir)
+    ):  # one that runs may have the port already
         try:
             socket.create_server((LOOPBACK, settings.redis_port)).close()
         except OSError as error:
