@@ -92,8 +92,7 @@ def wrong_admissions(admissions: AdmissionLog, log: Sequence[LoggedSignal]) -> l
         changes.setdefault(said.message.org_id, []).append(said)
 
     def is_open(org_id: int, asked_at: Position) -> bool:
-        before = [said for said in changes.get(org_id, []) if said.position <= asked_at]
-        return bool(before) and before[-1].message.leads_to is GateState.OPEN
+        return _state_at(changes.get(org_id, []), asked_at) is GateState.OPEN
 
     let_in = Counter(
         call.org_id for call in admissions.calls.values() if not is_open(call.org_id, call.asked_at)
@@ -106,3 +105,18 @@ def wrong_admissions(admissions: AdmissionLog, log: Sequence[LoggedSignal]) -> l
         f"Org {org_id}: {number} calls were refused while its gate should have been open, by its last signal."
         for org_id, number in sorted(refused.items())
     ]
+
+
+def refused_while_suspended(admissions: AdmissionLog, log: Sequence[LoggedSignal], org_id: int) -> int:
+    """How many calls an org's gate refused while it was suspended, by its last signal."""
+    said = [each for each in log if each.message.org_id == org_id]
+    return sum(
+        each.org_id == org_id and _state_at(said, each.asked_at) is GateState.SUSPENDED
+        for each in admissions.refusals
+    )
+
+
+def _state_at(said: Sequence[LoggedSignal], asked_at: Position) -> GateState:
+    """The state of an org's gate at a place in the log, by the signals about it."""
+    before = [each for each in said if each.position <= asked_at]
+    return before[-1].message.leads_to if before else MISSING_GATE

@@ -9,7 +9,13 @@ from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.calls import Attempt
 from metering.sandbox.telephony.signal_history import LoggedSignal, Message
 from metering.signals.gates import Gate
-from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, wrong_signals
+from metering.trials.consistency import (
+    by_org,
+    refused_while_suspended,
+    wrong_admissions,
+    wrong_gates,
+    wrong_signals,
+)
 from metering.trials.exhaustions import Exhaustion
 
 RESTORED, EXHAUSTED = SignalType.RESTORED, SignalType.EXHAUSTED
@@ -118,6 +124,15 @@ def test_each_decision_is_judged_by_the_newest_signal_before_it(
     assert [problem[:21] for problem in wrong_admissions(refused, log)] == (
         ["Org 7: 1 calls were r"] if is_open else []
     )
+
+
+def test_calls_that_a_suspended_gate_refused_are_counted() -> None:
+    log = logged(RESTORED, SUSPENDED, RESUMED)
+    admissions = AdmissionLog()
+    for org_id, ms in ((7, 15), (7, 25), (7, 29), (7, 35), (8, 25)):
+        attempt = Attempt(1.0, org_id, 1, "inbound", 3.0)
+        admissions.decide(attempt, b"suspended", (ms, 0))
+    assert refused_while_suspended(admissions, log, 7) == 2
 
 
 def test_signals_are_sorted_by_org_in_their_order() -> None:

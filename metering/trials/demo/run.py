@@ -26,6 +26,7 @@ from metering.runtime.redis_connection import connect_redis
 from metering.runtime.settings import Settings, read_settings
 from metering.sandbox.customers.cardholders import Cardholders, StandInCardholders
 from metering.sandbox.customers.operator_credits import OperatorCredits
+from metering.sandbox.customers.operator_suspension import OperatorSuspension
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.telephony.calls import TIME_FACTOR
 from metering.sandbox.telephony.signal_history import last_position
@@ -193,7 +194,11 @@ def _simulate(
     operator_credits = OperatorCredits(engine, client, listener, made.operator_credits, clock=clock)
     outcome = Outcome(telephony.org_ids, newest_rejection_id)
     snapshots = Snapshots(engine, client, switch, listener, outcome, made.orgs, clock=clock)
-    for thread in (switch, operator_credits, customers):
+    suspensions = [
+        OperatorSuspension(engine, client, each, clock=clock)
+        for each in ([made.suspension] if made.suspension else [])
+    ]
+    for thread in (switch, operator_credits, customers, *suspensions):
         thread.start()
     with _screen(out, plan.duration_s) as show:
         try:
@@ -204,6 +209,8 @@ def _simulate(
             switch.stop()
             operator_credits.stop()
             customers.stop()
+            for suspension in suspensions:
+                suspension.stop()
         drained = _drain(out, stop, snapshots, show)
         behind = 0
         if drained:
@@ -214,6 +221,7 @@ def _simulate(
         telephony=telephony,
         switch=switch,
         operator_credits=operator_credits,
+        suspensions=suspensions,
         customers=customers,
         cardholders=cardholders,
         listener=listener,

@@ -38,6 +38,8 @@ class GateFigures:
 
     open: int
     exhausted: int
+    suspended: int
+    """Shown in the line of the org, where there is a table."""
     running: int
     started: int
     refused_inbound: int
@@ -96,7 +98,7 @@ def plain_line(figures: Figures) -> str:
         f"  billed {figures.billed:,} ({figures.billed_per_s:,.0f}/s)"
         f"  lag {figures.lag:,}  pending {figures.pending:,}  rejected {figures.rejected:,}"
         f"  duplicates and 0 s {figures.dropped:,}  balances {format_usd(figures.balance_cents)} USD"
-        f"  running {gates.running:,}  gates open {gates.open:,} exhausted {gates.exhausted:,}"
+        f"  running {gates.running:,}  gates open {gates.open:,} exhausted {gates.exhausted:,} suspended {gates.suspended:,}"
         f"  refused in {gates.refused_inbound:,} out {gates.refused_outbound:,}{unanswered}"
         f"  signals {gates.signals:,} ({gates.signals_per_s:,.1f}/s)"
         f"  charges open {charges.open:,} reloads paused {charges.paused:,} capped {charges.waiting:,} month left {left}"

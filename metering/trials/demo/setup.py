@@ -18,6 +18,7 @@ from metering.rules.pricing import Price
 from metering.runtime.clock import Clock
 from metering.sandbox.customers.billing_api import CustomerApi
 from metering.sandbox.customers.cardholders import Cardholders, RealCardholders, StandInCardholders
+from metering.sandbox.customers.operator_suspension import SuspensionPlan
 from metering.sandbox.customers.personas import PersonaPlan, assign_personas
 from metering.sandbox.customers.simulation import Customers
 from metering.sandbox.telephony.calls import RATES_CENTS_PER_MINUTE
@@ -46,6 +47,8 @@ class Made:
     roles: dict[int, PersonaPlan]
     operator_credits: dict[int, list[OperatorCredit]]
     """What the operator does, for the orgs without a role."""
+    suspension: SuspensionPlan | None
+    """Of the busiest org without a role; None where there is none."""
 
 
 def make_tiers(engine: Engine, clock: Clock) -> None:
@@ -101,7 +104,9 @@ def make_orgs(
     operator_credits = {
         org_id: plan for org_id, plan in telephony.operator_credits().items() if org_id not in roles
     }
-    return Made(telephony, orgs, roles, operator_credits)
+    first = next(iter(operator_credits), None)
+    suspension = None if first is None else SuspensionPlan(first, 0.4 * duration_s, 0.25 * duration_s)
+    return Made(telephony, orgs, roles, operator_credits, suspension)
 
 
 def make_customers(

@@ -124,9 +124,11 @@ class Snapshots:
         admissions = self._switch.admissions
         took_s = push_to_gate_s(self._closings, heard, admissions)
         is_open = sum(state == GateState.OPEN.value for state in states.values())
+        suspended = sum(state == GateState.SUSPENDED.value for state in states.values())
         return GateFigures(
             open=is_open,
-            exhausted=len(states) - is_open,
+            exhausted=len(states) - is_open - suspended,
+            suspended=suspended,
             running=self._switch.running,
             started=len(admissions.calls),
             refused_inbound=admissions.directions["inbound"],

@@ -3,7 +3,9 @@
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +17,13 @@ from db.audit.full import run_audit
 from db.ledger.balances import read_balances
 from metering.console.errors import quoted
 from metering.console.output import counted, shown_path
-from metering.rules.gates import SignalType
+from metering.rules.gates import GateState, SignalType
 from metering.rules.money import format_usd
 from metering.sandbox.customers.cardholders import Cardholders
 from metering.sandbox.customers.operator_credits import OperatorCredits
+from metering.sandbox.customers.operator_suspension import OperatorSuspension
 from metering.sandbox.customers.simulation import Customers
+from metering.sandbox.telephony.admission_log import AdmissionLog
 from metering.sandbox.telephony.signal_history import (
     LoggedSignal,
     Position,
@@ -31,7 +35,13 @@ from metering.sandbox.telephony.signal_listener import SignalListener
 from metering.sandbox.telephony.simulation import Telephony
 from metering.sandbox.telephony.switch import Switch
 from metering.signals.gates import Gates
-from metering.trials.consistency import by_org, wrong_admissions, wrong_gates, wrong_signals
+from metering.trials.consistency import (
+    by_org,
+    refused_while_suspended,
+    wrong_admissions,
+    wrong_gates,
+    wrong_signals,
+)
 from metering.trials.demo.money import charges_sentences, read_money, wrong_money
 from metering.trials.demo.output import say_line
 from metering.trials.demo.snapshot import push_to_gate_s
@@ -56,6 +66,7 @@ class Run:
     telephony: Telephony
     switch: Switch
     operator_credits: OperatorCredits
+    suspensions: Sequence[OperatorSuspension]
     customers: Customers
     cardholders: Cardholders
     listener: SignalListener
@@ -134,6 +145,9 @@ def _tell(
         f"{refused['inbound']:,} inbound, {refused['outbound']:,} outbound.\n"
         f"Refills by an operator: {run.operator_credits.made}, {format_usd(run.operator_credits.cents)} USD.",
     )
+    for suspension in run.suspensions:
+        if suspension.made:
+            say_line(out, _suspension_sentence(suspension.plan.org_id, admissions, log))
     for sentence in charges_sentences(run.customers, reloads):
         say_line(out, sentence)
     if switch.running:
@@ -153,6 +167,11 @@ def _tell(
         say_line(out, why(worst[0]))
     if took_s := push_to_gate_s(exhaustions, run.listener.heard(run.telephony.org_ids), admissions):
         say_line(out, push_to_gate_sentence(took_s))
+
+
+def _suspension_sentence(org_id: int, admissions: AdmissionLog, log: Sequence[LoggedSignal]) -> str:
+    refused = refused_while_suspended(admissions, log, org_id)
+    return f"An operator suspended org {org_id} for a while, whatever its balance: {counted(refused, 'call')} refused."
 
 
 def _audited(out: Console, engine: Engine) -> list[str]:
@@ -182,6 +201,11 @@ def _broken(run: Run) -> list[str]:
         problems.append(f"The signals could not be heard on: {quoted(run.listener.error)}.")
     if run.operator_credits.error is not None:
         problems.append(f"The operator could not go on: {quoted(run.operator_credits.error)}.")
+    problems += [
+        f"The operator could not suspend or resume an org: {quoted(each.error)}."
+        for each in run.suspensions
+        if each.error is not None
+    ]
     if run.customers.error is not None:
         problems.append(f"The customers could not go on: {quoted(run.customers.error)}.")
     return problems
@@ -226,13 +250,19 @@ def _gates_compared(
     found += wrong_signals(logged, heard, exhaustions.of, balances)
     found += wrong_admissions(run.switch.admissions, log)
     exhausted = sum(said.message.type is SignalType.EXHAUSTED for said in log)
+    opened = sum(said.message.leads_to is GateState.OPEN for said in log)
+    closed = sum(
+        one.leads_to is GateState.OPEN is not two.leads_to
+        for said in logged.values()
+        for one, two in pairwise(said)
+    )
     if found:
         say_line(out, "Gates, signals, balances and telephony DISAGREE.")
     else:
         say_line(
             out,
-            f"Gates closed {exhausted:,} times and opened {len(log) - exhausted:,} times, the first time included:\n"
-            "one signal each, in turn for every org, the same in log and channel. No call\n"
+            f"Gates closed {closed:,} times and opened {opened:,} times, the first time included:\n"
+            "one signal for each change, in turn for every org, the same in log and channel. No call\n"
             "started while its gate was closed, none was refused while it was open. In the\n"
             "end every gate says what its balance says.",
         )
@@ -245,7 +275,8 @@ def _gates_compared(
     if exhaustions.count > exhausted:
         say_line(
             out,
-            f"{counted(exhaustions.count - exhausted, 'time')} an org was exhausted, and refilled before a meter came to say so.",
+            f"{counted(exhaustions.count - exhausted, 'time')} an org was exhausted while it was suspended,"
+            " or refilled before a meter came to say so.",
         )
     return found
 

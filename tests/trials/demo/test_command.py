@@ -146,6 +146,13 @@ def test_a_demo_bills_everything_once_and_passes_its_audit(demo_cli: Cli) -> Non
     refused = re.search(r"refused by a closed gate: ([0-9,]+) inbound, ([0-9,]+) outbound", output)
     assert refused is not None
     assert "0" not in refused.groups()
+    suspended = re.search(
+        r"^An operator suspended org [0-9]+ for a while, whatever its balance: ([0-9]+) calls? refused\.$",
+        output,
+        re.MULTILINE,
+    )
+    assert suspended is not None
+    assert int(suspended[1]) >= 1
     assert re.search(r"^Push to gate, [0-9]+ times: median [0-9,]+ ms", output, re.MULTILINE)
     assert re.search(r"[0-9]+ calls? running when the gate closed cost [0-9.]+ after it", output)
     rows = dict(re.findall(r"│ ([^│]+?) +│ +([0-9,]*) │", output))

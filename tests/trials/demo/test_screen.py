@@ -29,6 +29,7 @@ BUSY = Figures(
     gates=GateFigures(
         open=987,
         exhausted=654,
+        suspended=1,
         running=4_321,
         started=1_090_817,
         refused_inbound=123_987,
@@ -128,7 +129,7 @@ def test_a_plain_line_is_ascii() -> None:
         "pending 1,000",
         "1234567.89 USD",
         "running 4,321",
-        "gates open 987 exhausted 654",
+        "gates open 987 exhausted 654 suspended 1",
         "refused in 123,987 out 124,765",
         "signals 23,456 (1,234.5/s)",
         "charges open 12 reloads paused 3 capped 45 month left 1234.56",
