@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from metering.payments.context import Payments
+from metering.signals.holds import Holds
 from workers.audit_job import audit_tasks
 from workers.auto_reload import declare_auto_reload
 from workers.broker import WORKER_THREADS, make_broker, make_worker
@@ -17,6 +18,7 @@ from workers.dead_workers import DeadWorkers
 from workers.gate_reconciler import GateReconciler
 from workers.metrics import BacklogCollector, ValkeyMemoryCollector
 from workers.payment_reconciler import ATTEMPT_THREADS, payment_tasks
+from workers.refused_holds import RefusedHolds
 
 POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
 """Connections to Postgres, to be set on the engine that jobs are given. Most of an attempt's time is Stripe's, and holds none."""
@@ -59,6 +61,7 @@ def run_jobs(
         *payment_tasks(payments),
         *audit_tasks(payments.engine),
         DeadWorkers(broker).task(),
+        RefusedHolds(payments, Holds(client)).task(),
         charges.task(),
     ]
     runs = {"gates": reconciler.run} | {each.name: each.run for each in tasks}

@@ -9,22 +9,24 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, select
+from sqlalchemy import Connection, Engine, Row, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 
 from db.attempts.attempts import make_attempt
 from db.attempts.outbox import SKIPPED_SIGNAL, add_signal
 from db.attempts.statements import DUE_RELOADS, LOCK_FREE_ORGS, RELOAD_FACTS, RELOADS_ENABLED
-from db.models import ReloadState
+from db.models import RefusedHold, ReloadState
 from db.postgres.arrays import array
 from db.postgres.clock import ask_clock, read_clock
 from db.postgres.engine import transaction
 from metering.rules.payments import AttemptKind
 from metering.rules.reloads import (
+    REFUSAL_COUNTS_FOR,
     SIGNALLED_SKIP_REASONS,
     Due,
     LiftsWith,
     Pause,
+    RefusalNote,
     ReloadAccount,
     Skipped,
     SkipReason,
@@ -181,6 +183,9 @@ def _decide(facts: Row[Any]) -> Due | Skipped:
         pause=pause_of(facts),
         paced_until=paced_until(facts.first_sends or ()),
         suspended=facts.suspended,
+        refused=None
+        if facts.refused_at is None
+        else RefusalNote(facts.first_increment_cents, facts.refused_at + REFUSAL_COUNTS_FOR),
     )
     return reload_due(account, facts.committed_cents, facts.now)
 
@@ -217,6 +222,10 @@ def _act(connection: Connection, facts: Row[Any], decision: Due | Skipped, reloa
             month_committed_cents=facts.committed_cents,
         )
         reloads.attempts.append((facts.org_id, attempt_id))
+        if facts.refused_at is not None:  # whatever it was made for: the note makes no other
+            connection.execute(
+                update(RefusedHold).where(RefusedHold.org_id == facts.org_id).values(attempt_id=attempt_id)
+            )
     skip_reason, ask_at = _skip_reason(decision), _ask_at(decision)
     if facts.skip_reason == skip_reason:
         if facts.ask_at != ask_at:

@@ -67,12 +67,13 @@ RELOAD_FACTS: Final = text(f"""
             WHERE payment_attempts.org_id = accounts.org_id AND kind = 'auto_reload' AND status = 'open'
         ) AS attempt_open,
         pause_code, pause_lifts_with, paused_at, paused_until, paused_card, skip_reason, ask_at,
-        suspended_at IS NOT NULL AS suspended
+        suspended_at IS NOT NULL AS suspended, refused.noted_at AS refused_at, refused.first_increment_cents
     FROM accounts
     JOIN (
         SELECT org_id, at, NULL::uuid FROM unnest(CAST(:org_ids AS bigint[]), CAST(:ats AS timestamptz[])) AS asked (org_id, at)
     ) AS asked (org_id, at, but) USING (org_id)
     LEFT JOIN reload_states USING (org_id)
+    LEFT JOIN refused_holds AS refused ON refused.org_id = accounts.org_id AND refused.attempt_id IS NULL
     {_SO_FAR}
     ORDER BY accounts.org_id
 """)  # noqa: S608 - of our own text alone
@@ -106,6 +107,26 @@ RELOADS_SO_FAR: Final = text(f"""
     SELECT committed_cents, first_sends
     FROM (SELECT CAST(:org_id AS bigint), CAST(:at AS timestamptz), CAST(:but AS uuid)) AS asked (org_id, at, but) {_SO_FAR}
 """)  # noqa: S608 - of our own text alone
+
+# Refused calls (refused_holds.py).
+
+# Some times a second where calls are refused, by the API and the jobs. Locks the notes, sorted, as whoever asks the rule does; by
+# their primary key. Locks no org: to be noted must not wait for calls that are being billed.
+NOTE_REFUSED: Final = text("""
+    INSERT INTO refused_holds AS held (org_id, noted_at, first_increment_cents)
+    SELECT org_id, (SELECT metering_now()), cents
+    FROM unnest(CAST(:org_ids AS bigint[]), CAST(:cents AS bigint[])) AS refused (org_id, cents)
+    JOIN accounts USING (org_id) ORDER BY org_id
+    ON CONFLICT (org_id) DO UPDATE
+    SET noted_at = excluded.noted_at, first_increment_cents = excluded.first_increment_cents, asked_at = NULL, attempt_id = NULL
+    WHERE held.noted_at <= excluded.noted_at - interval '1 minute'
+        OR held.noted_at > excluded.noted_at -- by a clock that was wrong
+""")
+
+# Every round of the jobs. Locks nothing; by refused_holds_unasked_idx, which holds what was noted since the last one.
+UNASKED_REFUSALS: Final = text("""
+    SELECT org_id FROM refused_holds WHERE asked_at IS NULL AND org_id > :after ORDER BY org_id LIMIT :limit
+""")
 
 # The outbox of signals (outbox.py). All by the primary key of pending_signals, which is empty but for what was just written.
 

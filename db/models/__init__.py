@@ -11,6 +11,7 @@ from db.models.org_name import OrgName
 from db.models.payment_attempt import PaymentAttempt
 from db.models.payment_method import PaymentMethod
 from db.models.pending_signal import PendingSignal
+from db.models.refused_hold import RefusedHold
 from db.models.rejected_event import RejectedEvent
 from db.models.reload_resumption import ReloadResumption
 from db.models.reload_state import ReloadState
@@ -38,6 +39,7 @@ __all__ = [
     "PaymentMethod",
     "PendingSignal",
     "PriceBookVersion",
+    "RefusedHold",
     "RejectedEvent",
     "ReloadResumption",
     "ReloadState",

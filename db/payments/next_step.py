@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from db.accounts.billing import BillingAccount, lock_billing
 from db.attempts.attempts import Attempt, change_attempt, find_attempt, finish_attempt
 from db.attempts.months import reloads_so_far
+from db.attempts.refused_holds import note_behind, release_note
 from db.attempts.reload_rule import Reloads, ask_reload_rule, read_standing
 from db.ledger.post_calls import BalanceChange
 from db.payments.displaced_attempts import DISPLACED
@@ -74,6 +75,8 @@ def take_next_step(
         step = _top_up_step(attempt, now, for_client=for_client)
     elif (reason := _why_unwanted(connection, attempt, account, billing, now)) is not None:
         finish_attempt(connection, attempt, AttemptStatus.CANCELLED, now, code=reason)
+        if reason == MONTH_TURNED:
+            release_note(connection, org_id, attempt_id)
         reloads = ask_reload_rule(connection, {org_id: now})
         return NextStep(Step.NOTHING, find_attempt(connection, org_id, attempt_id), reloads, ended=True)
     else:
@@ -195,5 +198,6 @@ def _rule_says(
         if attempt.first_sent_at is None
         else None,  # a repeat is no other charge
         suspended=account.suspended,
+        refused=note_behind(connection, attempt.org_id, attempt.id, now),
     )
     return reload_due(asked, so_far.committed_cents, now)

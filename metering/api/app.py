@@ -47,6 +47,7 @@ def make_app(context: ApiContext) -> FastAPI:
         background = [
             asyncio.create_task(keep_reading(read_prices, stop)),
             asyncio.create_task(context.key_uses.keep_writing(stop)),
+            asyncio.create_task(context.refusal_notes.keep_writing(stop)),
         ]
         yield
         stop.set()

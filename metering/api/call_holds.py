@@ -11,7 +11,14 @@ from db.ledger.balances import read_balances
 from metering.api.context import ApiContext
 from metering.api.errors import InvalidField, InvalidRequestError, NotFoundError
 from metering.rules.hold_terms import FirstAnswer, HoldTerms, decode_terms, held_prices
-from metering.rules.holds import MARGIN_S, STARTS_WITHIN, at_dearest, hold_cents, longest_covered_s
+from metering.rules.holds import (
+    MARGIN_S,
+    STARTS_WITHIN,
+    at_dearest,
+    first_increment_cents,
+    hold_cents,
+    longest_covered_s,
+)
 from metering.rules.pricing import Price, PriceBook
 from metering.signals.gates import Gates
 from metering.signals.holds import Hold, HoldAnswer, HoldOutcome
@@ -50,9 +57,6 @@ class NotGranted:
     """Nothing is held by this."""
 
     outcome: HoldOutcome
-    available_cents: int
-    first_increment_cents: int
-    """What one first increment of the tier costs."""
 
 
 async def start(context: ApiContext, asked: AskedHold) -> Granted | NotGranted:
@@ -68,7 +72,7 @@ async def start(context: ApiContext, asked: AskedHold) -> Granted | NotGranted:
     if answer.outcome is HoldOutcome.EXHAUSTED and await _gate_was_missing(context, asked.org_id):
         answer, seconds = await _start(context, asked, prices)
     if answer.outcome is not HoldOutcome.GRANTED or answer.hold is None:
-        return NotGranted(answer.outcome, answer.available_cents, hold_cents(1, prices))
+        return _not_granted(context, asked, answer, prices)
     hold = answer.hold
     if answer.is_new:
         return Granted(seconds, hold.cents, answer.available_cents, hold.ends_ms)
@@ -120,11 +124,19 @@ async def renew(
     if short and await _gate_was_missing(context, asked.org_id):
         answer, seconds = await _renew(context, asked, prices, hold, terms, (started_at, now))
     if answer.outcome is not HoldOutcome.GRANTED or answer.hold is None:
-        return NotGranted(answer.outcome, answer.available_cents, hold_cents(1, prices))
+        return _not_granted(context, asked, answer, prices)
     held = answer.hold
     # What another call holds may come free again: it is final as things stand.
     final = longest_covered_s(held.cents + max(answer.available_cents, 0), prices) <= seconds
     return Granted(seconds, held.cents, answer.available_cents, held.ends_ms, final)
+
+
+def _not_granted(
+    context: ApiContext, asked: AskedHold, answer: HoldAnswer, prices: list[Price]
+) -> NotGranted:
+    if answer.outcome is HoldOutcome.INSUFFICIENT:
+        context.refusal_notes.record(asked.org_id, first_increment_cents(prices))
+    return NotGranted(answer.outcome)
 
 
 async def _renew(

@@ -12,11 +12,13 @@ from sqlalchemy import Engine
 
 from db.accounts.api_keys import find_orgs, note_uses
 from db.accounts.quick_reads import QuickReads
+from db.attempts.refused_holds import note_refused
 from metering.api.key_lookups import KeyLookups
 from metering.api.key_uses import KeyUses
 from metering.api.price_versions import PriceVersions
 from metering.api.prices import Prices
 from metering.api.rate_limit import AuthRateLimit
+from metering.api.refusal_notes import RefusalNotes
 from metering.api.thread_pools import ThreadPools
 from metering.payments.context import Payments
 from metering.signals.gate_reader import GateReader
@@ -47,17 +49,22 @@ class ApiContext:
     key_lookups: KeyLookups = field(init=False)
     key_uses: KeyUses = field(init=False)
     price_versions: PriceVersions = field(init=False)
+    refusal_notes: RefusalNotes = field(init=False)
 
     def __post_init__(self) -> None:
         """Make what follows from the rest."""
         object.__setattr__(self, "key_lookups", KeyLookups(self._find_orgs))
         object.__setattr__(self, "key_uses", KeyUses(self._note_uses))
         object.__setattr__(self, "price_versions", PriceVersions(self.reads.price_book_version))
+        object.__setattr__(self, "refusal_notes", RefusalNotes(self._note_refused))
 
     @property
     def prompt_payments(self) -> Payments:
         """As `payments`, on the quick connections: for what asks Stripe nothing and mustn't wait for whoever does."""
         return replace(self.payments, engine=self.engine)
+
+    async def _note_refused(self, first_increments: Mapping[int, int]) -> None:
+        await self.thread_pools.delivery.run(partial(note_refused, self.engine, first_increments))
 
     async def _note_uses(self, hashes: Sequence[bytes]) -> None:
         await self.thread_pools.delivery.run(partial(note_uses, self.engine, hashes))

@@ -6,7 +6,7 @@
 | key_lookup | 1 | | keys that were not good lately, all that wait in one statement (metering/api/key_lookups.py) |
 | account | 8 | 2 | billing accounts, settings |
 | list | 4 | 2 | transactions |
-| delivery | 4 | 2 | noting that a top-up's client was told, and that keys were used |
+| delivery | 4 | 2 | noting that a top-up's client was told, that keys were used, that calls were refused |
 | provider | 48 | 8 | top-ups and cards: as long as Stripe takes |
 | webhook | 8 | | Stripe's webhooks, which may ask Stripe |
 | calls | 2 | | completed calls that come over HTTP, into the stream |

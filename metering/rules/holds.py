@@ -29,6 +29,11 @@ def hold_cents(seconds: int, prices: Iterable[Price]) -> int:
     return max(_charge_cents(seconds, price) for price in prices)
 
 
+def first_increment_cents(prices: Iterable[Price]) -> int:
+    """What the shortest call costs, at the dearest of `prices`: less money than that starts no call."""
+    return hold_cents(1, [at_dearest(price) for price in prices])
+
+
 def longest_covered_s(available_cents: int, prices: Sequence[Price]) -> int:
     """The longest call, in whole seconds, that `available_cents` covers, whichever of `prices` counts: 0 where it covers none.
 

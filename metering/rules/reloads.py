@@ -24,6 +24,9 @@ LIFT_WINDOW: Final = timedelta(hours=24)
 MAX_DECLINED_CARDS: Final = 10
 """How many declined cards of an org are remembered: whoever takes turns with them lifts pauses no more often than by settings."""
 
+REFUSAL_COUNTS_FOR: Final = timedelta(minutes=10)
+"""How long after a call was refused for want of money that may make a reload."""
+
 CLOCK_MARGIN: Final = timedelta(seconds=5)
 """How far Stripe's clock may be behind ours when a month turns: for so long a charge may still be dated in the month before."""
 
@@ -98,6 +101,16 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusalNote:
+    """A call was refused for want of money, and no reload was made since."""
+
+    below_cents: int
+    """What one first increment costs: it asks for a reload only while the balance itself doesn't cover that."""
+    until: datetime
+    """It counts no longer than that."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadAccount:
     """What the rule looks at, besides the month: all as of one moment, under the org's lock."""
 
@@ -115,6 +128,8 @@ class ReloadAccount:
     """As `paced_until` says; None where it has sent too few for that."""
     suspended: bool = False
     """By an operator: no card is charged before one resumes the org."""
+    refused: RefusalNote | None = None
+    """Of the newest call that was refused; None where there is none, or where it has made a reload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +165,14 @@ def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime
     of it.
     """
     limit_cents, pause, paced = account.monthly_limit_cents, account.pause, account.paced_until
+    too_low = account.balance_cents < reload_below_cents(account.minimum_cents)
+    note = account.refused
+    refused_until = (
+        None if note is None or note.until <= now or account.balance_cents >= note.below_cents else note.until
+    )
     for applies, reason, until in (
         (not account.enabled, SkipReason.DISABLED, None),
-        (account.balance_cents >= reload_below_cents(account.minimum_cents), SkipReason.ABOVE_MINIMUM, None),
+        (not too_low and refused_until is None, SkipReason.ABOVE_MINIMUM, None),
         (account.suspended, SkipReason.SUSPENDED, None),
         (not account.has_payment_method, SkipReason.NO_PAYMENT_METHOD, None),
         (account.attempt_open, SkipReason.ATTEMPT_OPEN, None),
@@ -165,7 +185,10 @@ def reload_due(account: ReloadAccount, month_committed_cents: int, now: datetime
         (paced is not None and now < paced, SkipReason.PACE, paced),
     ):
         if applies:
-            return Skipped(reason, until)
+            only_refused = refused_until is not None and not too_low and reason is not SkipReason.DISABLED
+            # What waits only because a call was refused waits no longer than that counts.
+            ends = [each for each in (until, refused_until if only_refused else None) if each is not None]
+            return Skipped(reason, min(ends, default=None))
     return Due(account.amount_cents)
 
 

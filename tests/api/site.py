@@ -133,6 +133,7 @@ class Site:
         self.context.prices.clear()
         self.context.auth_rate_limit.clear()
         self.context.key_uses.clear()
+        self.context.refusal_notes.clear()
         self.keys.clear()
 
     def take_webhooks(self) -> None:

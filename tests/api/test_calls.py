@@ -1,5 +1,6 @@
 """`/v1/calls`: holds over HTTP: what is granted, at which price, to whom, and that a repeat gets the first answer."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,6 +17,8 @@ from metering.signals.holds import Holds
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
 from tests.payments.world import START
 from tests.spine.billing import prepare, price
+from tests.waiting import wait_until
+from workers.refused_holds import RefusedHolds
 
 PATH: Final = "/v1/calls"
 TELEPHONY: Final = {"Authorization": f"Bearer {TELEPHONY_TOKEN}"}
@@ -346,3 +349,38 @@ def test_what_telephony_holds_by_itself_is_renewed_too(bolt: Site) -> None:
 )
 def test_terms_that_are_none_are_passed_over(text: str) -> None:
     assert decode_terms(text) is None
+
+
+def test_an_org_that_can_pay_for_no_minute_behind_an_open_gate_is_reloaded_and_calls_again(
+    site: Site,
+) -> None:
+    world = site.world
+    prepare(world.engine, org_ids=[], prices=[price("bolt", "0.08")])
+    world.adjust(7)
+    world.save_card()
+    world.settings(enabled=True, minimum_cents=0, amount_cents=1_000)
+    jobs = RefusedHolds(world.payments, Holds(world.client))
+    jobs.run_once(threading.Event())
+    assert (world.attempts(), world.balance()) == ([], 7)
+    for call_id in range(1, 20):  # one note, one reload
+        refused(start(site, call_id, 60), 402, "insufficient_balance")
+    refused(renew(site, 30, 60), 402, "insufficient_balance")
+    wait_until(lambda: world.rows("SELECT FROM refused_holds") != [], limit_s=30)
+    jobs.run_once(threading.Event())
+    world.work()
+    assert world.balance() == 1_007
+    assert granted(start(site, 1, 60)) == (60, 8, 999)
+    jobs.run_once(threading.Event())
+    world.work()
+    assert len(world.attempts()) == 1
+    world.assert_sound()
+
+
+def test_a_call_that_is_refused_because_others_hold_the_money_makes_no_reload(bolt: Site) -> None:
+    bolt.world.save_card()
+    bolt.world.settings(enabled=True, minimum_cents=0, amount_cents=1_000)
+    granted(start(bolt, 1, 720))
+    refused(start(bolt, 2, 60), 402, "insufficient_balance")
+    wait_until(lambda: bolt.world.rows("SELECT FROM refused_holds") != [], limit_s=30)
+    RefusedHolds(bolt.world.payments, Holds(bolt.world.client)).run_once(threading.Event())
+    assert bolt.world.attempts() == []

@@ -185,6 +185,8 @@ FORBIDDEN = {
         "UPDATE payment_attempts SET status = 'succeeded'",
         "INSERT INTO payment_attempts (org_id, status) VALUES (1, 'succeeded')",
         "UPDATE reload_states SET pause_code = NULL",
+        "INSERT INTO refused_holds (org_id, noted_at, first_increment_cents) VALUES (1, now(), 1)",
+        "UPDATE refused_holds SET noted_at = now()",
         "UPDATE reload_states SET lifts = '{}'",
         "UPDATE payment_attempts SET intent_created_at = now()",
         "SELECT * FROM reload_resumptions",
@@ -252,6 +254,7 @@ FORBIDDEN_TO_ALL = [
     "COPY accounts TO PROGRAM 'cat'",
     "CREATE ROLE mine",
     "TRUNCATE audited_accounts",
+    "DELETE FROM refused_holds",
     "SET ROLE metering_app",
 ]
 

@@ -13,6 +13,7 @@ from sqlalchemy import make_url
 
 from db.accounts.resumptions import resume_reloads
 from db.attempts.attempts import Attempt
+from db.attempts.refused_holds import ask_refused, note_refused
 from db.attempts.reload_rule import ask_due, ask_every, read_standing
 from db.audit.full import AuditReport, run_audit
 from db.ledger.post_calls import Posted, post_calls, price_call
@@ -41,7 +42,14 @@ MINIMUM: Final = 1_000
 AMOUNT: Final = 5_000
 
 _TABLES: Final = (
-    *("transactions", "payment_attempts", "reload_states", "pending_signals", "payment_methods"),
+    *(
+        "transactions",
+        "payment_attempts",
+        "refused_holds",
+        "reload_states",
+        "pending_signals",
+        "payment_methods",
+    ),
     *(
         "reload_resumptions",
         "stripe_events",
@@ -147,6 +155,12 @@ class ReloadWorld(World):
             self.read_events()
         self.ask_rule()
         self.work()
+
+    def refuse(self, first_increment_cents: int, *, org_id: int = 1) -> None:
+        """A call is refused for want of money; it is noted, and the jobs come by."""
+        note_refused(self.engine, {org_id: first_increment_cents})
+        for reloads in ask_refused(self.engine):
+            follow(self.payments, reloads)
 
     def ask_rule(self) -> None:
         """Let the reconciler ask the rule for every org whose time has come; nobody else has anything to wait for."""

@@ -20,6 +20,7 @@ from metering.rules.reloads import (
     Due,
     LiftsWith,
     Pause,
+    RefusalNote,
     ReloadAccount,
     Skipped,
     SkipReason,
@@ -153,6 +154,34 @@ def test_each_hindrance_alone_keeps_it_from_being_due(fields: dict[str, Any], re
     assert isinstance(said, Skipped)
     assert said.reason is reason
     assert (said.until is None) == (reason is not SkipReason.MONTHLY_LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("balance_cents", "below_cents", "left", "expected"),
+    [
+        (1_007, 1_008, MILLISECOND, DUE),
+        (1_008, 1_008, MILLISECOND, skipped(SkipReason.ABOVE_MINIMUM)),  # it covers one first increment
+        (1_007, 1_008, timedelta(0), skipped(SkipReason.ABOVE_MINIMUM)),  # it counts no longer
+        (999, 0, timedelta(0), DUE),  # below the minimum anyway
+    ],
+)
+def test_a_refused_call_asks_for_a_reload_while_the_balance_covers_no_first_increment(
+    balance_cents: int, below_cents: int, left: timedelta, expected: Due | Skipped
+) -> None:
+    asked = account(balance_cents=balance_cents, refused=RefusalNote(below_cents, NOW + left))
+    assert reload_due(asked, 0, NOW) == expected
+
+
+def test_what_waits_only_because_a_call_was_refused_waits_no_longer_than_that_counts() -> None:
+    note = RefusalNote(2_000, NOW + timedelta(minutes=10))
+    paused = {"pause": Pause(SOFT, LiftsWith.TIME, NOW - HOUR, until=NOW + HOUR, card=CARD), "refused": note}
+    assert reload_due(account(balance_cents=1_500, **paused), 0, NOW) == Skipped(
+        SkipReason.PAUSED, note.until
+    )
+    assert reload_due(account(**paused), 0, NOW) == Skipped(SkipReason.PAUSED, NOW + HOUR)
+    no_card = account(balance_cents=1_500, has_payment_method=False, refused=note)
+    assert reload_due(no_card, 0, NOW) == Skipped(SkipReason.NO_PAYMENT_METHOD, note.until)
+    assert reload_due(replace(no_card, enabled=False), 0, NOW) == skipped(SkipReason.DISABLED)
 
 
 def test_a_pause_that_time_lifts_ends_at_its_end() -> None:
@@ -332,6 +361,7 @@ ACCOUNTS = st.builds(
     has_payment_method=st.booleans() | st.just(True),
     attempt_open=st.booleans() | st.just(False),
     pause=st.none() | pauses(),
+    refused=st.none() | st.builds(RefusalNote, st.integers(0, 100) | POSITIVE_CENTS, TIMES),
 )
 
 
@@ -345,7 +375,15 @@ def test_what_is_due_never_breaks_a_promise(
         and asked.has_payment_method
         and not asked.attempt_open
         and (asked.pause is None or not asked.pause.holds(now))
-        and (asked.balance_cents < asked.minimum_cents or asked.balance_cents <= 0)
+        and (
+            asked.balance_cents < asked.minimum_cents
+            or asked.balance_cents <= 0
+            or (
+                asked.refused is not None
+                and now < asked.refused.until
+                and asked.balance_cents < asked.refused.below_cents
+            )
+        )
         and (
             asked.monthly_limit_cents is None
             or committed_cents + asked.amount_cents <= asked.monthly_limit_cents
@@ -353,6 +391,8 @@ def test_what_is_due_never_breaks_a_promise(
     )
     assert (decision == Due(asked.amount_cents)) == allowed
     assert isinstance(decision, Skipped) != allowed
+    if isinstance(decision, Skipped) and decision.until is not None:
+        assert decision.until > now
 
 
 @given(st.lists(pauses(), min_size=1, max_size=6), TIMES)
