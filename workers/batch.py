@@ -70,6 +70,7 @@ def price_entries(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch
 
     See docs/reference/money-rules.md#which-price-counts.
     """
+    has_steps = book.has_steps
     calls: list[PricedCall] = []
     rejected: list[RejectedEntry] = []
     for entry in parsed:
@@ -78,5 +79,6 @@ def price_entries(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch
             rejected.append(RejectedEntry(entry.stream_id, entry.raw, event))
             continue
         price = book.price_of(event.tier, event.org_id, event.ended_at, event.duration_us)
-        calls.append(price_call(entry.stream_id, entry.raw, event, price))
+        counted = has_steps and book.counts_usage(event.tier, event.org_id)
+        calls.append(price_call(entry.stream_id, entry.raw, event, price, usage_counted=counted))
     return PricedBatch(calls, rejected, book.version)

@@ -10,6 +10,7 @@ from db.ledger.price_book import load_prices_of
 from db.ledger.rejections import list_named
 from db.models import RejectedEvent, Transaction
 from metering.rules.pricing import Price
+from metering.rules.steps import unpack_steps
 
 MAX_REJECTED: Final = 100
 
@@ -46,5 +47,6 @@ def _price_of(connection: Connection, debit: Transaction | None) -> Price | None
         debit.increment_next_s,
         debit.minimum_s,
         debit.connect_fee_microusd,
+        unpack_steps(debit.steps or ()),
     )
     return price if price is not None and price.terms == stored else None

@@ -9,9 +9,11 @@ from struct import Struct
 from typing import Final
 
 from db.models import Kind
+from db.postgres.arrays import bigints
 from db.postgres.instants import microseconds
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Charge, Price
+from metering.rules.steps import Steps, pack_steps
 
 COLUMNS: Final = (
     *("balance_after_cents", "created_at"),
@@ -28,6 +30,9 @@ COLUMNS: Final = (
     *("minimum_s", "connect_fee_microusd", "tier", "direction", "description"),
 )
 """In the order in which they are packed: what is known last, what is the call's alone, what many calls have in common."""
+
+STEP_COLUMNS: Final = ("used_before_s", "steps")
+"""After the others, in a batch in which any call was priced by steps."""
 
 START: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What goes before the first row: the signature, no flags, no extension."""
@@ -50,6 +55,11 @@ def pack_debit(stream_id: str, event: CallEvent, price: Price, charge: Charge) -
 
     Raises struct.error for a number of more than 64 bits, UnicodeEncodeError for text that isn't text.
     """
+    return pack_call(stream_id, event) + pack_terms(event, price, charge)
+
+
+def pack_call(stream_id: str, event: CallEvent) -> bytes:
+    """The part that is the call's alone. Raises as `pack_debit`."""
     stream_id_bytes = stream_id.encode()
     number_id, number_value, metadata = event.phone_number_id, event.phone_number_value, event.metadata
     return b"".join(
@@ -69,19 +79,23 @@ def pack_debit(stream_id: str, event: CallEvent, price: Price, charge: Charge) -
             _NULL if number_id is None else _NUMBER.pack(_INT8, number_id),
             _NULL if number_value is None else _text(number_value),
             _NULL if metadata == "{}" else _text(metadata),  # json goes over the wire as its text
-            _pack_terms(
-                charge.amount_cents,
-                charge.billable_seconds,
-                price.rate_microusd_per_minute,
-                price.increment_first_s,
-                price.increment_next_s,
-                price.minimum_s,
-                price.connect_fee_microusd,
-                event.tier,
-                event.direction,
-                charge.description,
-            ),
         )
+    )
+
+
+def pack_terms(event: CallEvent, price: Price, charge: Charge) -> bytes:
+    """The part that says what was charged, and by which price. Raises as `pack_debit`."""
+    return _pack_terms(
+        charge.amount_cents,
+        charge.billable_seconds,
+        price.rate_microusd_per_minute,
+        price.increment_first_s,
+        price.increment_next_s,
+        price.minimum_s,
+        price.connect_fee_microusd,
+        event.tier,
+        event.direction,
+        charge.description,
     )
 
 
@@ -109,6 +123,28 @@ def _pack_terms(
 def pack_posting(balance_after_cents: int, created_us: int) -> bytes:
     """The beginning of a debit's row: its two values that are known only under the org's lock."""
     return _BALANCE_AND_TIME.pack(len(COLUMNS), _INT8, balance_after_cents, _INT8, created_us)
+
+
+def pack_stepped_posting(balance_after_cents: int, created_us: int) -> bytes:
+    """The same, of a row with `STEP_COLUMNS` at its end."""
+    return _BALANCE_AND_TIME.pack(
+        len(COLUMNS) + len(STEP_COLUMNS), _INT8, balance_after_cents, _INT8, created_us
+    )
+
+
+def pack_used(used_before_s: int, steps: Steps) -> bytes:
+    """The end of such a row: by which steps the call was priced, and what was used before it."""
+    return _NUMBER.pack(_INT8, used_before_s) + _pack_steps(steps)
+
+
+NO_STEPS: Final = 2 * _NULL
+"""The end of such a row where the call's price has no steps."""
+
+
+@lru_cache(maxsize=_TERMS_KEPT)
+def _pack_steps(steps: Steps) -> bytes:
+    data = bigints(pack_steps(steps))
+    return _LENGTH.pack(len(data)) + data
 
 
 def _text(value: str) -> bytes:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Final
 
@@ -12,17 +12,39 @@ import psycopg
 from sqlalchemy import Connection
 
 from db.attempts.reload_rule import Reloads, ask_reload_rule
-from db.ledger.debit_rows import END, START, pack_debit, pack_posting
+from db.ledger.debit_rows import (
+    END,
+    NO_STEPS,
+    START,
+    pack_call,
+    pack_debit,
+    pack_posting,
+    pack_stepped_posting,
+    pack_terms,
+    pack_used,
+)
+from db.ledger.monthly_usage import (
+    Key,
+    Usage,
+    fill_usage,
+    key_columns,
+    month_number,
+    usage_columns,
+    usage_of_rows,
+)
 from db.ledger.rejections import RejectedEntry, keep_rejected
 from db.ledger.statements import (
     CLOCK,
     COPY_DEBITS,
+    COPY_STEPPED_DEBITS,
     EXISTING_ACCOUNTS,
     FIND_BILLED_CALLS,
     LOCK_ACCOUNTS,
     LOCK_FREE_ACCOUNTS,
     PRICE_BOOK_VERSION,
+    READ_USAGE,
     UPDATE_ACCOUNTS,
+    WRITE_USAGE,
 )
 from db.postgres.arrays import bigints, instants
 from db.postgres.engine import driver_connection, execute_last
@@ -42,7 +64,9 @@ class StalePriceBookError(Exception):
 class PricedCall(msgspec.Struct, frozen=True, gc=False):
     """A call event, ready to be posted (`price_call` makes them).
 
-    `price` is None where the price book doesn't know the tier, `charge` for 0 seconds; without a charge `row` is empty.
+    `price` is None where the price book doesn't know the tier, `charge` for 0 seconds; without a charge `row` is empty. What a
+    price with steps charges is known only under the org's lock: until then it is what an org pays that has used nothing yet, and
+    `row` lacks the terms.
     """
 
     stream_id: str
@@ -52,16 +76,36 @@ class PricedCall(msgspec.Struct, frozen=True, gc=False):
     charge: Charge | None
     row: bytes
     """The debit as it goes to Postgres, but for what is known only under the org's lock."""
+    month: int | None = None
+    """The month to whose use it adds (`month_number`), where the org's use of the tier may be counted."""
+
+    @property
+    def usage_key(self) -> Key | None:
+        return None if self.month is None else (self.event.org_id, self.event.tier, self.month)
 
     def reject(self, reason: Reason, detail: str) -> RejectedEntry:
         return RejectedEntry(self.stream_id, self.raw, Rejection(reason, detail))
 
 
-def price_call(stream_id: str, raw: bytes, event: CallEvent, price: Price | None) -> PricedCall:
-    """A call with the price that was in force when it started, if there is one; whatever can be done before its org is locked."""
-    charge = None if price is None else charge_call(event.duration_us, price)
-    row = b"" if price is None or charge is None else pack_debit(stream_id, event, price, charge)
-    return PricedCall(stream_id, raw, event, price, charge, row)
+def price_call(
+    stream_id: str, raw: bytes, event: CallEvent, price: Price | None, *, usage_counted: bool = False
+) -> PricedCall:
+    """A call with the price that was in force when it started, if there is one; whatever can be done before its org is locked.
+
+    `usage_counted`: a price of its org and tier has steps, or had (`PriceBook.counts_usage`).
+    """
+    if price is None:
+        return PricedCall(stream_id, raw, event, None, None, b"")
+    if not (usage_counted or price.steps):
+        charge = charge_call(event.duration_us, price)
+        row = b"" if charge is None else pack_debit(stream_id, event, price, charge)
+        return PricedCall(stream_id, raw, event, price, charge, row)
+    charge = charge_call(event.duration_us, price, 0)
+    if charge is None:
+        return PricedCall(stream_id, raw, event, price, None, b"")
+    row = pack_call(stream_id, event) if price.steps else pack_debit(stream_id, event, price, charge)
+    month = month_number(event.ended_at - timedelta(microseconds=event.duration_us))
+    return PricedCall(stream_id, raw, event, price, charge, row, month)
 
 
 class BalanceChange(msgspec.Struct, gc=False):
@@ -222,7 +266,7 @@ def post_calls(
         # An org's calls lie side by side in each index: a quarter less work for Postgres than in the order in which they came.
         calls = sorted(calls, key=_ORG_ID)
         org_ids = {call.event.org_id for call in calls}
-        accounts, newest_price, now_us, known = _lock_and_look(
+        accounts, newest_price, now_us, known, usage = _lock_and_look(
             driver, org_ids, calls, skip_locked=skip_locked
         )
         held = _held_by_others(driver, org_ids - accounts.keys()) if skip_locked else set()
@@ -234,7 +278,10 @@ def post_calls(
             calls = [call for call in calls if call.event.org_id not in held]
         _sort_out(calls, accounts, known, latest_end(instant(now_us)), posted)
         if posted.debits:
-            posted.changes = _write_debits(driver, posted.debits, accounts)
+            tails, used = _charge_steps(driver, posted.debits, usage)
+            if used:
+                execute_last(connection, WRITE_USAGE, usage_columns(used))
+            posted.changes = _write_debits(driver, posted.debits, tails, accounts)
             wanting = {org_id: each.now for org_id, each in posted.changes.items() if each.wants_reload}
             if wanting:
                 write_accounts(driver, posted.changes.values())
@@ -261,23 +308,26 @@ def _lock_and_look(
     calls: Sequence[PricedCall],
     *,
     skip_locked: bool,
-) -> tuple[dict[int, BalanceChange], int, int, dict[tuple[int, int], CallEvent]]:
-    """Lock the orgs; then the price book's version and Postgres's clock; then those of `calls` that were billed before.
+) -> tuple[dict[int, BalanceChange], int, int, dict[tuple[int, int], CallEvent], Usage]:
+    """Lock the orgs; then the price book's version and Postgres's clock; then those of `calls` that were billed before; then what
+    was used before, where that counts.
 
     Sent together, because each round trip costs a small batch as much as its statement; Postgres takes them one after the other,
     each on a snapshot of its own, so that what is looked for is looked for under the locks.
     """
     keys = [bigints([call.event.org_id for call in calls]), bigints([call.event.call_id for call in calls])]
-    locked, [(newest_price, now_us)], billed = exchange(
-        driver,
-        [
-            (_lock_statement(skip_locked), [bigints(list(org_ids))]),
-            (PRICE_BOOK_VERSION, []),
-            (FIND_BILLED_CALLS, keys),
-        ],
-    )
+    asked: list[tuple[Statement, Sequence[bytes]]] = [
+        (_lock_statement(skip_locked), [bigints(list(org_ids))]),
+        (PRICE_BOOK_VERSION, []),
+        (FIND_BILLED_CALLS, keys),
+    ]
+    counted = {call.usage_key for call in calls if call.month is not None} - {None}
+    if counted:
+        asked.append((READ_USAGE, key_columns(sorted(filter(None, counted)))))
+    locked, [(newest_price, now_us)], billed, *used = exchange(driver, asked)
     known = {(row[0], row[1]): _billed_event(*row) for row in billed}
-    return _locked(locked, now_us), newest_price, now_us, known
+    usage = usage_of_rows(used[0]) if used else {}
+    return _locked(locked, now_us), newest_price, now_us, known, usage
 
 
 def _billed_event(
@@ -336,10 +386,51 @@ def _sort_out(
             posted.debits.append(call)
 
 
+def _charge_steps(
+    driver: psycopg.Connection, debits: list[PricedCall], usage: Usage
+) -> tuple[dict[int, bytes], Usage]:
+    """Charge, in their order, those of `debits` whose price has steps, and put them in their places.
+
+    Gives the ends of their rows, by place, and what is used now, where that has changed: every debit of an org, tier and month
+    adds to it once one of them was priced by steps.
+    """
+    counted = [(place, call) for place, call in enumerate(debits) if call.month is not None]
+    if not counted:
+        return {}, {}
+    keys = {call.usage_key for _, call in counted if call.price is not None and call.price.steps} - {None}
+    missing = sorted(key for key in keys if key is not None and key not in usage)
+    if missing:
+        usage = usage | fill_usage(driver, missing)
+    tails: dict[int, bytes] = {}
+    used: Usage = {}
+    for place, call in counted:
+        key, price, charge = call.usage_key, call.price, call.charge
+        if key is None or price is None or charge is None or key not in usage:
+            continue
+        before_s = used.get(key, usage[key])
+        if price.steps:
+            charge = charge_call(call.event.duration_us, price, before_s)
+            if charge is None:
+                raise ValueError(f"call {call.event.call_id} of org {call.event.org_id} costs nothing")
+            row = call.row + pack_terms(call.event, price, charge)
+            debits[place] = PricedCall(call.stream_id, call.raw, call.event, price, charge, row, call.month)
+            tails[place] = pack_used(before_s, price.steps)
+        used[key] = before_s + charge.billable_seconds
+    return tails, used
+
+
 def _write_debits(
-    driver: psycopg.Connection, debits: Sequence[PricedCall], accounts: dict[int, BalanceChange]
+    driver: psycopg.Connection,
+    debits: Sequence[PricedCall],
+    tails: dict[int, bytes],
+    accounts: dict[int, BalanceChange],
 ) -> dict[int, BalanceChange]:
-    """Write one row per debit, with the balance after it; give the accounts that changed, as they must be written."""
+    """Write one row per debit, with the balance after it; give the accounts that changed, as they must be written.
+
+    `tails` are the ends of rows that were priced by steps, by place.
+    """
+    if tails:
+        return _write_stepped_debits(driver, debits, tails, accounts)
     changed: dict[int, BalanceChange] = {}
     rows = [START]
     with driver.cursor() as cursor, cursor.copy(COPY_DEBITS) as copy:
@@ -355,4 +446,33 @@ def _write_debits(
                 rows.append(END)
             copy.write(b"".join(rows))  # seldom: each write is a turn of the thread's
             rows.clear()
+    return changed
+
+
+def _write_stepped_debits(
+    driver: psycopg.Connection,
+    debits: Sequence[PricedCall],
+    tails: dict[int, bytes],
+    accounts: dict[int, BalanceChange],
+) -> dict[int, BalanceChange]:
+    """The same where any has steps: every row is longer by two columns."""
+    changed: dict[int, BalanceChange] = {}
+    rows = [START]
+    with driver.cursor() as cursor, cursor.copy(COPY_STEPPED_DEBITS) as copy:
+        for place, call in enumerate(debits):
+            if call.charge is None:
+                raise ValueError(f"call {call.event.call_id} of org {call.event.org_id} was not priced")
+            account = changed[call.event.org_id] = accounts[call.event.org_id]
+            account.balance_cents -= call.charge.amount_cents
+            account.transaction_count += 1
+            rows += (
+                pack_stepped_posting(account.balance_cents, account.posted_us),
+                call.row,
+                tails.get(place, NO_STEPS),
+            )
+            if len(rows) > 3 * ROWS_AT_ONCE:
+                copy.write(b"".join(rows))
+                rows.clear()
+        rows.append(END)
+        copy.write(b"".join(rows))
     return changed

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Connection, or_, select, text
 
 from db.models import TierPrice
 from metering.rules.pricing import Price, PriceBook, PriceEnd
+from metering.rules.steps import unpack_steps
 
 # A version that the table no longer holds was cancelled since, or belongs to what a restored database has forgotten.
 _VERSION: Final = text("""
@@ -24,6 +25,7 @@ COLUMNS: Final = (
     TierPrice.increment_next_s,
     TierPrice.minimum_s,
     TierPrice.connect_fee_microusd,
+    TierPrice.steps,
 )
 
 
@@ -72,7 +74,9 @@ def _read(connection: Connection, wanted: ColumnElement[bool] | None = None) -> 
 
 def price_of_row(row: Sequence[Any]) -> Price | PriceEnd:
     """A row of `COLUMNS`."""
-    tier, org_id, in_force_from, rate, first_s, next_s, minimum_s, connect_fee = row
+    tier, org_id, in_force_from, rate, first_s, next_s, minimum_s, connect_fee, steps = row
     if rate is None:
         return PriceEnd(tier, org_id, in_force_from)
-    return Price(tier, in_force_from, rate, first_s, next_s, minimum_s, connect_fee, org_id)
+    return Price(
+        tier, in_force_from, rate, first_s, next_s, minimum_s, connect_fee, org_id, unpack_steps(steps or ())
+    )

@@ -12,6 +12,7 @@ from db.models import Account, Tier, TierPrice
 from db.models.errors import UnknownOrgError
 from metering.rules.money import format_microusd
 from metering.rules.pricing import Price, PriceEnd
+from metering.rules.steps import pack_steps
 from metering.rules.times import format_time
 from metering.runtime.clock import Clock
 
@@ -266,7 +267,7 @@ def _require_usual(connection: Connection, new: Price, before: Price | PriceEnd 
     if not isinstance(before, Price):
         return
     for what, value, was in (
-        ("USD_PER_MINUTE", new.rate_microusd_per_minute, before.rate_microusd_per_minute),
+        ("USD_PER_MINUTE", new.dearest_rate, before.dearest_rate),
         ("connect-fee", new.connect_fee_microusd, before.connect_fee_microusd),
     ):
         # A fee that comes or goes is no typo of a digit; a rate that does, may be.
@@ -309,6 +310,7 @@ def _insert(connection: Connection, new: Price | PriceEnd, now: datetime) -> Non
             "increment_next_s": new.increment_next_s,
             "minimum_s": new.minimum_s,
             "connect_fee_microusd": new.connect_fee_microusd,
+            "steps": pack_steps(new.steps) or None,
         }
         if isinstance(new, Price)
         else {}

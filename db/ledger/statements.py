@@ -5,7 +5,7 @@ Each says on which path it is, what it locks, and the index that it lives by.
 
 from typing import Final
 
-from db.ledger.debit_rows import COLUMNS
+from db.ledger.debit_rows import COLUMNS, STEP_COLUMNS
 from db.postgres.exchange import Statement
 
 # Posting calls (post_calls.py), in this order: the first three go together, in one round trip.
@@ -49,6 +49,52 @@ FIND_BILLED_CALLS: Final = Statement(
     ("int8[]", "int8[]"),
 )
 
+# Only where an org's use may be counted, with the first three. Locks nothing: who holds the org's lock owns its rows. By the
+# primary key.
+READ_USAGE: Final = Statement(
+    "read_usage",
+    """
+    SELECT usage.org_id, usage.tier, wanted.month, usage.billable_seconds
+    FROM unnest($1, $2, $3) AS wanted (org_id, tier, month)
+    JOIN monthly_usage AS usage ON usage.org_id = wanted.org_id AND usage.tier = wanted.tier
+        AND usage.month = make_date((wanted.month / 12)::integer, (wanted.month % 12)::integer + 1, 1)
+    """,
+    ("int8[]", "text[]", "int8[]"),
+)
+
+# Once for an org, tier and month: as its first call is priced by steps, under the org's lock. By the primary key, from the day
+# before the month on: no call is posted longer before its start than clocks are apart (`db.ledger.prices.CLOCKS_APART`).
+FILL_USAGE: Final = Statement(
+    "fill_usage",
+    """
+    SELECT wanted.org_id, wanted.tier, wanted.month, used.seconds
+    FROM unnest($1, $2, $3) AS wanted (org_id, tier, month)
+    CROSS JOIN LATERAL make_timestamptz((wanted.month / 12)::integer, (wanted.month % 12)::integer + 1, 1, 0, 0, 0, 'UTC')
+        AS begins
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(billable_seconds), 0)::bigint AS seconds FROM transactions
+        WHERE transactions.org_id = wanted.org_id AND kind = 'debit' AND transactions.tier = wanted.tier
+            AND id >= first_transaction_since(wanted.org_id, begins - interval '1 day')
+            AND ended_at - duration_us * interval '1 microsecond' >= begins
+            AND ended_at - duration_us * interval '1 microsecond'
+                < (begins AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC'
+    ) AS used
+    """,
+    ("int8[]", "text[]", "int8[]"),
+)
+
+# Goes with the COMMIT, before the accounts, where use was counted. In order of the key; the orgs are locked already.
+WRITE_USAGE: Final = Statement(
+    "write_usage",
+    """
+    INSERT INTO monthly_usage (org_id, tier, month, billable_seconds)
+    SELECT org_id, tier, make_date((month / 12)::integer, (month % 12)::integer + 1, 1), seconds
+    FROM unnest($1, $2, $3, $4) AS used (org_id, tier, month, seconds)
+    ON CONFLICT (org_id, tier, month) DO UPDATE SET billable_seconds = excluded.billable_seconds
+    """,
+    ("int8[]", "text[]", "int8[]", "int8[]"),
+)
+
 # Only where LOCK_FREE_ACCOUNTS has passed some over: whether they are held, or not there. Locks nothing; by the primary key.
 EXISTING_ACCOUNTS: Final = Statement(
     "existing_accounts", "SELECT org_id FROM accounts WHERE org_id = ANY($1)", ("int8[]",)
@@ -57,6 +103,10 @@ EXISTING_ACCOUNTS: Final = Statement(
 # One row for each debit, in the order in which debit_rows.py packs them. Under the locks. A debit is in two of the table's
 # indexes: the primary key and transactions_call_key.
 COPY_DEBITS: Final = f"COPY transactions ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+COPY_STEPPED_DEBITS: Final = (
+    f"COPY transactions ({', '.join((*COLUMNS, *STEP_COLUMNS))}) FROM STDIN (FORMAT BINARY)"
+)
+"""Where any of a batch was priced by steps."""
 
 # Goes with the COMMIT where no reload is asked for. The rows are locked already; by the primary key. It changes no column that
 # has an index, so that Postgres can leave the indexes alone (HOT). A suspended org's change says that whoever makes it knows:

@@ -5,6 +5,7 @@ from db.models.api_key import ApiKey
 from db.models.audit import AuditedAccount, AuditFinding, AuditPass, AuditSuspect
 from db.models.base import Base
 from db.models.idempotency_key import IdempotencyKey
+from db.models.monthly_usage import MonthlyUsage
 from db.models.operator import Operator, OperatorLogEntry
 from db.models.operator_refund import OperatorRefund
 from db.models.org_name import OrgName
@@ -31,6 +32,7 @@ __all__ = [
     "Base",
     "IdempotencyKey",
     "Kind",
+    "MonthlyUsage",
     "Operator",
     "OperatorLogEntry",
     "OperatorRefund",

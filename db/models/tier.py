@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, text
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Identity, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models.base import Base
@@ -45,6 +45,11 @@ class TierPrice(Base):
             " num_nulls(rate_microusd_per_minute, increment_first_s, increment_next_s, minimum_s, connect_fee_microusd) = 5",
             name="end",
         ),
+        CheckConstraint(
+            "cardinality(steps) >= 3 AND cardinality(steps) % 2 = 1 AND array_ndims(steps) = 1"
+            " AND steps[cardinality(steps)] = rate_microusd_per_minute",
+            name="steps",
+        ),
         CheckConstraint("org_id IS NULL OR in_force_from IS NOT NULL", name="org"),
     )
 
@@ -62,6 +67,8 @@ class TierPrice(Base):
     cancelled_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default=text("0"), index=True)
     """The price book's, when this row was last changed; a trigger writes it."""
+    steps: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
+    """As `metering.rules.steps.pack_steps` has them; NULL without."""
 
 
 class PriceBookVersion(Base):

@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import JSON, CheckConstraint, Identity, Index, PrimaryKeyConstraint, text
+from sqlalchemy import ARRAY, JSON, BigInteger, CheckConstraint, Identity, Index, PrimaryKeyConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models.base import Base
@@ -92,3 +92,7 @@ class Transaction(Base):
     increment_next_s: Mapped[int | None]
     minimum_s: Mapped[int | None]
     connect_fee_microusd: Mapped[int | None]
+    steps: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
+    """Of a price with steps, as `metering.rules.steps.pack_steps` has them; NULL without."""
+    used_before_s: Mapped[int | None]
+    """With steps: the org's billable seconds of the tier in the month of the call's start, before this call."""

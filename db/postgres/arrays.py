@@ -11,6 +11,7 @@ _INT8: Final = 8
 # As array_recv in PostgreSQL's source takes it: one dimension, no NULLs, the type of the values, how many, counted from 1.
 _HEADER: Final = Struct(">iiIii")
 _BIGINT_OID: Final = psycopg.adapters.types["int8"].oid
+_TEXT_OID: Final = psycopg.adapters.types["text"].oid
 _TIMESTAMPTZ_OID: Final = psycopg.adapters.types["timestamptz"].oid
 
 
@@ -33,6 +34,15 @@ def bigints(values: Sequence[int]) -> bytes:
 def instants(values_us: Sequence[int]) -> bytes:
     """An array of timestamptz in the same form, of times as Postgres keeps them (`db.postgres.instants.microseconds`)."""
     return _packed(_TIMESTAMPTZ_OID, values_us)
+
+
+def texts(values: Sequence[str]) -> bytes:
+    """An array of text in the same form."""
+    count = len(values)
+    encoded = [value.encode() for value in values]
+    return _HEADER.pack(min(count, 1), 0, _TEXT_OID, count, 1)[: 20 if count else 12] + b"".join(
+        pack(">i", len(value)) + value for value in encoded
+    )
 
 
 def _packed(oid: int, values: Sequence[int]) -> bytes:

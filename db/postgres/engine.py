@@ -124,11 +124,11 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def execute_last(connection: Connection, statement: Statement, values: Sequence[bytes]) -> None:
-    """Have a statement sent with the COMMIT of this transaction, as the last before it: so it has no round trip of its own.
+    """Have a statement sent with the COMMIT of this transaction, after others that are: so it has no round trip of its own.
 
     The transaction itself doesn't see what it does. What it fails with is raised by the commit, which then doesn't happen.
     """
-    connection.info[_LAST] = (statement, values)
+    connection.info.setdefault(_LAST, []).append((statement, values))
 
 
 def _commit(connection: Connection) -> None:
@@ -136,7 +136,7 @@ def _commit(connection: Connection) -> None:
     if last is None:
         connection.commit()
         return
-    exchange(driver_connection(connection), [last, (COMMIT, ())])
+    exchange(driver_connection(connection), [*last, (COMMIT, ())])
     connection.commit()  # for SQLAlchemy; the driver has nothing left to commit
 
 

@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from db.ledger.balances import read_balances
+from db.ledger.monthly_usage import read_usage_now
+from db.postgres.failures import Failure, diagnose
 from metering.api.auth import OrgIdOrTelephony, known_org_or_telephony
 from metering.api.context import ApiContext, context_of
 from metering.api.errors import InvalidField, InvalidRequestError, NotFoundError, error_response
@@ -44,7 +46,7 @@ class GateAnswer(Answer):
     allowed: Literal[True]
     balance_cents: int
     max_duration_seconds: int | None = Field(
-        description="The longest call that the balance covers at the tier's price, at least one first increment;"
+        description="The longest call that the balance covers at the org's price for the tier, at least one first increment;"
         " null without a tier."
     )
 
@@ -105,11 +107,22 @@ async def get_gate(
     if caller is not None and caller != org_id:
         raise NotFoundError("there is no such org")
     price = None if tier is None else await _price(context, tier, org_id)
-    return gate_answer(*await _gate(context, org_id), price)
+    state, balance_cents = await _gate(context, org_id)
+    used_before_s: int | None = 0
+    if price is not None and price.steps and state is GateState.OPEN:
+        used_before_s = await _used(context, org_id, price)
+    return gate_answer(state, balance_cents, price, used_before_s)
 
 
-def gate_answer(state: GateState, balance_cents: int, price: Price | None) -> JSONResponse:
-    """What is said of a gate to whoever may know; `price` is that of the tier that was asked for."""
+def gate_answer(
+    state: GateState, balance_cents: int, price: Price | None, used_before_s: int | None = 0
+) -> JSONResponse:
+    """What is said of a gate to whoever may know; `price` is that of the tier that was asked for.
+
+    `used_before_s`, which counts for a price with steps, is None where nobody can say: then the dearest step counts.
+    """
+    if price is not None and used_before_s is None:
+        price, used_before_s = price.at_dearest(), 0
     if state is GateState.SUSPENDED:
         return error_response(HTTPStatus.FORBIDDEN, SUSPENDED, "org_suspended", allowed=False)
     if state is not GateState.OPEN:
@@ -118,7 +131,9 @@ def gate_answer(state: GateState, balance_cents: int, price: Price | None) -> JS
         {
             "allowed": True,
             "balance_cents": balance_cents,
-            "max_duration_seconds": None if price is None else longest_duration_s(balance_cents, price),
+            "max_duration_seconds": None
+            if price is None
+            else longest_duration_s(balance_cents, price, used_before_s or 0),
         }
     )
 
@@ -133,6 +148,19 @@ async def _price(context: ApiContext, tier: str, org_id: int) -> Price:
     if price is None:
         raise InvalidRequestError(InvalidField("tier", "is not a known tier"))
     return price
+
+
+async def _used(context: ApiContext, org_id: int, price: Price) -> int | None:
+    """What the org has used of the tier in this month, in billable seconds; None while Postgres is away."""
+    now = context.payments.clock()
+    try:
+        return await context.thread_pools.gate.run(
+            partial(read_usage_now, context.engine, org_id, price.tier, now)
+        )
+    except Exception as error:
+        if diagnose(error) is Failure.POISON:
+            raise
+        return None
 
 
 async def _gate(context: ApiContext, org_id: int) -> tuple[GateState, int]:

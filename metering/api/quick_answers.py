@@ -86,7 +86,7 @@ class QuickAnswers:
         tier, price = asked[1] or asked[2], None
         if tier is not None:
             price = self._context.prices.held(tier.decode(), org_id, self._context.payments.clock())
-            if price is None:
+            if price is None or price.steps:  # what was used this month is asked in the framework
                 return None
         if not await self._may_ask(credentials, org_id):
             return None

@@ -183,6 +183,7 @@ def show(
 ) -> None:
     """Show all of an org on one screen: balance, gate, reloads, cards, keys, prices, what happened last, what operators did."""
     from db.accounts.org_overview import read_overview
+    from db.ledger.monthly_usage import read_usage
     from db.ledger.price_book import load_prices_of
     from db.postgres.clock import read_clock
     from metering.console.connections import open_database
@@ -194,7 +195,12 @@ def show(
             now = read_clock(connection)
             overview = read_overview(connection, org, now, last=last)
             book = load_prices_of(connection, None, org)
-        screen = OrgScreen(overview, book, gate_of(org), now)
+            used = {
+                tier: read_usage(connection, org, tier, now)
+                for tier in book.tiers()
+                if (price := book.in_force(tier, org, now)) is not None and price.steps
+            }
+        screen = OrgScreen(overview, book, gate_of(org), now, used)
         if as_json:
             show_json(screen.json())
         else:

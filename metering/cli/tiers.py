@@ -10,6 +10,7 @@ from metering.console.errors import CommandError
 from metering.console.output import JsonOption, counted, say, show_json, show_list
 from metering.console.values import id_value, time_value
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 NameArgument = Annotated[
@@ -33,13 +34,24 @@ app = typer.Typer(
 def set_(
     name: NameArgument,
     usd_per_minute: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="USD_PER_MINUTE",
-            help="USD per minute, at most 6 decimals, such as 0.08.",
+            metavar="[USD_PER_MINUTE]",
+            help="USD per minute, at most 6 decimals, such as 0.08; left out with --step.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--step",
+            metavar="UP_TO_MINUTES:USD",
+            help="Instead of one price per minute: the price up to so many minutes that the org has used of the tier in the"
+            " month, such as 500:0 for 500 included minutes. Once for each step, in their order; the last one without minutes,"
+            " such as :0.05.",
+            show_default=False,
+        ),
+    ] = None,
     increment: Annotated[
         str,
         typer.Option(
@@ -96,9 +108,17 @@ def set_(
     from metering.console.price_screen import price_details, show_set_price
     from metering.rules.money import parse_usd
     from metering.rules.pricing import MAX_MINIMUM_S, Price, parse_increment
+    from metering.rules.steps import parse_steps
 
     first_s, next_s = _parsed("increment", parse_increment, increment)
-    rate_microusd = _parsed("USD_PER_MINUTE", parse_usd, usd_per_minute)
+    if (usd_per_minute is None) == (not step):
+        raise CommandError("USD_PER_MINUTE: say either a price per minute, or its steps with --step.")
+    steps = _parsed("step", parse_steps, step) if step else ()
+    rate_microusd = (
+        steps[-1].rate_microusd_per_minute
+        if steps
+        else _parsed("USD_PER_MINUTE", parse_usd, usd_per_minute or "")
+    )
     connect_fee_microusd = _parsed("connect-fee", parse_usd, connect_fee)
     if not 0 <= minimum <= MAX_MINIMUM_S:
         raise CommandError(f"minimum: must be from 0 to {MAX_MINIMUM_S} seconds.")
@@ -106,7 +126,8 @@ def set_(
     if org is not None:
         id_value("org", org)
     try:
-        price = Price(name, start, rate_microusd, first_s, next_s, minimum, connect_fee_microusd, org)
+        terms = (rate_microusd, first_s, next_s, minimum, connect_fee_microusd)
+        price = Price(name, start, *terms, org, steps if len(steps) > 1 else ())
     except ValueError as error:
         raise CommandError(f"{error}.") from error
     with open_database(command="tier set") as engine:
@@ -223,7 +244,7 @@ def cancel(
         say(f"Cancelled: {what_counts(cancelled)}. What was set before it stays in force.")
 
 
-def _parsed(name: str, parse: Callable[[str], T], text: str) -> T:
+def _parsed(name: str, parse: Callable[[S], T], text: S) -> T:
     """What `parse` makes of `text`; its ValueError says the rule, and this the name."""
     try:
         return parse(text)

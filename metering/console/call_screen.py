@@ -10,6 +10,7 @@ from db.ledger.transaction_list import ListedTransaction
 from db.models import RejectedEvent, Transaction
 from metering.console.output import show_fields
 from metering.rules.money import format_microusd, format_usd
+from metering.rules.steps import format_steps, unpack_steps
 from metering.rules.times import format_time
 
 _US_PER_S: Final = 1_000_000
@@ -62,7 +63,9 @@ def _debit_json(debit: Transaction) -> dict[str, Any]:
         "phone_number_value": debit.phone_number_value,
         "metadata": debit.event_metadata or {},
         "billable_seconds": debit.billable_seconds,
-        "usd_per_minute": format_microusd(debit.rate_microusd_per_minute or 0),
+        "usd_per_minute": None if debit.steps else format_microusd(debit.rate_microusd_per_minute or 0),
+        "steps": format_steps(unpack_steps(debit.steps)) if debit.steps else None,
+        "used_before_seconds": debit.used_before_s,
         "increment": f"{debit.increment_first_s}/{debit.increment_next_s}",
         "minimum_seconds": debit.minimum_s,
         "connect_fee_usd": format_microusd(debit.connect_fee_microusd or 0),
@@ -143,13 +146,18 @@ def _debit_fields(debit: Transaction, story: CallStory) -> Iterator[tuple[str, o
             else "",
         )
     )
+    rate = f"${format_microusd(debit.rate_microusd_per_minute or 0)}"
+    if debit.steps:
+        rate = f"by steps {' '.join(format_steps(unpack_steps(debit.steps)))}"
     yield (
         "price",
         (
-            f"{debit.tier}: ${format_microusd(debit.rate_microusd_per_minute or 0)} per minute, increments of"
+            f"{debit.tier}: {rate} per minute, increments of"
             f" {debit.increment_first_s}/{debit.increment_next_s} s{extras}; {since}"
         ),
     )
+    if debit.used_before_s is not None:
+        yield "used before", f"{debit.used_before_s} s of the tier in the month"
     yield "billed", f"{debit.billable_seconds} s: {debit.description}"
     yield "debit", f"{format_usd(debit.amount_cents)} USD"
     yield "balance after", f"{format_usd(debit.balance_after_cents)} USD"

@@ -1,17 +1,19 @@
 """What `metering org show` shows: one org on one screen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from db.accounts.org_overview import OrgOverview
 from metering.console.operator_log import log_cells, log_json
-from metering.console.output import add_row, say, show_fields, show_table, table
+from metering.console.output import add_row, counted, say, show_fields, show_table, table
+from metering.console.price_screen import rates
 from metering.console.reload_status import lifted_by
 from metering.rules.gates import Balance, gate_state
 from metering.rules.money import format_microusd, format_usd
 from metering.rules.pricing import Price, PriceBook
+from metering.rules.steps import format_steps
 from metering.rules.times import format_time
 from metering.signals.gates import Gate
 
@@ -27,6 +29,8 @@ class OrgScreen:
     book: PriceBook
     gate: Gate | None
     now: datetime
+    used: Mapping[str, int]
+    """By tier whose price has steps: billable seconds of this month."""
 
     @property
     def _state(self) -> str:
@@ -80,7 +84,11 @@ class OrgScreen:
             "prices": [
                 {
                     "tier": tier,
-                    "usd_per_minute": format_microusd(price.rate_microusd_per_minute),
+                    "usd_per_minute": None
+                    if price.steps
+                    else format_microusd(price.rate_microusd_per_minute),
+                    "steps": format_steps(price.steps) if price.steps else None,
+                    "used_seconds": self.used.get(tier, 0) if price.steps else None,
                     "increment": f"{price.increment_first_s}/{price.increment_next_s}",
                     "minimum_seconds": price.minimum_s,
                     "connect_fee_usd": format_microusd(price.connect_fee_microusd),
@@ -194,7 +202,9 @@ class OrgScreen:
         prices = self._prices()
         shown = table("price now", ">USD per minute", "increment", "in force from")
         for tier, price in prices[:MAX_PRICES]:
-            rate = format_microusd(price.rate_microusd_per_minute)
+            rate = rates(price)
+            if price.steps:
+                rate += f"; {counted(self.used.get(tier, 0) // 60, 'minute')} used this month"
             increment = f"{price.increment_first_s}/{price.increment_next_s}"
             since = "ever" if price.in_force_from is None else format_time(price.in_force_from)
             add_row(

@@ -7,17 +7,20 @@ from db.ledger.prices import SetPrice
 from metering.console.output import add_row, say, show_json, show_page, table
 from metering.rules.money import format_microusd
 from metering.rules.pricing import Price, PriceEnd
+from metering.rules.steps import format_steps
 from metering.rules.times import format_time
 
 
 def price_json(price: Price | PriceEnd) -> dict[str, Any]:
-    """A price as JSON: money as text, because a JSON number may become a float. The end of an org's own price has no terms."""
+    """A price as JSON: money as text, because a JSON number may become a float. A price has either
+    a rate or steps; the end of an org's own has no terms."""
     terms: dict[str, Any] = dict.fromkeys(
-        ("usd_per_minute", "increment", "minimum_seconds", "connect_fee_usd")
+        ("usd_per_minute", "steps", "increment", "minimum_seconds", "connect_fee_usd")
     )
     if isinstance(price, Price):
         terms = {
-            "usd_per_minute": format_microusd(price.rate_microusd_per_minute),
+            "usd_per_minute": None if price.steps else format_microusd(price.rate_microusd_per_minute),
+            "steps": format_steps(price.steps) if price.steps else None,
             "increment": f"{price.increment_first_s}/{price.increment_next_s}",
             "minimum_seconds": price.minimum_s,
             "connect_fee_usd": format_microusd(price.connect_fee_microusd),
@@ -81,9 +84,17 @@ def what_counts(price: Price | PriceEnd) -> str:
     if price.connect_fee_microusd:
         extras.append(f"plus ${fields['connect_fee_usd']} per call")
     whom = "" if price.org_id is None else f" org {price.org_id}"
-    return (
-        f"tier {price.tier} costs{whom} ${fields['usd_per_minute']} per minute, {', '.join(extras)}, {since}"
-    )
+    return f"tier {price.tier} costs{whom} {rates(price)} per minute, {', '.join(extras)}, {since}"
+
+
+def rates(price: Price) -> str:
+    """What a minute costs, in words: "$0.08", or by steps "nothing up to 500 minutes of the month, then $0.05"."""
+    words = [
+        (f"${format_microusd(step.rate_microusd_per_minute)}" if step.rate_microusd_per_minute else "nothing")
+        + ("" if step.until_s is None else f" up to {step.until_s // 60} minutes of the month")
+        for step in price.steps
+    ]
+    return ", then ".join(words) or f"${format_microusd(price.rate_microusd_per_minute)}"
 
 
 def show_prices(prices: Sequence[Price | PriceEnd], *, of_orgs: bool) -> None:
@@ -97,6 +108,8 @@ def show_prices(prices: Sequence[Price | PriceEnd], *, of_orgs: bool) -> None:
         terms = [
             fields[each] for each in ("usd_per_minute", "increment", "minimum_seconds", "connect_fee_usd")
         ]
+        if fields["steps"] is not None:
+            terms[0] = " ".join(fields["steps"])
         if isinstance(price, PriceEnd):
             terms = ["the tier's", "", "", ""]
         add_row(

@@ -4,7 +4,7 @@ from typing import Final
 
 from metering.rules.events import MAX_DURATION_S
 from metering.rules.pricing import Price
-from metering.rules.steps import Step, Steps, seconds_covered
+from metering.rules.steps import Step, seconds_covered
 
 _SIXTIETHS_PER_CENT: Final = 600_000
 _HALF_A_CENT: Final = 300_000
@@ -17,21 +17,19 @@ def to_seconds(duration_us: int) -> int | float:
     return duration_us / _US_PER_S if rest_us else seconds
 
 
-def longest_duration_s(
-    balance_cents: int, price: Price, *, steps: Steps | None = None, used_before_s: int = 0
-) -> int:
+def longest_duration_s(balance_cents: int, price: Price, used_before_s: int = 0) -> int:
     """The longest call, in whole seconds, whose charge the balance covers; 0 while the gate is closed.
 
     While it is open at least one first increment, even where that costs more than there is: a gate looks at the balance alone,
     and must not let a call start only to cut it at once. At most what an event may say that a call lasted (section 3).
 
-    With `steps` they take the place of the price's rate; `used_before_s` billable seconds are the month's use before the call.
+    `used_before_s` billable seconds are the month's use before the call, on which a price with steps depends.
     """
     if balance_cents <= 0:
         return 0
     # The charge is rounded half up: covered is whatever stays below half a cent more than the balance.
     budget = _limit(balance_cents) - 1 - price.connect_fee_microusd * 60
-    rates = steps or (Step(None, price.rate_microusd_per_minute),)
+    rates = price.steps or (Step(None, price.rate_microusd_per_minute),)
     seconds = seconds_covered(budget, used_before_s, rates)
     if seconds is None:  # longer calls cost no more
         return MAX_DURATION_S

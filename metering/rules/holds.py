@@ -52,5 +52,5 @@ def longest_covered_s(available_cents: int, prices: Sequence[Price]) -> int:
 
 
 def _charge_cents(seconds: int, price: Price) -> int:
-    charge = charge_call(seconds * _US_PER_S, price)
+    charge = charge_call(seconds * _US_PER_S, price.at_dearest())
     return 0 if charge is None else charge.amount_cents

@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -11,6 +11,7 @@ import msgspec
 
 from metering.rules.events import MAX_DURATION_S
 from metering.rules.money import MAX_USD, MICROUSD_PER_USD, format_microusd
+from metering.rules.steps import Steps, charge_steps, check_steps, dearest_rate
 
 MAX_INCREMENT_S = 86_400
 MAX_MINIMUM_S = 604_800
@@ -28,8 +29,9 @@ _INCREMENT = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
 class Price:
     """A tier's price from `in_force_from` on (aware; None is since ever), until the tier's next one; with `org_id` that org's.
 
-    Rate and connect fee are in micro-USD, increments and minimum in whole seconds. ValueError, naming the
-    field, for a price that could not be charged.
+    Rate and connect fee are in micro-USD, increments and minimum in whole seconds. With `steps`, two or more, the rate depends on
+    what the org has used of the tier in the month, and the rate here is that of the last step. ValueError, naming the field, for
+    a price that could not be charged.
     """
 
     tier: str
@@ -40,6 +42,7 @@ class Price:
     minimum_s: int
     connect_fee_microusd: int
     org_id: int | None = None
+    steps: Steps = ()
 
     def __post_init__(self) -> None:
         if not _TIER_NAME.fullmatch(self.tier):
@@ -53,17 +56,39 @@ class Price:
         _check_range("increment_next_s", self.increment_next_s, 1, MAX_INCREMENT_S)
         _check_range("minimum_s", self.minimum_s, 0, MAX_MINIMUM_S)
         _check_range("connect_fee_microusd", self.connect_fee_microusd, 0, MAX_USD * MICROUSD_PER_USD)
+        if self.steps:
+            try:
+                check_steps(self.steps)
+            except ValueError as error:
+                raise ValueError(f"steps: {error}") from None
+            if (
+                len(self.steps) == 1
+                or self.steps[-1].rate_microusd_per_minute != self.rate_microusd_per_minute
+            ):
+                raise ValueError(
+                    "steps must be two or more, and rate_microusd_per_minute that of the last one"
+                )
 
     @property
-    def terms(self) -> tuple[int, int, int, int, int]:
-        """All that goes into a charge."""
+    def terms(self) -> tuple[int, int, int, int, int, Steps]:
+        """All that goes into a charge, but for what was used before."""
         return (
             self.rate_microusd_per_minute,
             self.increment_first_s,
             self.increment_next_s,
             self.minimum_s,
             self.connect_fee_microusd,
+            self.steps,
         )
+
+    @property
+    def dearest_rate(self) -> int:
+        """The highest rate, in micro-USD per minute, that a call may have."""
+        return dearest_rate(self.steps) if self.steps else self.rate_microusd_per_minute
+
+    def at_dearest(self) -> "Price":
+        """The same price as if all were charged at its dearest step: no call costs more, whatever was used before it."""
+        return replace(self, rate_microusd_per_minute=self.dearest_rate, steps=()) if self.steps else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +128,25 @@ def billable_seconds(duration_us: int, price: Price) -> int:
     return price.increment_first_s - (-past_first // price.increment_next_s) * price.increment_next_s
 
 
-def charge_call(duration_us: int, price: Price) -> Charge | None:
+def charge_call(duration_us: int, price: Price, used_before_s: int | None = None) -> Charge | None:
     """The charge for a completed call; None for a call of 0 s, which costs nothing and leaves no transaction.
 
-    Rounded half up to a cent, once per call (docs/reference/money-rules.md#rounding). ValueError for a negative
-    duration.
+    Rounded half up to a cent, once per call (docs/reference/money-rules.md#rounding). `used_before_s`, the org's billable seconds
+    of the tier in the call's month before this call, is needed for a price with steps. ValueError where it is missing, and for a
+    negative duration.
     """
     if duration_us <= 0:
         if duration_us < 0:
             raise ValueError("duration_us must not be negative")
         return None
     seconds = billable_seconds(duration_us, price)
+    if price.steps:
+        if used_before_s is None:
+            raise ValueError("a price with steps needs to know what was used before")
+        cents, description = charge_steps(
+            seconds, used_before_s, price.steps, price.connect_fee_microusd, by_minutes=_by_minutes(price)
+        )
+        return Charge(seconds, cents, description)
     return _charge(seconds, price.rate_microusd_per_minute, price.connect_fee_microusd, _by_minutes(price))
 
 
@@ -180,6 +213,7 @@ class PriceBook:
                 self._tiers[tier] = _history(listed)
             else:
                 self._orgs.setdefault(tier, {})[org_id] = _history(listed)
+        self._stepped = frozenset(owner for owner, listed in by_owner.items() if _has_steps(listed))
 
     def changed(
         self, version: int, prices: Iterable[Price | PriceEnd], owners: Iterable[tuple[str, int | None]]
@@ -203,10 +237,20 @@ class PriceBook:
                 if not later._orgs[tier]:
                     del later._orgs[tier]
                     copied.discard(tier)
+        later._stepped = self._stepped - set(owners) | changes._stepped
         return later
 
     def __contains__(self, tier: object) -> bool:
         return tier in self._tiers
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether any price has."""
+        return bool(self._stepped)
+
+    def counts_usage(self, tier: str, org_id: int) -> bool:
+        """Whether a price of the org, or of the tier for all, ever had steps: then its use of a month may be counted."""
+        return (tier, None) in self._stepped or (tier, org_id) in self._stepped
 
     def tiers(self) -> list[str]:
         """The names of all tiers, sorted."""
@@ -272,6 +316,10 @@ def _history(listed: Iterable[Price | PriceEnd]) -> _History:
         by_start[start] = price
     starts = sorted(by_start)
     return starts, [by_start[start] for start in starts], min(starts[-1], _LAST_CERTAIN) + _LONGEST
+
+
+def _has_steps(listed: Iterable[Price | PriceEnd]) -> bool:
+    return any(isinstance(price, Price) and price.steps for price in listed)
 
 
 def _at(history: _History, at: datetime) -> Price | None:

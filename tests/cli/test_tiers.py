@@ -19,6 +19,7 @@ def test_a_first_price_is_in_force_since_ever(cli: Cli) -> None:
         "tier": "bolt",
         "org_id": None,
         "usd_per_minute": "0.08",
+        "steps": None,
         "increment": "60/60",
         "minimum_seconds": 0,
         "connect_fee_usd": "0.00",
@@ -43,6 +44,7 @@ def test_every_term_of_a_later_price(cli: Cli) -> None:
         "tier": "bolt",
         "org_id": None,
         "usd_per_minute": "0.333333",
+        "steps": None,
         "increment": "30/6",
         "minimum_seconds": 30,
         "connect_fee_usd": "0.015",
@@ -127,6 +129,10 @@ def test_offsets_are_understood(cli: Cli) -> None:
     ("arguments", "sentence"),
     [
         (["Bolt!", "0.08"], "tier must be 1 to 64 of a-z"),
+        (["bolt"], "USD_PER_MINUTE: say either a price per minute, or its steps"),
+        (["bolt", "0.08", "--step", ":0.05"], "USD_PER_MINUTE: say either a price per minute, or its steps"),
+        (["bolt", "--step", "500:0"], "step: the last step must have no end"),
+        (["bolt", "--step", "x:0", "--step", ":1"], "step: 'x:0' must be UP_TO_MINUTES:RATE"),
         (["bolt", "8 cents"], "USD_PER_MINUTE: must be plain USD from 0"),
         (["bolt", "0.0000001"], "USD_PER_MINUTE: must be plain USD from 0"),
         (["bolt", "0.08", "--connect-fee", "1e3"], "connect-fee: must be plain USD from 0"),
@@ -205,6 +211,25 @@ def test_a_price_that_is_ten_times_the_one_before_wants_a_yes(cli: Cli) -> None:
     said = cli.run("tier", "cancel", "bolt", "--from", FROM).stdout
     assert said.startswith("Cancelled: tier bolt costs $0.81 per minute")
     assert "nothing was set for tier bolt" in cli.fail("tier", "cancel", "bolt", "--from", FROM)
+
+
+def test_a_price_with_steps(cli: Cli) -> None:
+    steps = ("--step", "500:0", "--step", "2000:0.06", "--step", ":0.05")
+    done = cli.json("tier", "set", "bolt", *steps)
+    assert (done["usd_per_minute"], done["steps"]) == (None, ["500:0.00", "2000:0.06", ":0.05"])
+    said = cli.run("tier", "set", "bolt", *steps).stdout
+    assert said.startswith(
+        "Nothing changed: tier bolt costs nothing up to 500 minutes of the month, then $0.06 up to 2000 minutes of the month,"
+        " then $0.05 per minute"
+    )
+    assert "500:0.00 2000:0.06 :0.05" in cli.run("tier", "list").stdout
+    assert "more than ten times" in cli.fail(
+        "tier", "set", "bolt", "--step", "1:0.05", "--step", ":0.61", "--from", FROM
+    )
+    assert cli.json("tier", "set", "bolt", "--step", ":0.07", "--from", FROM)["usd_per_minute"] == "0.07"
+    cli.run("org", "create", "Acme", "--id", "42")
+    assert cli.json("org", "show", "42")["prices"][0]["used_seconds"] == 0
+    assert "0 minutes used this month" in cli.run("org", "show", "42").stdout
 
 
 def test_prices_of_one_org_or_of_all(offline: Cli) -> None:

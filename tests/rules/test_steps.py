@@ -1,5 +1,6 @@
 """Steps: parted by billable seconds, rounded once; held against exact fractions, second by second."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from math import floor
@@ -255,8 +256,8 @@ def test_seconds_covered_cost_no_more_and_one_more_would(
 def test_the_longest_call_that_a_balance_covers(
     balance_cents: int, used_before_min: int, changes: dict[str, Any], seconds: int
 ) -> None:
-    price = a_price(rate_microusd_per_minute=1, **changes)
-    longest = longest_duration_s(balance_cents, price, steps=INCLUDED, used_before_s=used_before_min * 60)
+    price = a_price(rate_microusd_per_minute=INCLUDED[-1].rate_microusd_per_minute, steps=INCLUDED, **changes)
+    longest = longest_duration_s(balance_cents, price, used_before_min * 60)
     assert longest == seconds
 
 
@@ -287,5 +288,10 @@ def test_it_is_what_a_search_over_charges_finds(
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if covered(middle) else (low, middle - 1)
-    longest = longest_duration_s(balance_cents, price, steps=steps, used_before_s=used_before_s)
+    stepped = replace(
+        price,
+        rate_microusd_per_minute=steps[-1].rate_microusd_per_minute,
+        steps=steps if len(steps) > 1 else (),
+    )
+    longest = longest_duration_s(balance_cents, stepped, used_before_s)
     assert longest == max(low, price.increment_first_s)

@@ -64,7 +64,7 @@ def vouched(database: Database) -> set[int]:
 
 def test_every_invariant_is_looked_at_in_one_way() -> None:
     ways = [
-        *(windows.STEPS, windows.ROWS, windows.KEYS),
+        *(windows.STEPS, windows.ROWS, windows.KEYS, windows.WHOLE_ONLY),
         *(
             windows.ORPHANS,
             windows.PAYMENTS,
