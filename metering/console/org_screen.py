@@ -8,7 +8,6 @@ from typing import Any, Final
 from db.accounts.org_overview import OrgOverview
 from metering.console.operator_log import log_cells, log_json
 from metering.console.output import add_row, counted, say, show_fields, show_table, table
-from metering.console.price_screen import rates
 from metering.console.reload_status import lifted_by
 from metering.rules.gates import Balance, gate_state
 from metering.rules.money import format_microusd, format_usd
@@ -202,9 +201,11 @@ class OrgScreen:
         prices = self._prices()
         shown = table("price now", ">USD per minute", "increment", "in force from")
         for tier, price in prices[:MAX_PRICES]:
-            rate = rates(price)
-            if price.steps:
-                rate += f"; {counted(self.used.get(tier, 0) // 60, 'minute')} used this month"
+            rate = (
+                " ".join(format_steps(price.steps))
+                if price.steps
+                else format_microusd(price.rate_microusd_per_minute)
+            )
             increment = f"{price.increment_first_s}/{price.increment_next_s}"
             since = "ever" if price.in_force_from is None else format_time(price.in_force_from)
             add_row(
@@ -212,6 +213,8 @@ class OrgScreen:
             )
         if prices:
             show_table(shown)
+        for tier, seconds in self.used.items():
+            say(f"{counted(seconds // 60, 'minute')} of {tier} used this month.")
         if len(prices) > MAX_PRICES:
             say(f"{MAX_PRICES} of {len(prices)} tiers; `metering tier list` shows all.")
 

@@ -4,6 +4,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -12,12 +14,15 @@ import pytest
 
 from db.ledger.prices import LEAD_TIME, set_price
 from db.postgres.engine import transaction
-from metering.api import prices
+from metering.api import gates, prices
 from metering.api.app import make_app
+from metering.rules.events import CallEvent
 from metering.rules.pricing import PriceBook
+from metering.rules.steps import parse_steps
 from metering.signals import gate_reader
 from tests.api.site import TELEPHONY_TOKEN, Site, api_context, assert_problem, served
 from tests.conftest import Database
+from tests.db.ledger.test_stepped_debits import bill
 from tests.spine.billing import prepare, price
 from tests.waiting import wait_until
 
@@ -111,6 +116,36 @@ def test_prices_are_those_in_force_now(site: Site) -> None:
     assert allowed(site.get("/v1/gate/1?tier=bolt"))["max_duration_seconds"] == 120
     site.world.clock.move(seconds=1)
     assert allowed(site.get("/v1/gate/1?tier=bolt"))["max_duration_seconds"] == 240
+
+
+def test_by_steps_it_counts_what_was_used_this_month(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five minutes included, then 8 cents; 16 cents are there. While Postgres is away the dearest step counts."""
+    steps = parse_steps(["5:0", ":0.08"])
+    prepare(site.world.engine, org_ids=[2], prices=[replace(price("bolt", "0.08"), steps=steps)])
+    own = replace(price("bolt", "0.04"), org_id=2, in_force_from=site.world.clock() + timedelta(seconds=60))
+    with transaction(site.world.engine) as connection:
+        set_price(connection, own, site.world.clock)
+    for org_id in (1, 2):
+        site.world.adjust(16, org_id=org_id)
+
+    def longest(org_id: int = 1) -> int:
+        asked = site.http.get(f"/v1/gate/{org_id}?tier=bolt", headers=TELEPHONY)
+        seconds = allowed(asked)["max_duration_seconds"]
+        assert isinstance(seconds, int)
+        return seconds
+
+    assert longest() == longest(2) == 7 * 60
+    used = CallEvent(1, 1, "bolt", "outbound", 240_000_000, site.world.clock(), None, None, "{}")
+    assert len(bill(site.world.engine, [used]).debits) == 1
+    assert longest() == 3 * 60
+    site.world.clock.move(seconds=60)
+    assert longest(2) == 4 * 60  # its own price
+
+    def away(*_: object) -> int:
+        raise psycopg.OperationalError("away")
+
+    monkeypatch.setattr(gates, "read_usage_now", away)
+    assert longest() == 2 * 60
 
 
 def test_a_new_tier_is_known_at_once(site: Site) -> None:

@@ -229,7 +229,7 @@ def test_a_price_with_steps(cli: Cli) -> None:
     assert cli.json("tier", "set", "bolt", "--step", ":0.07", "--from", FROM)["usd_per_minute"] == "0.07"
     cli.run("org", "create", "Acme", "--id", "42")
     assert cli.json("org", "show", "42")["prices"][0]["used_seconds"] == 0
-    assert "0 minutes used this month" in cli.run("org", "show", "42").stdout
+    assert "0 minutes of bolt used this month." in cli.run("org", "show", "42").stdout
 
 
 def test_prices_of_one_org_or_of_all(offline: Cli) -> None:

@@ -10,15 +10,16 @@ from random import Random
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from db.audit.full import run_audit
 from db.ledger.monthly_usage import read_usage
 from db.ledger.post_calls import Posted, StalePriceBookError, post_calls
 from db.ledger.price_book import load_price_book
-from db.ledger.prices import clear_price, set_price
+from db.ledger.prices import clear_price, list_org_prices, list_prices, set_price
 from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
 from metering.rules.pricing import Price, PriceEnd
@@ -26,7 +27,10 @@ from metering.rules.steps import parse_steps
 from tests.conftest import Database
 from tests.db import execute_as
 from tests.db.audit.ledger import make_orgs
+from tests.spine.billing import assert_sound, event, push, running_meters
+from tests.waiting import wait_until
 from workers.batch import ParsedEntry, price_entries
+from workers.stream import backlog
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -364,3 +368,48 @@ def test_every_charge_is_that_of_exact_fractions(database: Database, engine: Eng
         assert report.passed, report.violations
 
     check()
+
+
+def test_several_meters_count_every_call_once(
+    database: Database, engine: Engine, redis_client: redis.Redis
+) -> None:
+    """Batches of any size, orgs and months among them, each call pushed twice: use is counted in the order of posting."""
+    put(engine, stepped("90:0", "200:0.013", ":0.08"), replace(PLAIN, tier="reef"))
+    put(engine, stepped("30:0.02", ":0.01", start=MAY + 9 * DAY, org_id=1))
+    source = Random(18)
+    calls = [
+        call(
+            number,
+            MAY + source.randint(-2, 40) * DAY,
+            source.choice([0.5, 1, 3, 7]),
+            org_id=source.choice([1, 2]),
+            tier=source.choice(TIERS),
+        )
+        for number in range(1, 301)
+    ]
+    events = [
+        event(
+            call_id=each.call_id,
+            org_id=each.org_id,
+            tier=each.tier,
+            duration_seconds=each.duration_us / 1_000_000,
+            ended_at=each.ended_at.isoformat(),
+        )
+        for each in calls
+    ] * 2
+    source.shuffle(events)
+    with running_meters(engine, redis_client, meters=3, batch_limit=17):
+        for first in range(0, len(events), 60):
+            push(redis_client, events[first : first + 60])
+        wait_until(lambda: backlog(redis_client).length == 0, limit_s=60)
+    by_id = {each.call_id: each for each in calls}
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT call_id, -amount_cents FROM transactions ORDER BY id")).all()
+        prices = load_all(connection)
+    assert len(rows) == 300
+    assert [cents for _, cents in rows] == Model(prices).charges([by_id[call_id] for call_id, _ in rows])
+    assert_sound(engine)
+
+
+def load_all(connection: Connection) -> list[Price | PriceEnd]:
+    return [*list_prices(connection), *list_org_prices(connection)]
