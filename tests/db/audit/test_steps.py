@@ -9,7 +9,7 @@ from tests.db.audit.damages import RESTORE, UNPROTECT
 from tests.db.audit.ledger import make_orgs
 from tests.db.ledger.test_stepped_debits import MAY, PLAIN, bill, call, put, stepped
 
-HUGE = 2**63 - 1
+HUGE = str(2**63 - 1)
 
 # Calls 1 to 5 of org 1: none by steps; then 2 of 3 minutes included; across both steps; at the last; across the month's end.
 DAMAGES: dict[str, tuple[str, set[str]]] = {
@@ -35,7 +35,9 @@ DAMAGES: dict[str, tuple[str, set[str]]] = {
         {"price_in_force"},
     ),
     "steps that can't be": (
-        f"UPDATE transactions SET steps = '{{300,0,200,{HUGE},50000}}', used_before_s = {HUGE} WHERE call_id = 3",
+        "UPDATE transactions SET steps = '{300,0,200,HUGE,50000}', used_before_s = HUGE WHERE call_id = 3".replace(
+            "HUGE", HUGE
+        ),
         {"used_before", "debit_priced_again", "description_matches", "price_in_force"},
     ),
     "steps without an end": (
