@@ -8,6 +8,7 @@ from sqlalchemy import Connection, select
 from db.attempts.reload_rule import Reloads, ask_reload_rule
 from db.ledger.post_calls import BalanceChange, lock_accounts, write_accounts
 from db.ledger.postings import post
+from db.ledger.repricings import ADJUSTMENT_KEY_PREFIX
 from db.models import Kind, Transaction
 from db.models.errors import UnknownOrgError
 from db.postgres.engine import driver_connection
@@ -37,10 +38,15 @@ def adjust(connection: Connection, org_id: int, *, amount_cents: int, reason: st
 
     The same key with the same amount and reason does nothing (docs/reference/commands.md#metering-adjust-org). Raises
     AdjustmentConflictError for the
-    same key with others, UnknownOrgError for an org that doesn't exist, ValueError for an amount out of range.
+    same key with others, UnknownOrgError for an org that doesn't exist, ValueError for an amount out of range or a
+    re-pricing's key.
     """
     if not 0 < abs(amount_cents) <= MAX_ADJUSTMENT_CENTS:
         raise ValueError(f"cents: must be a whole number from 1 to {MAX_ADJUSTMENT_CENTS}, or its negative.")
+    if key.startswith(ADJUSTMENT_KEY_PREFIX):
+        raise ValueError(
+            f"key: one that begins with {ADJUSTMENT_KEY_PREFIX!r} is a re-pricing's; choose another."
+        )
     driver = driver_connection(connection)
     account = lock_accounts(driver, [org_id]).get(org_id)
     if account is None:

@@ -1,4 +1,4 @@
-"""One call's story, from what is stored: its debit, and the events that name it and could not be billed."""
+"""One call's story, from what is stored: its debit, re-pricings that cover it, events that name it and could not be billed."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from db.ledger.price_book import load_prices_of
 from db.ledger.rejections import list_named
+from db.ledger.repricings import CoveringRepricing, list_covering
 from db.models import RejectedEvent, Transaction
 from metering.rules.pricing import Price
 from metering.rules.steps import unpack_steps
@@ -24,6 +25,8 @@ class CallStory:
     """The book's that counted, which says since when it was in force; None without a debit, or where the book says otherwise."""
     rejected: list[RejectedEvent]
     """Oldest first, at most so many."""
+    repricings: list[CoveringRepricing]
+    """Newest first: the call counts as billed at the first."""
 
 
 def read_call_story(connection: Connection, org_id: int, call_id: int) -> CallStory:
@@ -32,7 +35,8 @@ def read_call_story(connection: Connection, org_id: int, call_id: int) -> CallSt
         select(Transaction).where(Transaction.org_id == org_id, Transaction.call_id == call_id)
     )
     rejected = list_named(connection, org_id, call_id=call_id, limit=MAX_REJECTED)
-    return CallStory(debit, _price_of(connection, debit), rejected[::-1])
+    repricings = [] if debit is None else list_covering(connection, debit)
+    return CallStory(debit, _price_of(connection, debit), rejected[::-1], repricings)
 
 
 def _price_of(connection: Connection, debit: Transaction | None) -> Price | None:

@@ -16,6 +16,7 @@ from db.models.refused_hold import RefusedHold
 from db.models.rejected_event import RejectedEvent
 from db.models.reload_resumption import ReloadResumption
 from db.models.reload_state import ReloadState
+from db.models.repricing import RepricedOrg, Repricing
 from db.models.stripe_customer import StripeCustomer
 from db.models.stripe_event import SetAsideEvent, StripeCursor, StripeEvent
 from db.models.tier import PriceBookVersion, Tier, TierPrice
@@ -45,6 +46,8 @@ __all__ = [
     "RejectedEvent",
     "ReloadResumption",
     "ReloadState",
+    "RepricedOrg",
+    "Repricing",
     "SetAsideEvent",
     "StripeCursor",
     "StripeCustomer",

@@ -7,14 +7,7 @@ import typer
 from metering.cli.gates import follow_gate
 from metering.console.errors import CommandError
 from metering.console.output import JsonOption, say, show_json
-from metering.console.values import (
-    MAX_KEY_CHARS,
-    MAX_REASON_CHARS,
-    OrgArgument,
-    ShownReasonOption,
-    id_value,
-    text_value,
-)
+from metering.console.values import MAX_KEY_CHARS, MAX_REASON_CHARS, OrgArgument, id_value, text_value
 
 
 def adjust(
@@ -27,7 +20,14 @@ def adjust(
             show_default=False,
         ),
     ],
-    reason: ShownReasonOption,
+    reason: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Why, in words; the customer reads it as the description.",
+            show_default=False,
+        ),
+    ],
     key: Annotated[
         str,
         typer.Option(

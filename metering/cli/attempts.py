@@ -14,7 +14,7 @@ from metering.console.output import (
     show_page,
     table,
 )
-from metering.console.values import OrgFilter, id_value
+from metering.console.values import id_value
 
 if TYPE_CHECKING:
     from db.attempts.attempts import Attempt
@@ -35,7 +35,9 @@ def attempt() -> None:
 def list_(
     limit: LimitOption = 50,
     offset: OffsetOption = 0,
-    org: OrgFilter = None,
+    org: Annotated[
+        int | None, typer.Option(metavar="ORG", help="Only this org's.", show_default=False)
+    ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Only those that have no end yet.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -98,7 +98,7 @@ def bench(
 def _teller(bar: "Progress", expected: "Mapping[Part, int]") -> "Callable[[Part, int], None]":
     """What shows the part that is being measured, and how far all of it is."""
     done = dict.fromkeys(expected, 0)
-    task = bar.add_task("starting servers", total=sum(expected.values()), events=0)
+    task = bar.add_task("starting servers", total=sum(expected.values()), count=0)
 
     def tell(part: "Part", more_events: int) -> None:
         done[part] += more_events
@@ -108,6 +108,6 @@ def _teller(bar: "Progress", expected: "Mapping[Part, int]") -> "Callable[[Part,
                 so_far += min(done[each], events)
                 break
             so_far += events
-        bar.update(task, description=part.value, completed=so_far, events=done[part])
+        bar.update(task, description=part.value, completed=so_far, count=done[part])
 
     return tell

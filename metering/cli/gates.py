@@ -1,6 +1,6 @@
 """Letting a gate follow at once what a command committed, and asking one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from metering.console.errors import CommandError, quoted
@@ -18,6 +18,11 @@ def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" =
 
     Where Redis can't be asked, say so: the reconcilers of the jobs will do it.
     """
+    follow_gates([balance], then)
+
+
+def follow_gates(balances: Sequence[Balance], then: "Callable[[redis.Redis], None] | None" = None) -> None:
+    """The same for several orgs."""
     import redis
 
     from metering.console.connections import open_redis
@@ -26,13 +31,14 @@ def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" =
 
     try:
         with open_redis() as client:
-            Gates(client).follow([balance], system_clock())
+            Gates(client).follow(balances, system_clock())
             if then is not None:
                 then(client)
     except (redis.RedisError, CommandError) as error:
-        warn(
-            f"The gate of org {balance.org_id} can't follow now ({quoted(error)}); `metering jobs` mends it within seconds."
+        whose = (
+            f"gate of org {balances[0].org_id}" if len(balances) == 1 else f"gates of {len(balances)} orgs"
         )
+        warn(f"The {whose} can't follow now ({quoted(error)}); `metering jobs` mends it within seconds.")
 
 
 def gate_of(org_id: int) -> "Gate | None":

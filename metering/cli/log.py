@@ -14,13 +14,15 @@ from metering.console.output import (
     show_page,
     table,
 )
-from metering.console.values import OrgFilter, id_value, time_value
+from metering.console.values import id_value, time_value
 
 
 def log(
     limit: LimitOption = 50,
     offset: OffsetOption = 0,
-    org: OrgFilter = None,
+    org: Annotated[
+        int | None, typer.Option(metavar="ORG", help="Only what is about this org.", show_default=False)
+    ] = None,
     operator: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only what this operator did.", show_default=False)
     ] = None,

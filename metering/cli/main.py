@@ -30,6 +30,7 @@ from metering.cli.meter import meter
 from metering.cli.migrate import migrate
 from metering.cli.push import push
 from metering.cli.refund import refund
+from metering.cli.reprice import reprice
 from metering.cli.status import status
 from metering.cli.stripe_sandbox import stripe_sandbox
 from metering.cli.up import up
@@ -101,6 +102,7 @@ app.command(rich_help_panel=CALLS)(push)
 app.command(rich_help_panel=CALLS)(adjust)
 app.add_typer(calls.app, name="call", rich_help_panel=CALLS)
 app.command(rich_help_panel=CALLS)(refund)
+app.command(rich_help_panel=CALLS)(reprice)
 app.add_typer(payments.app, name="payment", rich_help_panel=CALLS)
 app.add_typer(stripe_events.app, name="stripe-event", rich_help_panel=CALLS)
 app.add_typer(rejected.app, name="rejected", rich_help_panel=CALLS)

@@ -7,14 +7,7 @@ import typer
 
 from metering.console.errors import CommandError, quoted
 from metering.console.output import JsonOption, add_row, say, show_json, show_list, show_page, table
-from metering.console.values import (
-    MAX_INTENT_CHARS,
-    MAX_REASON_CHARS,
-    OrgArgument,
-    ShownReasonOption,
-    id_value,
-    text_value,
-)
+from metering.console.values import MAX_INTENT_CHARS, MAX_REASON_CHARS, OrgArgument, id_value, text_value
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +60,14 @@ def book(
     payment_intent: Annotated[
         str, typer.Argument(metavar="PAYMENT_INTENT", help="Its id at Stripe, pi_...", show_default=False)
     ],
-    reason: ShownReasonOption,
+    reason: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Why, in words; the customer reads it as the description.",
+            show_default=False,
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Credit an org with a payment that was made at Stripe by hand, once for ever.

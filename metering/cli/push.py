@@ -55,8 +55,8 @@ def push(
         progress_bar() as bar,
         _noting_signals() as came,
     ):
-        task = bar.add_task("pushing", total=source.size_bytes, events=0)
-        pusher = Pusher(client, lambda so_far: bar.update(task, completed=source.read_bytes, events=so_far))
+        task = bar.add_task("pushing", total=source.size_bytes, count=0)
+        pusher = Pusher(client, lambda so_far: bar.update(task, completed=source.read_bytes, count=so_far))
         try:
             lines = push_lines(source, pusher, stop=lambda: bool(came))
         except _ToldToStopError:

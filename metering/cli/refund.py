@@ -12,7 +12,6 @@ from metering.console.values import (
     MAX_KEY_CHARS,
     MAX_REASON_CHARS,
     OrgArgument,
-    ReasonOption,
     id_value,
     text_value,
 )
@@ -25,7 +24,9 @@ def refund(
     payment_intent: Annotated[
         str, typer.Argument(metavar="PAYMENT_INTENT", help="Its id at Stripe, pi_...", show_default=False)
     ],
-    reason: ReasonOption,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why, in words: kept in the log.", show_default=False)
+    ],
     key: Annotated[
         str,
         typer.Option(

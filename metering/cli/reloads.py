@@ -1,6 +1,7 @@
 """`metering reload`."""
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -18,7 +19,7 @@ from metering.console.output import (
     show_page,
     table,
 )
-from metering.console.values import MAX_REASON_CHARS, OrgArgument, ReasonOption, id_value, text_value
+from metering.console.values import MAX_REASON_CHARS, OrgArgument, id_value, text_value
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,7 +53,10 @@ def list_(limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption
 @app.command()
 def resume(
     org: OrgArgument,
-    reason: ReasonOption,
+    reason: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Why, in words: kept, with your user name.", show_default=False),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Lift the pause of an org's auto-reloads, whatever it is for. If one is due, its card is charged at once."""

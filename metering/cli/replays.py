@@ -70,14 +70,14 @@ def replay(
         id_value("ID", rejected_id)
     with open_database(command="rejected replay") as engine, open_redis() as client, progress_bar() as bar:
         actor = require_operator(engine, "rejected replay")
-        task = bar.add_task("replaying", total=None, events=0)
+        task = bar.add_task("replaying", total=None, count=0)
         done = _replay(
             client,
             engine,
             actor,
             _pages_by_id(engine, chosen) if chosen else _pages_by_reason(engine, reason, again=again),
             again=again,
-            report=lambda so_far: bar.update(task, events=so_far),
+            report=lambda so_far: bar.update(task, count=so_far),
         )
     for rejected_id in chosen:
         if rejected_id not in done.replayed_as:

@@ -18,7 +18,7 @@ from metering.console.output import (
     table,
     warn,
 )
-from metering.console.values import MAX_REASON_CHARS, ReasonOption, text_value
+from metering.console.values import MAX_REASON_CHARS, text_value
 
 MAX_EVENT_CHARS: Final = 255
 
@@ -104,7 +104,9 @@ def retry(
 @app.command()
 def dismiss(
     event: EventArgument,
-    reason: ReasonOption,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why, in words; kept with your name.", show_default=False)
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Give up an event that will never be handled: what it tells of is not booked, and it is not tried again.

@@ -1,18 +1,25 @@
 """`metering org suspend` and `metering org resume`."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from metering.cli.gates import follow_gate
 from metering.console.errors import CommandError
 from metering.console.output import JsonOption, say, show_json
-from metering.console.values import MAX_REASON_CHARS, OrgArgument, ReasonOption, id_value, text_value
+from metering.console.values import MAX_REASON_CHARS, OrgArgument, id_value, text_value
 
 if TYPE_CHECKING:
     from db.accounts.suspensions import Suspension
 
 
-def suspend(org: OrgArgument, reason: ReasonOption, as_json: JsonOption = False) -> None:
+_Reason = Annotated[
+    str, typer.Option(metavar="TEXT", help="Why, in words: kept, with your name.", show_default=False)
+]
+
+
+def suspend(org: OrgArgument, reason: _Reason, as_json: JsonOption = False) -> None:
     """Close an org's gate, whatever its balance, and stop its auto-reloads. Running calls end by themselves, and are billed."""
     from db.accounts.suspensions import suspend_org
     from metering.rules.times import format_time
@@ -35,7 +42,7 @@ def suspend(org: OrgArgument, reason: ReasonOption, as_json: JsonOption = False)
     say(f"Org {org} is suspended: no new call starts.{charge} `metering org resume` ends it.")
 
 
-def resume(org: OrgArgument, reason: ReasonOption, as_json: JsonOption = False) -> None:
+def resume(org: OrgArgument, reason: _Reason, as_json: JsonOption = False) -> None:
     """End an org's suspension: its balance alone opens or closes its gate. If a reload is due, its card is charged at once."""
     from db.accounts.suspensions import resume_org
     from metering.rules.money import format_usd

@@ -6,10 +6,13 @@ from decimal import Decimal
 from typing import Any, Final
 
 from db.ledger.call_story import CallStory
+from db.ledger.repricings import terms_of
 from db.ledger.transaction_list import ListedTransaction
 from db.models import RejectedEvent, Transaction
 from metering.console.output import show_fields
+from metering.console.repricing_screen import terms_json
 from metering.rules.money import format_microusd, format_usd
+from metering.rules.repricing import describe_price
 from metering.rules.steps import format_steps, unpack_steps
 from metering.rules.times import format_time
 
@@ -41,6 +44,16 @@ def story_json(org_id: int, call_id: int, story: CallStory) -> dict[str, Any]:
         "price_in_force_from": None if story.price is None else story.price.in_force_from,
         "price_is_the_book_s": story.price is not None,
         "price_is_own": story.price is not None and story.price.org_id is not None,
+        "repricings": [
+            {
+                "key": each.repricing.key,
+                "reason": each.repricing.reason,
+                "at": each.seen_to_at,
+                "terms": terms_json(terms_of(each.repricing)),
+                "amount_cents": -each.amount_cents,
+            }
+            for each in story.repricings
+        ],
         "rejected": [_rejected_json(event) for event in story.rejected],
     }
 
@@ -161,6 +174,14 @@ def _debit_fields(debit: Transaction, story: CallStory) -> Iterator[tuple[str, o
     yield "billed", f"{debit.billable_seconds} s: {debit.description}"
     yield "debit", f"{format_usd(debit.amount_cents)} USD"
     yield "balance after", f"{format_usd(debit.balance_after_cents)} USD"
+    for each in story.repricings:
+        yield (
+            "re-priced",
+            (
+                f"{format_time(each.seen_to_at)}, {each.repricing.key}: {format_usd(-each.amount_cents)} USD at"
+                f" {describe_price(terms_of(each.repricing))}; {each.repricing.reason}"
+            ),
+        )
     if debit.event_metadata:
         yield "metadata", debit.event_metadata
 

@@ -20,6 +20,7 @@ def explain(error: Exception) -> str | None:
     from db.accounts.api_keys import ApiKeyError
     from db.ledger.adjustments import AdjustmentConflictError
     from db.ledger.prices import PriceError
+    from db.ledger.repricings import RepricingError
     from db.models.errors import OrgError
     from db.operators.log import OperatorRevokedError
     from db.operators.operators import OperatorError
@@ -36,6 +37,7 @@ def explain(error: Exception) -> str | None:
         | UnfitRedisError
         | OrgError
         | PriceError
+        | RepricingError
         | AdjustmentConflictError
         | ApiKeyError
         | OperatorError

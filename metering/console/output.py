@@ -192,12 +192,12 @@ def show_page(shown: Table, noun: str, *, offset: int, total: int) -> None:
         )
 
 
-def progress_bar() -> Progress:
-    """A progress bar on standard error; silent where that isn't a terminal."""
+def progress_bar(nouns: str = "events") -> Progress:
+    """A progress bar on standard error, which counts `nouns` in its field `count`; silent where that isn't a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.fields[events]:,} events"),
+        TextColumn(f"{{task.fields[count]:,}} {nouns}"),
         TimeRemainingColumn(),
         console=console(stderr=True),
         disable=not sys.stderr.isatty(),

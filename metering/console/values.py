@@ -14,24 +14,6 @@ MAX_KEY_CHARS: Final = 200
 MAX_INTENT_CHARS: Final = 255
 
 OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)]
-OrgFilter = Annotated[
-    int | None, typer.Option("--org", metavar="ORG", help="Only what is about this org.", show_default=False)
-]
-ReasonOption = Annotated[
-    str,
-    typer.Option(
-        "--reason", metavar="TEXT", help="Why, in words: kept in the log, with your name.", show_default=False
-    ),
-]
-ShownReasonOption = Annotated[
-    str,
-    typer.Option(
-        "--reason",
-        metavar="TEXT",
-        help="Why, in words; the customer reads it as the description.",
-        show_default=False,
-    ),
-]
 
 
 def id_value(name: str, value: int) -> int:

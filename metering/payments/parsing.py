@@ -41,8 +41,8 @@ def read_intent(found: Mapping[str, Any]) -> Intent:
 
 
 def read_refund(found: Mapping[str, Any]) -> Refund:
-    """A refund. One whose status Stripe doesn't tell has taken the money, as one that is pending has."""
-    return Refund(found["id"], found["amount"], found["status"] or "pending")
+    """A refund."""
+    return Refund(found["id"], found["amount"], found["status"])
 
 
 def read_dispute(found: Mapping[str, Any]) -> Dispute:

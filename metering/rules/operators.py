@@ -67,6 +67,8 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         # It makes or takes money by the word of an operator alone.
         "adjust": _MONEY,
         "refund": _MONEY,
+        # With --apply; without it nothing is changed, and no token asked for.
+        "reprice": _MONEY,
         # It credits an org, and may give it a customer of Stripe's for good.
         "payment book": _MONEY,
         # What it tells of is never booked.

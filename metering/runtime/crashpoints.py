@@ -47,6 +47,7 @@ class CrashPoint(StrEnum):
     SIGNALS_AFTER_PUBLISH = "signals.after_publish"
     RECONCILER_BEFORE_WRITE = "gate_reconciler.before_write"
     RECONCILER_AFTER_RAISE = "gate_reconciler.after_raise"
+    REPRICE_AFTER_ORG = "reprice.after_org"
     AUDIT_AFTER_PAGE = "audit.after_page"
     AUDIT_BEFORE_FINISH = "audit.before_finish"
 
