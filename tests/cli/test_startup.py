@@ -34,8 +34,8 @@ def test_help_imports_nothing_heavy(offline: Cli) -> None:
     run(offline, "--help", unwanted=HEAVY | EMBEDDED)
 
 
-def test_with_urls_set_the_embedded_servers_are_not_imported(cli: Cli) -> None:
-    run(cli, "status", unwanted=EMBEDDED)
+def test_with_urls_set_neither_the_embedded_servers_nor_the_migrations_are_imported(cli: Cli) -> None:
+    run(cli, "status", unwanted=EMBEDDED | {"alembic"})
 
 
 def test_the_directory_does_not_decide_what_is_imported(cli: Cli, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What migration 0008 makes of an installation that is there: whose customers are, and payments that were credited twice."""
 
+from pathlib import Path
+
 import psycopg
 import pytest
 from alembic import command
@@ -9,9 +11,11 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 from db.audit.full import run_audit
 from db.payments.stripe_customers import CustomerTakenError, claim_customer, find_org_of_customer
 from db.postgres.engine import transaction
-from db.postgres.schema import _configuration, migrate
+from db.postgres.schema import migrate
 from tests.conftest import Database
 from tests.db import execute_as
+
+MIGRATIONS = Path(__file__).parents[3] / "db" / "migrations"
 
 # Org 1 paid with cus_1, a card of which was saved long before. Somebody edited the metadata of pi_1 to say org 2, which then took
 # over the customer and got the credit as well. Org 3 has a customer and has not paid yet.
@@ -44,7 +48,8 @@ def updated(empty_database: Database) -> Database:
 
 
 def migrate_to(owner: Engine, revision: str) -> None:
-    config: Config = _configuration()
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
     with owner.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -121,6 +121,18 @@ def wait_until_a_session_waits(admin: Engine) -> None:
     pytest.fail("no session waits for a lock")
 
 
+def test_files_are_named_by_their_revisions_which_follow_each_other() -> None:
+    """So the newest is known without importing them."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = list(ScriptDirectory.from_config(config).walk_revisions())[::-1]
+    assert [each.revision for each in scripts] == sorted(
+        each.name.partition("_")[0] for each in (MIGRATIONS / "versions").glob("*.py")
+    )
+    assert scripts[-1].revision == expected_revision()
+    assert [each.down_revision for each in scripts] == [None, *(each.revision for each in scripts[:-1])]
+
+
 def test_models_and_migrations_say_the_same(database: Database, empty_database: Database) -> None:
     from_models = engine_for(empty_database.owner_url)
     Base.metadata.create_all(from_models)
