@@ -65,6 +65,10 @@ class Database:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """This test process's own Postgres and Valkey: it starts them, or was lent some that run."""
     with lent_servers() or running(tmp_path_factory.mktemp("servers")) as started:
+        # No test here takes the machine's power away, and a process that is killed loses nothing that it has written.
+        execute_as_admin(started, "ALTER SYSTEM SET fsync = off")
+        execute_as_admin(started, "ALTER SYSTEM SET full_page_writes = off")
+        execute_as_admin(started, "SELECT pg_reload_conf()")
         yield started
 
 

@@ -1,5 +1,6 @@
 """Running `metering`: in this process where that will do, as a process of its own where it won't."""
 
+import functools
 import json
 import os
 import subprocess
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import CliRunner, Result
 
 from metering.cli.main import app
 from tests.conftest import Database
 from tests.stripe_away import NO_STRIPE
+
+# The tree of all commands, made once: the runner would make it for each command that a test runs, which takes longer than most.
+pytest.MonkeyPatch().setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
 
 PROGRAM = [sys.executable, "-P", "-m", "metering"]
 

@@ -12,6 +12,7 @@ from tests.conftest import Database
 from tests.stored_times import stored_times
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", [timedelta(days=30), -timedelta(days=30)])
 def test_no_command_stores_its_machines_time(
     cli: Cli, database: Database, tmp_path: Path, by: timedelta

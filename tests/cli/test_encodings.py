@@ -37,6 +37,7 @@ def run(cli: Cli, terminal: str, *arguments: str) -> str:
     return done.stdout.decode(ENCODINGS.get(terminal, "ascii"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("terminal", TERMINALS)
 def test_a_name_in_any_script_is_shown(cli: Cli, terminal: str) -> None:
     cli.run("org", "create", NAME)
@@ -53,6 +54,7 @@ def test_a_name_in_any_script_is_shown(cli: Cli, terminal: str) -> None:
     assert json.loads(as_json)["results"][0]["name"] == NAME
 
 
+@pytest.mark.long
 def test_every_kind_of_output_survives(cli: Cli) -> None:
     cli.run("org", "create", NAME)
     cli.run("key", "create", "1")

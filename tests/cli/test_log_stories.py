@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +16,11 @@ from db.accounts.api_keys import create_key
 from db.ledger.adjustments import adjust
 from db.postgres.engine import transaction
 from metering.runtime.clock import system_clock
+from metering.runtime.redis_connection import connect_redis
+from metering.sandbox.servers.embedded import Servers
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
 from tests.cli.conftest import Cli
-from tests.conftest import Database
+from tests.conftest import Database, _make_database
 from tests.hostile.test_secrets import said_at
 from tests.spine.billing import event, prepare, price, push
 from tests.waiting import wait_until
@@ -34,10 +37,15 @@ Line = dict[str, Any]
 class Site:
     """A customer of an installation whose roles log to files."""
 
+    client: redis.Redis
     log_dir: Path
     url: str
+    org_id: int
     key: str
-    sandbox: StripeSandbox
+
+    def push(self, *calls: dict[str, Any]) -> None:
+        """Push events of calls of this org."""
+        push(self.client, [event(org_id=self.org_id, **call) for call in calls])
 
     def grep(self, word: str) -> list[tuple[str, Line]]:
         """The lines of all roles in which a word stands, with the role, in their order."""
@@ -72,21 +80,37 @@ class Site:
         return httpx.request(method, f"{self.url}/v1/billing{path}", headers=headers, timeout=60, **options)
 
 
-@pytest.fixture
-def site(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Site]:
-    """Org 1 with 5.00, a card, and reloads below 4.00."""
-    prepare(database.engine, org_ids=[1], prices=[price("bolt", "0.08")])
-    with transaction(database.engine) as connection:
-        key = create_key(connection, 1, system_clock()).api_key
-        adjust(connection, 1, amount_cents=500, reason="x", key="x")
+@dataclass(frozen=True)
+class Roles:
+    """What runs for all stories: roles that log to files, on a database and a Stripe of their own."""
+
+    database: Database
+    client: redis.Redis
+    log_dir: Path
+    url: str
+    sandbox: StripeSandbox
+    org_ids: Iterator[int] = field(default_factory=lambda: count(1))
+    """Each story has an org of its own."""
+
+
+@pytest.fixture(scope="module")
+def roles(
+    servers: Servers, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Roles]:
+    """The roles, started once: that takes longer than any story."""
+    log_dir = tmp_path_factory.mktemp("stories")
     with ExitStack() as stack:
+        database = stack.enter_context(contextmanager(_make_database)(servers, template_database))
+        client = stack.enter_context(connect_redis(servers.redis_url))
+        client.flushall()
+        prepare(database.engine, org_ids=[], prices=[price("bolt", "0.08")])
         sandbox = stack.enter_context(
             StripeSandbox(api_keys=["sk_test_stories"], webhook_secrets=[WEBHOOK_SECRET])
         )
         cli = Cli(
             {
                 "METERING_DATABASE_URL": database.url,
-                "METERING_REDIS_URL": redis_url,
+                "METERING_REDIS_URL": servers.redis_url,
                 "METERING_HTTP_PORT": "0",
                 "METERING_METRICS_PORT": "0",
                 "STRIPE_API_KEY": "sk_test_stories",
@@ -96,16 +120,27 @@ def site(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Site]:
         )
         for role in ROLES:
             options = ("--verbose",) if role == "meter" else ()
-            stack.enter_context(cli.logging_to(tmp_path / role, role, *options))
-        url = said_at(tmp_path / "api", "the API is served")["url"]
-        said_at(tmp_path / "meter", "meter is ready")
-        said_at(tmp_path / "jobs", "jobs are running")
+            stack.enter_context(cli.logging_to(log_dir / role, role, *options))
+        url = said_at(log_dir / "api", "the API is served")["url"]
+        said_at(log_dir / "meter", "meter is ready")
+        said_at(log_dir / "jobs", "jobs are running")
         sandbox.set_webhook(f"{url}/v1/stripe/webhook", secrets=[WEBHOOK_SECRET])
-        site = Site(tmp_path, url, key, sandbox)
-        made = site.ask("POST", "/setup-intent").json()
-        method = sandbox.confirm_setup(made["setup_intent_id"], card="pm_card_visa")
-        assert site.ask("POST", "/default-payment-method", json={"payment_method_id": method}).is_success
-        yield site
+        yield Roles(database, client, log_dir, url, sandbox)
+
+
+@pytest.fixture
+def site(roles: Roles) -> Site:
+    """An org with 5.00 and a card."""
+    org_id = next(roles.org_ids)
+    prepare(roles.database.engine, org_ids=[org_id], prices=[])
+    with transaction(roles.database.engine) as connection:
+        key = create_key(connection, org_id, system_clock()).api_key
+        adjust(connection, org_id, amount_cents=500, reason="x", key="x")
+    site = Site(roles.client, roles.log_dir, roles.url, org_id, key)
+    made = site.ask("POST", "/setup-intent").json()
+    method = roles.sandbox.confirm_setup(made["setup_intent_id"], card="pm_card_visa")
+    assert site.ask("POST", "/default-payment-method", json={"payment_method_id": method}).is_success
+    return site
 
 
 def enable_reloads(site: Site, minimum_cents: int) -> httpx.Response:
@@ -119,11 +154,11 @@ def enable_reloads(site: Site, minimum_cents: int) -> httpx.Response:
     return answer
 
 
-def test_one_id_finds_a_reload_from_the_call_to_the_webhook(site: Site, redis_client: redis.Redis) -> None:
+def test_one_id_finds_a_reload_from_the_call_to_the_webhook(site: Site) -> None:
     enable_reloads(site, 400)
-    push(redis_client, [event(call_id=7_654_321, duration_seconds=1_800)])
+    site.push({"call_id": 7_654_321, "duration_seconds": 1_800})
     call = site.told("meter", "call", lambda line: line["call_id"] == 7_654_321)
-    assert (call["outcome"], call["amount_cents"], call["org_id"]) == ("debited", 240, 1)
+    assert (call["outcome"], call["amount_cents"], call["org_id"]) == ("debited", 240, site.org_id)
     due = site.told("meter", "an auto-reload is due")
     site.told(ANY, "a charge is settled", lambda line: line["attempt"] == due["attempt"])
 
@@ -141,11 +176,15 @@ def test_one_id_finds_a_reload_from_the_call_to_the_webhook(site: Site, redis_cl
     assert site.grep(answered["stripe_request_id"])
 
 
-def test_the_line_of_a_call_says_what_became_of_it(site: Site, redis_client: redis.Redis) -> None:
-    known = event(call_id=1)
-    push(redis_client, [known, known, event(call_id=2, tier="none"), event(call_id=3, duration_seconds=0)])
+def test_the_line_of_a_call_says_what_became_of_it(site: Site) -> None:
+    known = {"call_id": 1}
+    site.push(known, known, {"call_id": 2, "tier": "none"}, {"call_id": 3, "duration_seconds": 0})
     site.told("meter", "call", lambda line: line["call_id"] == 3)
-    lines = [line for _, line in site.grep('"call"') if line["event"] == "call"]
+    lines = [
+        line
+        for _, line in site.grep('"call"')
+        if line["event"] == "call" and line.get("org_id") == site.org_id
+    ]
     assert [
         (line["call_id"], line["outcome"]) for line in sorted(lines, key=lambda line: line["stream_id"])
     ] == [
@@ -165,7 +204,7 @@ def test_one_id_finds_a_request_and_what_it_led_to_in_the_jobs(site: Site) -> No
     assert ("api", "request") in story
     assert ("api", "an auto-reload is due") in story
     assert ("jobs", "Stripe answered") in story
-    assert all(line["org_id"] == 1 for _, line in site.grep(request_id))
+    assert all(line["org_id"] == site.org_id for _, line in site.grep(request_id))
 
 
 def test_one_id_finds_a_top_up_and_a_caller_may_choose_it(site: Site) -> None:

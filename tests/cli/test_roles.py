@@ -79,6 +79,7 @@ def test_a_meter_refuses_another_schema(empty_database: Database, redis_url: str
     assert cli.fail("up").endswith("run `metering migrate`.")
 
 
+@pytest.mark.long
 def test_a_supervisor_starts_again_what_dies_and_ends_what_hangs(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def serves_metrics(port: int) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_each_role_has_a_metrics_port_of_its_own(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ with Supervisor(meter_roles(2), say=print):
 """
 
 
+@pytest.mark.long
 def test_a_killed_supervisor_leaves_no_roles_behind(cli: Cli) -> None:
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", SUPERVISE], env=cli.environment(), stderr=subprocess.PIPE

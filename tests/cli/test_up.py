@@ -43,6 +43,7 @@ def up(cli: Cli, *arguments: str, cwd: Path) -> Iterator[tuple["subprocess.Popen
         process.communicate()
 
 
+@pytest.mark.long
 def test_up_on_embedded_servers_until_ctrl_c(data_dir: Path, tmp_path: Path) -> None:
     for package in ("db", "metering"):
         (tmp_path / package).mkdir()

@@ -40,6 +40,7 @@ def test_the_targets_that_need_no_docker_leave_them_out(target: str) -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/nonexistent", None], ids=["no docker command", "no engine that answers"])
 def test_without_an_engine_they_fail_with_a_sentence(path: str | None) -> None:
     done = run_pytest("-m", "containers", path=path)

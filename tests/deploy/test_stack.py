@@ -188,6 +188,7 @@ def test_a_role_runs_is_healthy_and_stops_in_time(stack: Stack, role: str) -> No
         assert not healthy()
 
 
+@pytest.mark.long
 def test_a_call_is_billed_and_the_backup_brings_it_back(stack: Stack, tmp_path: Path) -> None:
     """The commands of docs/how-to/backup-and-restore.md, the one inside the container run here."""
 

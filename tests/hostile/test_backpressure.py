@@ -62,6 +62,7 @@ def test_what_is_read_at_once_is_bounded_by_bytes(redis_client: redis.Redis, siz
     assert taken == PART + 120
 
 
+@pytest.mark.long
 def test_while_postgres_is_locked_a_meter_takes_a_part_and_the_rest_shows(site: Site) -> None:
     events = make_calls(20_000, seed=6, broken=False, conflicts=False)
     site.push(events[:100])

@@ -219,7 +219,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
 def test_no_edit_of_metadata_between_any_two_steps_moves_money(site: Site, steps: list[Any]) -> None:
     """Of each PaymentIntent at most what was received is credited, once, and to the org whose customer paid."""

@@ -9,7 +9,7 @@ from tests.payments.machine import PaymentsMachine
 from tests.payments.random_walk import LongWalk, take_walk
 from tests.payments.reload_world import ReloadWorld, Site
 
-EXAMPLES = 15
+EXAMPLES = 8
 STEPS_EACH = 40
 LONG_EXAMPLES = 10
 LONG_STEPS_EACH = 50

@@ -12,7 +12,7 @@ from tests.payments.reload_machine import ReloadMachine
 from tests.payments.reload_world import Site
 
 STEPS_EACH = 40
-EXAMPLES = 12
+EXAMPLES = 6
 LONG_EXAMPLES = 10
 LONG_STEPS_EACH = 100
 LONG = LongWalk.of("reload")

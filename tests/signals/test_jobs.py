@@ -96,6 +96,7 @@ def test_jobs_bring_gates_back_after_flushall_and_say_how_things_stand(
         assert process.wait(timeout=40) == 0
 
 
+@pytest.mark.long
 def test_a_meter_killed_between_commit_and_gate_is_mended_by_the_reconciler_and_said_once(
     database: Database, redis_client: redis.Redis, redis_url: str, org: int, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def end_at_once(meter: MeterProcess) -> None:
     assert meter.wait() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", [-HOUR, HOUR, timedelta(days=30)])
 def test_a_meter_bills_what_ends_now_whatever_its_clock_says(
     site: Site, tmp_path: Path, by: timedelta
@@ -71,6 +72,7 @@ def test_a_meter_bills_what_ends_now_whatever_its_clock_says(
     end_at_once(meter)
 
 
+@pytest.mark.long
 def test_an_adjustment_from_a_machine_that_is_a_month_ahead_dates_no_debit_wrong(
     site: Site, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def run(site: Site, settings: Mapping[str, str], *arguments: str) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("by", "well"), [(timedelta(seconds=20), True), (-HOUR, False), (HOUR, False)])
 def test_a_role_whose_clock_is_wrong_says_so_and_is_unhealthy(
     site: Site, tmp_path: Path, by: timedelta, well: bool

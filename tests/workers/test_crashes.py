@@ -12,9 +12,16 @@ from tests.workers.processes import Site, wait_until
 from workers.stream import backlog
 
 METER_POINTS = [point for point in CrashPoint if point.startswith(("meter.", "ledger."))]
+AROUND_THE_COMMIT = {CrashPoint("meter.before_commit"), CrashPoint("meter.after_commit")}
 
 
-@pytest.mark.parametrize("point", METER_POINTS)
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(each, marks=() if each in AROUND_THE_COMMIT else pytest.mark.long)
+        for each in METER_POINTS
+    ],
+)
 def test_killed_at_a_crash_point(site: Site, point: CrashPoint) -> None:
     events = make_calls(2_500, seed=7)  # five batches
     site.push(events)

@@ -36,6 +36,7 @@ def kill_at_work(meter: MeterProcess, kill: Callable[[], None]) -> None:
     wait_until(lambda: noticed() > before, "noticing the outage")
 
 
+@pytest.mark.long
 def test_postgres_killed_while_events_flow(own_servers: OwnServers, own_site: Site) -> None:
     events = make_calls(6_000, seed=11)
     meter = own_site.start("m")
@@ -75,6 +76,7 @@ def test_postgres_away_for_seconds(own_servers: OwnServers, own_site: Site) -> N
     assert_billed(own_site.engine, own_site.client, events)
 
 
+@pytest.mark.long
 def test_valkey_killed_while_events_flow(own_servers: OwnServers, own_site: Site) -> None:
     """What it had said it has comes back from its append-only file."""
     # A producer that is unsure sends again, and a broken event would be kept twice then.
@@ -100,6 +102,7 @@ def test_valkey_down_at_the_start(own_servers: OwnServers, own_site: Site) -> No
     assert_billed(own_site.engine, own_site.client, events)
 
 
+@pytest.mark.long
 def test_flushall_while_producers_push(site: Site) -> None:
     """What was pushed after it is billed: the group is made again at 0, and no ack takes out an entry of the new stream."""
     meters = [site.start("a"), site.start("b")]

@@ -192,6 +192,7 @@ def test_when_the_month_turns_an_exhausted_org_is_reloaded_without_a_call(world:
         wait_until(lambda: gate(world.client, 1)["state"] == "open", limit_s=LIMIT_S)
 
 
+@pytest.mark.long
 def test_those_that_hang_at_stripe_hold_up_no_others(world: World) -> None:
     org_ids = range(1, ATTEMPT_THREADS + 5)
     ready_to_reload(world, org_ids)
@@ -214,6 +215,7 @@ def test_those_that_hang_at_stripe_hold_up_no_others(world: World) -> None:
     assert world.sandbox.totals().charges == len(org_ids)
 
 
+@pytest.mark.long
 def test_more_attempts_than_a_page_are_all_worked_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those behind others that can't be worked on, and are due still."""
     monkeypatch.setattr(payment_reconciler, "PAGE", 3)

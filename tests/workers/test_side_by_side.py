@@ -2,10 +2,13 @@
 
 import random
 
+import pytest
+
 from tests.workers.calls import assert_billed, make_calls
 from tests.workers.processes import Site, wait_until
 
 
+@pytest.mark.long
 def test_three_meters_and_every_event_three_times(site: Site) -> None:
     events = make_calls(2_500, seed=31, broken=False) * 3
     random.Random(31).shuffle(events)

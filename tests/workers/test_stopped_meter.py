@@ -19,6 +19,7 @@ PLACES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_meters_stopped_at_four_places(site: Site) -> None:
     """Each is stopped with a batch of orgs of its own, so that all four hold what they hold at the same time."""

@@ -102,8 +102,15 @@ def set_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         monkeypatch.setattr(module, "STEP", step)
 
 
-@pytest.mark.parametrize("step", [transaction_marks.STEP, 7])
-@pytest.mark.parametrize("org_id", [BUSY, HUGE_ID])
+@pytest.mark.parametrize(
+    ("org_id", "step"),
+    [
+        (BUSY, 7),
+        pytest.param(BUSY, transaction_marks.STEP, marks=pytest.mark.long),
+        pytest.param(HUGE_ID, 7, marks=pytest.mark.long),
+        (HUGE_ID, transaction_marks.STEP),
+    ],
+)
 def test_every_page_of_every_list_is_what_the_model_says(
     filled: Database, org_id: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

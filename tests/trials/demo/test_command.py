@@ -116,6 +116,7 @@ def call(org_id: int, call_id: int) -> bytes:
     ).encode()
 
 
+@pytest.mark.long
 def test_a_demo_bills_everything_once_and_passes_its_audit(demo_cli: Cli) -> None:
     ended = demo_cli.process("demo", "--seconds", "8", "--rate", "200", "--seed", "5")
     output = ended.stdout.decode()
@@ -231,6 +232,7 @@ def charge_by_hand(data_dir: Path, customer: str, method: str) -> None:
     assert made.status == "succeeded"
 
 
+@pytest.mark.long
 def test_ctrl_c_bills_what_was_pushed_and_checks_it(demo_cli: Cli, data_dir: Path) -> None:
     with started(demo_cli, *LONG) as demo:
         with servers_of(data_dir) as (connection, _, _):
