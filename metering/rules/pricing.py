@@ -234,9 +234,9 @@ class PriceBook:
                 later._orgs[tier] = self._orgs.get(tier, {}) | changes._orgs.get(tier, {})
             if org_id not in changes._orgs.get(tier, {}):
                 later._orgs[tier].pop(org_id, None)
-                if not later._orgs[tier]:
-                    del later._orgs[tier]
-                    copied.discard(tier)
+        for tier in copied:
+            if not later._orgs[tier]:
+                del later._orgs[tier]
         later._stepped = self._stepped - set(owners) | changes._stepped
         return later
 

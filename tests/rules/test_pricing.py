@@ -408,6 +408,12 @@ def test_an_orgs_price_counts_where_one_is_in_force_else_the_tiers(data: st.Data
         if (each.tier, each.org_id) not in changed
         or (each.in_force_from is not None and data.draw(st.booleans()))
     ]
+    cancelled = NOON + 10 * hour  # in force from when no price that is listed begins
+    before += [
+        a_price(tier=tier, org_id=org_id, in_force_from=cancelled)
+        for tier, org_id in changed
+        if data.draw(st.booleans())
+    ]
     after = [each for each in listed if (each.tier, each.org_id) in changed]
     book = PriceBook(1, listed)
     updated = PriceBook(1, before).changed(2, after, changed)
@@ -422,6 +428,15 @@ def test_an_orgs_price_counts_where_one_is_in_force_else_the_tiers(data: st.Data
                     book.price_of(tier, org_id, NOON + at * hour + timedelta(days=3), 259_200_000_000)
                     == expected
                 )
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_last_price_of_any_org_may_go_beside_one_that_came_and_went(order: tuple[int, int]) -> None:
+    """Org 1's is cancelled; org 2's was set and cancelled since the book was read."""
+    book = PriceBook(1, [a_price(), a_price(org_id=1, rate_microusd_per_minute=1)])
+    updated = book.changed(2, [], [("bolt", org_id) for org_id in order])
+    assert updated.in_force("bolt", 1, NOON) == a_price()
+    assert updated._orgs == {}
 
 
 def test_all_prices_of_a_span_of_time() -> None:
