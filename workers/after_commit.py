@@ -11,13 +11,19 @@ from typing import Final
 import msgspec
 import redis
 import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from db.ledger.owed_hold_ends import keep_owed_ends
 from db.ledger.post_calls import Posted
+from db.postgres.engine import transaction
+from db.postgres.failures import Failure, diagnose
 from metering.rules.gates import Balance
 from metering.rules.rejections import Rejection
 from metering.runtime.backoff import backoff_s
 from metering.runtime.clock import Clock
 from metering.runtime.crashpoints import CrashPoint, reach
+from metering.runtime.redis_failures import refuses
 from metering.signals.gates import Gates, Signal
 from workers.batch import ParsedEntry
 from workers.failures import StoppedError, sentence
@@ -30,6 +36,7 @@ from workers.metrics import (
     count_posted,
 )
 from workers.reload_follower import ReloadFollower
+from workers.seen_calls import SeenCalls
 from workers.stream import CallStream
 
 OWED_EVERY_S: Final = 1.0
@@ -58,6 +65,7 @@ class AfterCommit:
         stream: CallStream,
         gates: Gates,
         reloads: ReloadFollower,
+        engine: Engine,
         *,
         clock: Clock,
         stop: threading.Event,
@@ -68,10 +76,13 @@ class AfterCommit:
         self._stream = stream
         self._gates = gates
         self._reloads = reloads
+        self._engine = engine
         self._clock = clock
         self._stop = stop
         self._monotonic = monotonic
         self._owed: dict[int, Balance] = {}
+        self._seen = SeenCalls()
+        self._holds_refused = ""
         self._batches: queue.Queue[CommittedBatch | None] = queue.Queue(maxsize=1)
         self._failure: BaseException | None = None
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(meter=stream.consumer)
@@ -124,10 +135,11 @@ class AfterCommit:
 
     def _finish(self, batch: CommittedBatch) -> None:
         parsed, posted = batch.parsed, batch.posted
-        for change in posted.changes.values():
-            self._owed[change.org_id] = change.balance
+        self._owed |= posted.balances()
+        self._seen.add(parsed, posted)
         signals = self._follow_gates()
         signalled_s = self._monotonic()
+        self._keep_owed_ends()
         reach(CrashPoint.METER_BEFORE_ACK)
         deferred = {call.stream_id for call in posted.deferred}
         self._ack([entry.stream_id for entry in parsed if entry.stream_id not in deferred])
@@ -204,12 +216,52 @@ class AfterCommit:
         told with the next batch; if this process dies before, the reconciler finds it.
         """
         try:
-            signals = self._gates.follow(self._owed.values(), self._clock())
+            followed = self._gates.try_to_follow(self._owed.values(), self._clock(), self._seen)
+            if followed.failed:
+                raise redis.ResponseError(f"{followed.failed} gates could not follow: {followed.error}")
         except redis.RedisError as error:
             self._log.warning("gates can't follow for now", owed=len(self._owed), error=sentence(error))
             return []
+        if followed.holds_refused != self._holds_refused:
+            self._holds_refused = followed.holds_refused
+            if self._holds_refused:
+                self._log.warning(
+                    "holds can't end: give the meter's user of Redis the right to the keys holds:*",
+                    error=self._holds_refused,
+                )
         self._owed.clear()
-        return signals
+        self._seen.clear()
+        return followed.signals
+
+    def _keep_owed_ends(self) -> None:
+        """Keep in Postgres which calls' holds couldn't be ended, before their entries leave the stream: nothing else tells.
+
+        Unlike a gate, which the reconciler finds by its version. Through outages, as the ack: what isn't acked comes again.
+        """
+        waits = backoff_s()
+        while self._seen:
+            try:
+                owed = self._gates.calls_of_holders(self._seen.ended())
+                if owed:
+                    with transaction(self._engine) as connection:
+                        keep_owed_ends(connection, owed)
+                    self._log.warning("holds are left to the jobs to end", calls=sum(map(len, owed.values())))
+                self._seen.clear()
+                break
+            except (redis.RedisError, SQLAlchemyError) as error:
+                if isinstance(error, SQLAlchemyError) and diagnose(error) is Failure.POISON:
+                    raise
+                if isinstance(error, redis.RedisError) and refuses(error):
+                    self._seen.clear()  # whoever may not ask about holds can't end any, and entries must leave all the same
+                    break
+                wait_s = next(waits)
+                self._log.warning(
+                    "could not keep which holds are to end", error=sentence(error), wait_s=round(wait_s, 2)
+                )
+                self._stop.wait(wait_s)
+                self._follow_gates()
+            if self._seen and self._stop.is_set():
+                raise StoppedError
 
     def _ack(self, stream_ids: Sequence[str]) -> None:
         """Take what is committed out of the stream; through outages, because acking twice does no harm."""

@@ -16,6 +16,7 @@ from workers.broker import WORKER_THREADS, make_broker, make_worker
 from workers.charges_standing import ChargesCollector
 from workers.dead_workers import DeadWorkers
 from workers.gate_reconciler import GateReconciler
+from workers.hold_reconciler import HoldCountsCollector, HoldReconciler
 from workers.metrics import BacklogCollector, ValkeyMemoryCollector
 from workers.payment_reconciler import ATTEMPT_THREADS, payment_tasks
 from workers.refused_holds import RefusedHolds
@@ -62,11 +63,17 @@ def run_jobs(
         *audit_tasks(payments.engine),
         DeadWorkers(broker).task(),
         RefusedHolds(payments, Holds(client)).task(),
+        HoldReconciler(payments.engine, client, clock=payments.clock).task(),
         charges.task(),
     ]
     runs = {"gates": reconciler.run} | {each.name: each.run for each in tasks}
     reconciling = [threading.Thread(target=watched, args=(run,), name=name) for name, run in runs.items()]
-    collectors = (charges, BacklogCollector(client), ValkeyMemoryCollector(client))
+    collectors = (
+        charges,
+        BacklogCollector(client),
+        ValkeyMemoryCollector(client),
+        HoldCountsCollector(client),
+    )
     for collector in collectors:
         registry.register(collector)
     for thread in reconciling:

@@ -73,6 +73,7 @@ class Meter:
     ) -> None:
         """`tell_calls`: log a line for each call, where the level lets that through."""
         self._tell_calls = tell_calls
+        self._engine = engine
         self._stream = stream
         self._clock = clock
         self._stop = stop
@@ -93,6 +94,7 @@ class Meter:
             self._stream,
             self._gates,
             self._reloads,
+            self._engine,
             clock=self._clock,
             stop=self._stop,
             monotonic=self._monotonic,

@@ -59,6 +59,17 @@ BALANCES_CENTS: Final = Gauge(
 GATES_MENDED: Final = Counter(
     "metering_gates_mended", "Gates that the reconciler found wrong and repaired or closed."
 )
+HOLDS_OPEN: Final = Gauge("metering_holds_open", "Holds of calls that run, as of the last look of the jobs.")
+HOLDS_OPEN.set(UNKNOWN)
+HOLDS_LAPSED: Final = Gauge(
+    "metering_holds_lapsed",
+    "Lapsed holds, which still count: their calls' events are late, lost or rejected. As of the last look of the jobs.",
+)
+HOLDS_LAPSED.set(UNKNOWN)
+HELD_CENTS: Final = Gauge(
+    "metering_held_cents", "What all holds keep back together, as of the last look of the jobs."
+)
+HELD_CENTS.set(UNKNOWN)
 RECONCILIATION_SECONDS: Final = Histogram(
     "metering_sweep_seconds", "How long a reconciliation of all gates took.", buckets=_SECONDS
 )

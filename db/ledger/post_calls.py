@@ -167,6 +167,9 @@ class Posted:
     """Left for later, untouched: somebody else holds the org's account."""
     changes: dict[int, BalanceChange] = field(default_factory=dict)
     """By org: the accounts as this transaction left them."""
+    repeated: dict[int, BalanceChange] = field(default_factory=dict)
+    """By org: the accounts that are as they were, but of which calls came again. Whoever billed those may not have lived to have
+    their gates follow."""
     reloads: Reloads = field(default_factory=Reloads)
     """What the reload rule said to the orgs that want to be reloaded."""
 
@@ -178,7 +181,17 @@ class Posted:
         self.rejected += other.rejected
         self.deferred += other.deferred
         self.changes |= other.changes
+        self.repeated |= other.repeated
         self.reloads.add(other.reloads)
+
+    def balances(self) -> dict[int, Balance]:
+        """What the gates of all these orgs follow."""
+        found = {org_id: change.balance for org_id, change in self.changes.items()}
+        for org_id, account in self.repeated.items():
+            balance = account.unchanged_balance
+            if org_id not in found or found[org_id].version < balance.version:
+                found[org_id] = balance
+        return found
 
     def rejections_by_reason(self) -> dict[str, int]:
         return dict(Counter(entry.rejection.reason.value for entry in self.rejected))
@@ -288,6 +301,8 @@ def post_calls(
                 posted.reloads = ask_reload_rule(connection, wanting)
             else:
                 execute_last(connection, UPDATE_ACCOUNTS, _account_columns(posted.changes.values()))
+            for org_id in posted.repeated.keys() & posted.changes.keys():
+                del posted.repeated[org_id]
     if posted.rejected:
         keep_rejected(driver, posted.rejected)
     reach(CrashPoint.LEDGER_AFTER_WRITE)
@@ -374,6 +389,7 @@ def _sort_out(
         elif (billed := known.get(key)) is not None:
             if same_call(billed, event):
                 posted.duplicates += 1
+                posted.repeated[event.org_id] = accounts[event.org_id]
             else:
                 detail = f"call_id: call {event.call_id} of org {event.org_id} was billed before with other content"
                 posted.rejected.append(call.reject(Reason.CONFLICTING_DUPLICATE, detail))

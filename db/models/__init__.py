@@ -9,6 +9,7 @@ from db.models.monthly_usage import MonthlyUsage
 from db.models.operator import Operator, OperatorLogEntry
 from db.models.operator_refund import OperatorRefund
 from db.models.org_name import OrgName
+from db.models.owed_hold_end import OwedHoldEnd
 from db.models.payment_attempt import PaymentAttempt
 from db.models.payment_method import PaymentMethod
 from db.models.pending_signal import PendingSignal
@@ -38,6 +39,7 @@ __all__ = [
     "OperatorLogEntry",
     "OperatorRefund",
     "OrgName",
+    "OwedHoldEnd",
     "PaymentAttempt",
     "PaymentMethod",
     "PendingSignal",

@@ -21,16 +21,20 @@ api=$(sha256 API_PASSWORD)
 # Operators: `valkey-cli` and the product's commands. No role connects as this one.
 echo "user default on #$operator ~* &* +@all"
 
-# Telephony pushes calls, asks gates and hears signals. It can't read what others pushed, nor change a gate.
+# Telephony pushes calls, asks gates, holds what its calls may cost, and hears signals. It can't read what others pushed, nor change
+# a gate. What stands in brackets the functions need, on keys of holds alone: Redis asks each of their commands for this user's right.
 echo "user telephony on #$telephony" \
     "%W~calls:completed %R~gate:* %R~balance:signals:log &balance:signals" \
     "+xadd +hget +hmget +wait +waitaof +xread +xrange +xrevrange +xinfo|stream +subscribe +multi +exec +ping +select" \
-    "+client|setname +client|setinfo"
+    "+client|setname +client|setinfo" \
+    "(~holds:* %R~gate:* +fcall|call_start +fcall|call_renew +fcall|call_cancel +time +hget +hmget +hset +hsetnx +hdel +hincrby" \
+    "+zadd +zrem +zscore +zcount +zrangebyscore +pexpiretime +pexpireat +sadd)"
 
-# The roles, each with the keys that it works on. None may empty, configure, copy or stop the server.
+# The roles, each with the keys that it works on. None may empty, configure, copy or stop the server; the jobs load the functions.
 echo "user meter on #$meter" \
-    "~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous +info"
+    "~calls:completed ~gate:* ~holds:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -function +info"
 echo "user jobs on #$jobs" \
-    "%R~calls:completed ~gate:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup +info"
+    "%R~calls:completed ~gate:* ~holds:* ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -xreadgroup" \
+    "-function +function|load +info"
 echo "user api on #$api" \
-    "~gate:* %W~calls:completed ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous +info"
+    "~gate:* ~holds:* %W~calls:completed ~balance:signals:log ~metering:jobs* &balance:signals +@all -@admin -@dangerous -function +info"

@@ -23,6 +23,7 @@ from metering.client.errors import (
     Unreachable,
 )
 from metering.client.gate import Gate
+from metering.client.held_call import HeldCall
 from metering.client.http_client import HttpClient
 from metering.client.keys import EVENT_FIELD, GATE_PREFIX, SIGNAL_FIELD, SIGNALS_LOG, STREAM
 from metering.client.limits import BLOCK_S, CHUNK, FIRST_WAIT_S, LONGEST_WAIT_S, ROLE_CHECK_S
@@ -42,6 +43,7 @@ __all__ = [
     "SIGNAL_FIELD",
     "STREAM",
     "Gate",
+    "HeldCall",
     "HttpClient",
     "InvalidField",
     "MeteringClient",

@@ -81,3 +81,18 @@ def failure_of(error: Exception, meanwhile: str, pushed: int = 0) -> TelephonyEr
     if passes:
         return Unreachable(f"Redis is away or can't do it now; {meanwhile} ({said}).{surely}", pushed=pushed)
     return Refused(f"Redis refuses, and waiting won't help ({said}).{surely}", pushed=pushed)
+
+
+def hold_failure_of(error: Exception, org_id: int, call_id: int) -> TelephonyError:
+    """The same where a hold was asked for."""
+    said = str(error) or type(error).__name__
+    if isinstance(error, OutOfMemoryError):
+        return Unreachable(
+            f"Redis is out of memory and holds nothing more: whether a call starts is yours to decide ({said})."
+        )
+    if "Function not found" in said:
+        return Unreachable(
+            f"Redis has no functions for holds: the jobs load them within seconds, where they run and are of a version that has"
+            f" them ({said})."
+        )
+    return failure_of(error, f"it isn't known whether call {call_id} of org {org_id} is held: ask again")

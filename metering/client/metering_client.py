@@ -1,4 +1,4 @@
-"""The client: pushes events, asks gates, follows signals."""
+"""The client: pushes events, asks gates, holds what calls may cost, follows signals."""
 
 import itertools
 import time
@@ -10,10 +10,11 @@ import redis
 from metering.client.answers import as_text, whole_number
 from metering.client.backoff import backoff_s
 from metering.client.closing import ClosedByWith
-from metering.client.errors import InvalidField, Unreachable, failure_of
+from metering.client.errors import InvalidField, Unreachable, failure_of, hold_failure_of
 from metering.client.event_encoding import check_id, encode_event
 from metering.client.gate import Gate
-from metering.client.keys import EVENT_FIELD, GATE_PREFIX, STREAM
+from metering.client.held_call import MAX_CENTS, MAX_TTL_SECONDS, HeldCall, check_amount, read_answer
+from metering.client.keys import EVENT_FIELD, GATE_PREFIX, HOLD_ENDS_SUFFIX, HOLDS_PREFIX, STREAM
 from metering.client.limits import CHUNK
 from metering.client.primary import check_role, connect, leave_if_told, tells_to_leave
 from metering.client.signals import ENTRY_ID, Signals
@@ -119,6 +120,56 @@ class MeteringClient(ClosedByWith):
             whole_number(balance_cents),
             whole_number(version),
         )
+
+    def start_call(self, org_id: int, call_id: int, *, cents: int, ttl_seconds: int) -> HeldCall:
+        """Hold `cents` for a call that is to start, for `ttl_seconds`: the most that it may cost, for as long as it may last.
+
+        Let it start only if that is `granted`. To start a call again changes nothing, so it is repeated by itself like push(),
+        also at a new primary.
+
+        Raises InvalidField; Unreachable or Refused once it gives up: then it isn't known whether it is held, and whether the call
+        starts is yours to decide, as with gate(). What is held lapses by itself.
+        """
+        return self._hold("call_start", org_id, call_id, cents, ttl_seconds)
+
+    def renew_call(self, org_id: int, call_id: int, *, cents: int, ttl_seconds: int) -> HeldCall:
+        """Hold `cents` in all for a call that runs, for `ttl_seconds` from now; not `granted`, its hold stays as it was.
+
+        Raises what start_call() raises.
+        """
+        return self._hold("call_renew", org_id, call_id, cents, ttl_seconds)
+
+    def cancel_call(self, org_id: int, call_id: int) -> HeldCall:
+        """Hold nothing more for a call that will never have an event; one that has is ended by its event, also of 0 seconds.
+
+        Raises what start_call() raises.
+        """
+        return self._hold("call_cancel", org_id, call_id)
+
+    def _hold(
+        self,
+        function: str,
+        org_id: int,
+        call_id: int,
+        cents: int | None = None,
+        ttl_seconds: int | None = None,
+    ) -> HeldCall:
+        key = f"{HOLDS_PREFIX}{check_id('org_id', org_id)}"
+        words: list[str] = [key, f"{key}{HOLD_ENDS_SUFFIX}", str(check_id("call_id", call_id))]
+        if cents is not None or ttl_seconds is not None:
+            words.append(str(check_amount("cents", cents, 0, MAX_CENTS)))
+            words.append(str(check_amount("ttl_seconds", ttl_seconds, 1, MAX_TTL_SECONDS)))
+        waits = itertools.islice(backoff_s(), self._tries - 1)
+        while True:
+            try:
+                return read_answer(org_id, call_id, self._client.fcall(function, 2, *words))
+            except redis.RedisError as error:
+                leave_if_told(self._client, error)
+                failure = hold_failure_of(error, org_id, call_id)
+                wait_s = next(waits, None) if isinstance(failure, Unreachable) else None
+                if wait_s is None:
+                    raise failure from error
+                time.sleep(wait_s)
 
     def signals(self, since: str | None = None) -> Signals:
         """Hear every signal after `since`, the id of the last one seen; without it, from this call on (not from the first next).

@@ -1,16 +1,24 @@
 """Gates and signals in Redis: they follow the balances in Postgres (docs/reference/gate.md#signals)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 import redis
 
 from metering.rules.gates import Balance, GateState, SignalType
 from metering.rules.times import format_time
 from metering.runtime.lua import lua_script
-from metering.runtime.names import ALL_GATES, SIGNALS_CHANNEL, SIGNALS_LOG, gate_key, gate_keys, org_of_gate
+from metering.runtime.names import (
+    ALL_GATES,
+    HOLDING_ORGS,
+    SIGNALS_CHANNEL,
+    SIGNALS_LOG,
+    gate_key,
+    gate_keys,
+    org_of_gate,
+)
 
 SIGNAL_FIELD: Final = "signal"
 """The field of an entry of the log that holds the message."""
@@ -69,6 +77,25 @@ class Followed:
     """How many should have changed and couldn't."""
     error: str
     """What Redis said to the first that failed; empty if none did."""
+    holds_refused: str = ""
+    """Why Redis doesn't tell this user whether somebody has holds: none can end then. Empty if it does."""
+
+
+CallsByOrg: TypeAlias = Mapping[int, Sequence[int]]
+"""Ids of calls, by their orgs."""
+
+NOT_SAID: Final = "?"
+"""Instead of the calls that have ended. follow.lua has the same."""
+
+
+class SeenCalls(Protocol):
+    """Calls whose events were seen. They are asked for only where somebody has holds."""
+
+    def ended(self) -> CallsByOrg:
+        """Those that were billed, now or before, or cost nothing: their holds end."""
+
+    def not_billed(self) -> CallsByOrg:
+        """Those whose events were rejected: their holds lapse."""
 
 
 class Gates:
@@ -79,25 +106,35 @@ class Gates:
         self._follow = client.register_script(_FOLLOW)
         self._read_page = client.register_script(_READ_PAGE)
         self._close_stray = client.register_script(_CLOSE_STRAY)
+        self._somebody_holds = False
+        """Whether some org had holds when that was last asked."""
 
-    def follow(self, balances: Iterable[Balance], at: datetime) -> list[Signal]:
+    def follow(
+        self, balances: Iterable[Balance], at: datetime, seen: SeenCalls | None = None
+    ) -> list[Signal]:
         """Set each org's gate to what follows from its balance, and say which gates changed their state; all in one call.
 
         An older version never overwrites a newer one; a missing gate counts as exhausted. An org stands in `balances` once.
-        Raises redis.ResponseError if a gate couldn't follow, or its signal not be logged; the others have followed all the same.
+        In the same call the holds of the calls `seen` end, whichever version the gate has: the balance that a call was
+        taken from must be among `balances`, or have been followed.
+
+        Raises redis.ResponseError if a gate couldn't follow, its signal not be logged, or a hold not end; the others have
+        followed all the same.
         """
-        followed = self.try_to_follow(balances, at)
+        followed = self.try_to_follow(balances, at, seen)
         if followed.failed:
             raise redis.ResponseError(f"{followed.failed} gates could not follow: {followed.error}")
         return followed.signals
 
-    def try_to_follow(self, balances: Iterable[Balance], at: datetime) -> Followed:
+    def try_to_follow(
+        self, balances: Iterable[Balance], at: datetime, seen: SeenCalls | None = None
+    ) -> Followed:
         """As `follow`, but tells how many gates failed, and how many were written, instead of raising."""
         by_state: dict[GateState, list[Balance]] = {state: [] for state in GateState}
         for balance in balances:
             by_state[balance.gate_state].append(balance)
         wanted = by_state[GateState.OPEN] + by_state[GateState.EXHAUSTED] + by_state[GateState.SUSPENDED]
-        if not wanted:
+        if not wanted and seen is None:
             return Followed([], 0, 0, "")
         keys = [SIGNALS_LOG, *gate_keys([each.org_id for each in wanted])]
         arguments: list[str | int] = [SIGNALS_CHANNEL, format_time(at), SIGNALS_LOG_LENGTH]
@@ -110,7 +147,21 @@ class Gates:
             if each.max_concurrent_calls is not None
         ]
         arguments.append(" ".join(limits))
-        return _followed(self._follow(keys=keys, args=arguments))
+        if seen is None:
+            return _followed(self._follow(keys=keys, args=[*arguments, "", "", HOLDING_ORGS]))
+        # Who has no holds pays for one question alone: so the calls are told only where somebody has some.
+        said = _listed(seen) if self._somebody_holds else [NOT_SAID, ""]
+        answer: Any = self._follow(keys=keys, args=[*arguments, *said, HOLDING_ORGS])
+        if answer[-1] == 1 and not self._somebody_holds:
+            answer = self._follow(keys=keys, args=[*arguments, *_listed(seen), HOLDING_ORGS])
+        self._somebody_holds = answer[-1] == 1
+        return _followed(answer)
+
+    def calls_of_holders(self, calls: CallsByOrg) -> CallsByOrg:
+        """Those of `calls` whose orgs have holds, or had some lately. Asks only, so that a Redis without memory answers too."""
+        org_ids = list(calls)
+        held: Any = self._client.smismember(HOLDING_ORGS, org_ids) if org_ids else []
+        return {org_id: calls[org_id] for org_id, holds in zip(org_ids, held, strict=True) if holds}
 
     def read(self, org_ids: Sequence[int]) -> list[Gate]:
         """The gates of `org_ids`, in their order."""
@@ -168,12 +219,21 @@ def held_gate(
 
 def _followed(answer: Any) -> Followed:
     """What a script that writes has answered."""
-    written, failed, error, said = answer
+    written, failed, error, said, *more = answer
     signals = [
         Signal(int(org_id), SignalType(type_.decode()))
         for org_id, type_ in zip(said[::2], said[1::2], strict=True)
     ]
-    return Followed(signals, written, failed, error.decode(errors="replace"))
+    refused = more[0].decode(errors="replace") if more and isinstance(more[0], bytes) else ""
+    return Followed(signals, written, failed, error.decode(errors="replace"), refused)
+
+
+def _listed(seen: SeenCalls) -> list[str]:
+    """Calls as follow.lua takes them: those that have ended, and those that can't be billed."""
+    return [
+        " ".join([f"{org_id}={','.join(map(str, call_ids))}" for org_id, call_ids in calls.items()])
+        for calls in (seen.ended(), seen.not_billed())
+    ]
 
 
 def _version(value: bytes | None) -> int | None:

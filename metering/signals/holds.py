@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 
 from metering.runtime.lua import lua_script
-from metering.runtime.names import HOLDING_ORGS, HOLDS_REFUSED, hold_ends_key, holds_key
+from metering.runtime.names import HOLD_COUNTS, HOLDING_ORGS, HOLDS_REFUSED, hold_ends_key, holds_key
 
 MAX_CENTS: Final = 2**53 - 1
 """The most that a hold may be of: numbers in Lua are doubles. hold_call.lua has the same."""
@@ -24,6 +24,7 @@ _ASK: Final = lua_script(__package__, "ask_hold.lua")
 _READ: Final = lua_script(__package__, "read_holds.lua")
 _TOTALS: Final = lua_script(__package__, "held_totals.lua")
 _DISMISS: Final = lua_script(__package__, "dismiss_hold.lua")
+_SWEEP: Final = lua_script(__package__, "sweep_holds.lua")
 _FORGET_REFUSED: Final = lua_script(__package__, "forget_refused.lua")
 
 
@@ -98,6 +99,17 @@ class HeldCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class SweptOrg:
+    """What a look at an org's holds has seen."""
+
+    totals: HeldTotals
+    newly_lapsed: int
+    """How many holds have lapsed since the last look."""
+    lapsed_call_ids: list[int]
+    """Some of their calls."""
+
+
+@dataclass(frozen=True, slots=True)
 class RefusedHold:
     """The first that was refused an org for want of money since such notes were last taken."""
 
@@ -117,6 +129,7 @@ class Holds:
         self._read = client.register_script(_READ)
         self._totals = client.register_script(_TOTALS)
         self._dismiss = client.register_script(_DISMISS)
+        self._sweep = client.register_script(_SWEEP)
         self._forget_refused = client.register_script(_FORGET_REFUSED)
 
     def start(self, org_id: int, call_id: int, cents: int, ttl_s: int, terms: str = "") -> HoldAnswer:
@@ -150,6 +163,27 @@ class Holds:
     def totals(self, org_ids: Sequence[int]) -> list[HeldTotals]:
         """What is held for each of `org_ids`, in their order."""
         return _all_totals(org_ids, self._totals([holds_key(org_id) for org_id in org_ids]))
+
+    def sweep(self, org_ids: Sequence[int]) -> list[SweptOrg]:
+        """Forget what has been lapsed for a day, and see what has lapsed since the last look.
+
+        Orgs that have no holds are left out.
+        """
+        answers: Any = self._sweep([HOLDING_ORGS], list(org_ids))
+        return [
+            SweptOrg(
+                HeldTotals(org_id, int(answer[0]), answer[1], answer[2]),
+                answer[3],
+                [int(call) for call in answer[4] if call.isdigit()],
+            )
+            for org_id, answer in zip(org_ids, answers, strict=True)
+            if answer
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """What became of holds since Redis was last emptied: `started`, `lapsed`, and the outcomes by which they were refused."""
+        found: Any = self._client.hgetall(HOLD_COUNTS)
+        return {name.decode(): int(count) for name, count in found.items() if count.isdigit()}
 
     def org_ids(self) -> Iterator[list[int]]:
         """Pages of the orgs that have holds, or had some lately; one may come twice."""
@@ -227,6 +261,7 @@ def _calls(org_id: int, answer: Any) -> HeldCalls:
         [
             _hold(org_id, int(call_id), ends_ms, record)
             for call_id, ends_ms, record in zip(found[::3], found[1::3], found[2::3], strict=True)
+            if call_id.isdigit()
         ],
     )
 

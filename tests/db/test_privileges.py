@@ -175,6 +175,7 @@ FORBIDDEN = {
     "metering_meter": [
         "INSERT INTO transaction_marks VALUES (1, 1, 1)",
         "DELETE FROM audit_suspects",
+        "DELETE FROM owed_hold_ends",
         "SELECT * FROM api_keys",
         "SELECT * FROM idempotency_keys",
         "SELECT * FROM stripe_events",
@@ -197,6 +198,7 @@ FORBIDDEN = {
     ],
     "metering_api": [
         "UPDATE accounts SET suspended_at = NULL",
+        "SELECT * FROM owed_hold_ends",
         "DELETE FROM audit_suspects",
         "INSERT INTO api_keys (org_id, key_sha256, hint, created_at) VALUES (1, 'x', 'x', now())",
         "UPDATE api_keys SET revoked_at = NULL",
@@ -220,6 +222,7 @@ FORBIDDEN = {
     ],
     "metering_jobs": [
         "UPDATE accounts SET suspended_at = NULL",
+        "INSERT INTO owed_hold_ends VALUES (1, 1, now())",
         "SELECT * FROM api_keys",
         "UPDATE stripe_customers SET org_id = 1",
         "DELETE FROM stripe_customers",

@@ -21,11 +21,13 @@ from metering.runtime.names import JOBS, STREAM
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.valkey import Valkey
 from metering.signals.gates import Gates
+from metering.signals.hold_library import load_hold_library
 from metering.signals.reload_signals import ReloadSignals
 from tests.conftest import Database
 from tests.deploy.composed import ROOT
 from tests.deploy.stack import PASSWORDS, clean_environment
 from tests.payments.world import World, make_world
+from tests.signals.holding import Telephony
 from tests.spine.billing import event, prepare, price, running_meters
 from tests.waiting import wait_until
 from workers.broker import HEARTBEAT_TIMEOUT_MS, MONEY_QUEUE, make_broker
@@ -141,7 +143,7 @@ def test_telephony_is_the_user_that_its_guide_tells_of() -> None:
     described = re.search(r"ACL SETUSER telephony reset on '>change-this' \\\n(.*?)\n```", guide, re.DOTALL)
     line = next(line for line in users_file().stdout.splitlines() if line.startswith("user telephony "))
     assert described is not None
-    assert line.split()[4:] == shlex.split(described[1].replace("\\\n", " "))
+    assert line.split()[4:] == " ".join(shlex.split(described[1].replace("\\\n", " "))).split()
 
 
 def test_telephony_pushes_asks_and_hears(valkey: Guarded, operator: redis.Redis, database: Database) -> None:
@@ -157,6 +159,22 @@ def test_telephony_pushes_asks_and_hears(valkey: Guarded, operator: redis.Redis,
         Gates(meter).follow([Balance(1, 1, 1_000), Balance(2, 1, 1), Balance(3, 1, 1)], system_clock())
         with telephony.signals(since="0-0") as signals:
             assert [next(signals).org_id for _ in range(3)] == [1, 2, 3]
+        # The jobs load the functions, and telephony calls them.
+        with valkey.client("jobs") as jobs:
+            load_hold_library(jobs)
+        Gates(meter).follow([Balance(4, 100, 1)], system_clock())
+        with valkey.client("telephony") as client:
+            calls = Telephony(client)
+            operator.acl_log_reset()
+            assert calls.call("call_start", 4, 1, 60, 600) == ["granted", 40, 60, 1]
+            assert calls.call("call_start", 4, 2, 60, 600) == ["insufficient", 40, 60, 1]
+            assert calls.call("call_renew", 4, 1, 100, 600) == ["granted", 0, 100, 1]
+            assert calls.call("call_cancel", 4, 1) == ["ended", 100, 0, 0]
+            operator.hset("holds:4", mapping={"5": "7 1 1 ", "cents": 7})
+            operator.zadd("holds:4:ends", {"5": 1})  # lapsed for more than a day: taken away
+            operator.zadd("holds:4:ended", {"6": 2**50})
+            assert calls.call("call_start", 4, 6, 1, 60) == ["ended", 100, 0, 0]
+            assert operator.acl_log() == []
     with valkey.client("telephony") as client:
         hearing = client.pubsub()
         hearing.subscribe("balance:signals")
@@ -173,6 +191,22 @@ FORBIDDEN = {
         *("HSET gate:1 state open", "DEL gate:1", "XADD gate:1 * a b", "HGETALL gate:1", "KEYS *", "SCAN 0"),
         *("XADD balance:signals:log * signal x", "XTRIM balance:signals:log MAXLEN 0"),
         *("PUBLISH balance:signals x", "SUBSCRIBE other", "PSUBSCRIBE *", "XADD elsewhere * event x"),
+        *(
+            "FCALL metering_version 0",
+            "FCALL call_start 2 gate:1 gate:1:ends 1 1 60",
+            "FUNCTION LIST",
+            "HSET gate:1 a b",
+        ),
+        *("FCALL call_start 2 holds:1 gate:1 1 1 60", "FCALL_RO call_start 2 holds:1 holds:1:ends 1 1 60"),
+        *("FUNCTION LOAD x", "FUNCTION FLUSH", "FUNCTION DELETE metering", "FUNCTION DUMP", "FCALL other 0"),
+        *(
+            "HDEL gate:1 state",
+            "HINCRBY gate:1 balance_cents 1",
+            "HSET calls:completed a b",
+            "DEL holds:1",
+            "ZADD x 1 a",
+        ),
+        *("EXPIRE gate:1 1", "PEXPIREAT gate:1 1", "SADD elsewhere x", "HGETALL holds:1"),
         *("EVAL return{} 0", "LRANGE metering:jobs:money 0 -1", "SET x y", "MONITOR", "CLIENT LIST"),
     ],
     "meter": ["SET elsewhere x", "PUBLISH other x", "RENAME calls:completed x", "COPY calls:completed x"],
@@ -197,6 +231,7 @@ FORBIDDEN_TO_ALL = [
         "SHUTDOWN",
     ),
     *("SAVE", "BGREWRITEAOF", "REPLICAOF h 1", "MODULE LIST", "KEYS *", "CLIENT KILL ID 1"),
+    *("FUNCTION FLUSH", "FUNCTION DELETE metering", "FUNCTION RESTORE x", "FUNCTION KILL"),
     *("MIGRATE h 1 k 0 1", "RESTORE k 0 x", "SORT k", "SWAPDB 0 1", "MONITOR"),
 ]
 

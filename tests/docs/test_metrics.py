@@ -16,6 +16,7 @@ from tests.deploy.composed import METRICS_PORT
 from tests.docs.pages import page, rows
 from workers.audit_job import INVARIANT_VIOLATIONS
 from workers.charges_standing import ChargesCollector
+from workers.hold_reconciler import HoldCountsCollector
 from workers.metrics import BacklogCollector, ValkeyMemoryCollector
 
 PAGE: Final = page("reference/metrics.md")
@@ -29,6 +30,7 @@ NAMED: Final = {
 ASKED: Final[tuple[Any, ...]] = (
     BacklogCollector(redis.Redis()),
     ValkeyMemoryCollector(redis.Redis()),
+    HoldCountsCollector(redis.Redis()),
     ChargesCollector(create_engine("postgresql+psycopg://")),
     CONNECTIONS,
 )

@@ -38,6 +38,7 @@ from metering.rules.rejections import Reason
 from metering.rules.reloads import SIGNALLED_SKIP_REASONS
 from metering.runtime.names import EVENT_FIELD, SIGNALS_CHANNEL, SIGNALS_LOG, STREAM, gate_key
 from metering.signals.gates import SIGNAL_FIELD, Gates
+from metering.signals.hold_library import load_hold_library
 from tests.docs.pages import ROOT, first_column, page, section
 
 HOW_TO: Final = ("telephony", "plain-redis", "python-client", "freeswitch", "asterisk", "kamailio")
@@ -103,7 +104,8 @@ def pushed(client: redis.Redis) -> list[CallEvent]:
 
 @pytest.fixture
 def gates(redis_client: redis.Redis) -> Gates:
-    """Org 42 has 5 dollars, org 43 nothing."""
+    """Org 42 has 5 dollars, org 43 nothing; the jobs have loaded the functions."""
+    load_hold_library(redis_client)
     gates = Gates(redis_client)
     gates.follow([Balance(42, 500, 17), Balance(43, 0, 1)], datetime(2026, 4, 20, tzinfo=UTC))
     return gates
@@ -113,19 +115,23 @@ def gates(redis_client: redis.Redis) -> Gates:
 def no_users_left(redis_client: redis.Redis) -> Iterator[None]:
     yield
     redis_client.acl_deluser("telephony")
+    redis_client.function_flush()
 
 
 @pytest.mark.usefixtures("gates", "no_users_left")
 def test_lines_for_plain_redis_do_what_the_page_says(redis_client: redis.Redis, redis_url: str) -> None:
     answers: dict[str, Any] = {}
     for words in redis_commands():
-        answers[words[0]] = redis_client.execute_command(*words)  # type: ignore[no-untyped-call]
+        answers[words[1] if words[0] == "FCALL" else words[0]] = redis_client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     (event,) = pushed(redis_client)
     assert (event.call_id, event.org_id, event.duration_us) == (987654321, 42, 75_204_000)
     assert (event.tier, event.direction, event.phone_number_value) == ("bolt", "outbound", "+15551234567")
     assert answers["HGET"] == b"open"
     assert answers["HMGET"] == [b"open", b"500", b"17"]
+    assert answers["call_start"] == [b"granted", 420, 80, 1]
+    assert answers["call_renew"] == [b"granted", 340, 160, 1]
+    assert answers["call_cancel"] == [b"ended", 500, 0, 0]
     assert answers["WAITAOF"] == [1, 0]
     ((signal_id, signal),) = answers["XREVRANGE"]
     assert answers["XREAD"] == [[SIGNALS_LOG.encode(), [(signal_id, signal)]]]
@@ -135,6 +141,7 @@ def test_lines_for_plain_redis_do_what_the_page_says(redis_client: redis.Redis, 
         metering = MeteringClient(telephony)
         assert metering.gate(42).open
         assert not metering.gate(44).open
+        assert metering.start_call(42, 1, cents=500, ttl_seconds=60).granted
         metering.push(json.loads(redis_client.xrange(STREAM)[0][1][EVENT_FIELD]))  # type: ignore[index]
         assert next(metering.signals(since="0-0")).org_id == 42
         metering.signals().close()

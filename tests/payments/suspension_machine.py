@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from db.ledger.balances import read_balances
 from metering.rules.gates import Balance
 from metering.rules.payments import IntentStatus
-from metering.signals.gates import Gates, Signal
+from metering.signals.gates import Gates, SeenCalls, Signal
 from tests.payments.reload_world import Site
 from tests.signals.listening import gate, signals_log
 from workers.gate_reconciler import GateReconciler
@@ -59,7 +59,12 @@ class LaterGates(Gates):
         self._kept = kept
         self._suspended = suspended
 
-    def follow(self, balances: Iterable[Balance], at: datetime) -> list[Signal]:  # noqa: ARG002
+    def follow(
+        self,
+        balances: Iterable[Balance],
+        at: datetime,  # noqa: ARG002
+        seen: SeenCalls | None = None,  # noqa: ARG002
+    ) -> list[Signal]:
         for each in balances:
             assert each.suspended is self._suspended[each.org_id], f"{each} doesn't know"
             self._kept.append(each)

@@ -211,5 +211,12 @@ def test_valkeys_users_may_use_just_these() -> None:
     """In deploy/valkey/users.sh, which no program writes."""
     script = (ROOT / "deploy" / "valkey" / "users.sh").read_text(encoding="utf-8")
     patterns = set(re.findall(r"(?:~|&)([a-z][\w:*]*)", script))
-    known = {STREAM, names.ALL_GATES, names.SIGNALS_LOG, SIGNALS_CHANNEL, f"{JOBS.namespace}*"}
+    known = {
+        STREAM,
+        names.ALL_GATES,
+        names.ALL_HOLDS,
+        names.SIGNALS_LOG,
+        SIGNALS_CHANNEL,
+        f"{JOBS.namespace}*",
+    }
     assert patterns == known

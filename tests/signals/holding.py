@@ -8,6 +8,7 @@ import redis
 from redis.commands.core import Script
 
 from metering.runtime.names import gate_key, hold_ends_key, holds_key
+from metering.signals.gates import CallsByOrg
 from metering.signals.hold_library import CODE
 from metering.signals.holds import Holds
 
@@ -98,6 +99,18 @@ class OrgModel:
             self.last_ms = now
         return refusal or "granted"
 
+    def end(self, calls: list[int], now: int) -> None:
+        """Their events were seen; remembered where the org took a hold within the last day."""
+        for call in calls:
+            self.held.pop(call, None)
+            if self.last_ms is not None and now - self.last_ms < DAY_MS:
+                self.ended[call] = now
+
+    def lapse(self, calls: list[int], now: int) -> None:
+        self.held |= {
+            call: (self.held[call][0], min(self.held[call][1], now)) for call in calls if call in self.held
+        }
+
     def running(self, now: int) -> int:
         return sum(ends > now for _, ends in self.held.values())
 
@@ -107,3 +120,17 @@ class OrgModel:
     def answer(self, outcome: str, now: int) -> list[object]:
         self.held = {id_: hold for id_, hold in self.held.items() if hold[1] > now - DAY_MS}
         return [outcome, self.available(), self.balance - self.available(), self.running(now)]
+
+
+@dataclass
+class Seen:
+    """Calls whose events a meter has seen, for Gates."""
+
+    billed: dict[int, list[int]] = field(default_factory=dict)
+    rejected: dict[int, list[int]] = field(default_factory=dict)
+
+    def ended(self) -> CallsByOrg:
+        return self.billed
+
+    def not_billed(self) -> CallsByOrg:
+        return self.rejected

@@ -9,6 +9,8 @@ from typing import Any, Final
 import redis
 from sqlalchemy import Engine
 
+from metering.runtime.names import gate_key
+from metering.signals.holds import Holds
 from tests.spine.billing import assert_sound, balances, debits, event, prepare, price, rejections
 from tests.workers.model import Expected, expect
 from workers.stream import Backlog, CallStream, Entry, backlog
@@ -90,3 +92,26 @@ def assert_billed(engine: Engine, client: redis.Redis, pushed: Sequence[bytes]) 
 def read_all(stream: CallStream, *, limit: int) -> list[Entry]:
     """What nobody has read yet, as one list."""
     return [entry for part in stream.parts(limit=limit, block_ms=1) for entry in part]
+
+
+def hold_all(client: redis.Redis, pushed: Sequence[bytes]) -> None:
+    """Hold a cent for each call of an org that is known, as if each had been started."""
+    named = {
+        (each["org_id"], each["call_id"])
+        for raw in pushed
+        if raw.startswith(b"{")
+        for each in [json.loads(raw)]
+    }
+    for org_id in ORG_IDS:
+        client.hset(gate_key(org_id), mapping={"state": "open", "balance_cents": 10**9, "version": 0})
+    holds = Holds(client)
+    for org_id, call_id in sorted(named):
+        if org_id in ORG_IDS:
+            holds.start(org_id, call_id, 1, 3_600)
+    assert sum(each.running_calls for each in holds.totals(ORG_IDS)) > 2_000
+
+
+def assert_none_is_held(client: redis.Redis) -> None:
+    """Every call's event has ended its hold."""
+    totals = Holds(client).totals(ORG_IDS)
+    assert [each for each in totals if each.held_cents or each.running_calls or each.lapsed_calls] == []

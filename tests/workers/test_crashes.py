@@ -7,7 +7,7 @@ import time
 import pytest
 
 from metering.runtime.crashpoints import CrashPoint
-from tests.workers.calls import assert_billed, make_calls
+from tests.workers.calls import assert_billed, assert_none_is_held, hold_all, make_calls
 from tests.workers.processes import Site, wait_until
 from workers.stream import backlog
 
@@ -24,6 +24,7 @@ AROUND_THE_COMMIT = {CrashPoint("meter.before_commit"), CrashPoint("meter.after_
 )
 def test_killed_at_a_crash_point(site: Site, point: CrashPoint) -> None:
     events = make_calls(2_500, seed=7)  # five batches
+    hold_all(site.client, events)
     site.push(events)
     # The first time that meter.before_commit is reached is when prices are loaded; the others are a batch's.
     for occurrence in (1, 3):
@@ -33,6 +34,7 @@ def test_killed_at_a_crash_point(site: Site, point: CrashPoint) -> None:
     # Nothing is found as abandoned: what it had in hand it looks for itself.
     site.drain("m", abandoned_after_ms=3_600_000)
     assert_billed(site.engine, site.client, events)
+    assert_none_is_held(site.client)
 
 
 @pytest.mark.long

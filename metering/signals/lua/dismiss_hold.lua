@@ -8,4 +8,4 @@
 local ends = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not ends or tonumber(ends) > now_ms() then return {} end
 local record = take_away(KEYS[1], {ARGV[1]})[1]
-return record and {record, text(tonumber(ends))} or {}
+return record and {record, digits(tonumber(ends))} or {}

@@ -9,7 +9,7 @@ for i = 1, #KEYS do
     forget_lapsed(KEYS[i], now)
     local ends = KEYS[i] .. ':ends'
     totals[#totals + 1] = redis.call('HGET', KEYS[i], 'cents') or '0'
-    totals[#totals + 1] = redis.call('ZCOUNT', ends, '(' .. text(now), '+inf')
-    totals[#totals + 1] = redis.call('ZCOUNT', ends, '-inf', text(now))
+    totals[#totals + 1] = redis.call('ZCOUNT', ends, '(' .. digits(now), '+inf')
+    totals[#totals + 1] = redis.call('ZCOUNT', ends, '-inf', digits(now))
 end
 return totals

@@ -36,14 +36,14 @@ local function problem(keys, args, expected)
         return 'CALL_ID must be an integer from 1 to ' .. MAX_CALL_ID
     end
     if expected == 1 then return nil end
-    if not whole(args[2], 0, MAX_EXACT) then return 'CENTS must be an integer from 0 to ' .. text(MAX_EXACT) end
+    if not whole(args[2], 0, MAX_EXACT) then return 'CENTS must be an integer from 0 to ' .. digits(MAX_EXACT) end
     if not whole(args[3], 1, MAX_TTL_SECONDS) then
-        return 'TTL_SECONDS must be an integer from 1 to ' .. text(MAX_TTL_SECONDS)
+        return 'TTL_SECONDS must be an integer from 1 to ' .. digits(MAX_TTL_SECONDS)
     end
 end
 
 -- The org's gate, and what its calls hold. A balance that no number here can be exact for counts as the nearest that can.
-local function look(key, id, now)
+local function look_up(key, id, now)
     forget_lapsed(key, now)
     local _, _, gate = org_parts(key)
     local asked = redis.call('HMGET', gate, 'state', 'balance_cents', 'max_concurrent_calls')
@@ -52,7 +52,7 @@ local function look(key, id, now)
     local record = held[1]
     if record and (not ends or ends <= now - DAY_MS) then -- there were more to forget than one call does
         take_away(key, {id})
-        return look(key, id, now)
+        return look_up(key, id, now)
     end
     local balance = string.match(asked[2] or '', '^-?%d+$') and tonumber(asked[2]) or 0
     return {
@@ -60,14 +60,14 @@ local function look(key, id, now)
         state = asked[1], most = asked[3] and (tonumber(asked[3]) or 0),
         balance = math.max(-MAX_EXACT, math.min(MAX_EXACT, balance)),
         held = tonumber(held[2] or nil) or 0,
-        running = redis.call('ZCOUNT', key .. ':ends', '(' .. text(now), '+inf'),
+        running = redis.call('ZCOUNT', key .. ':ends', '(' .. digits(now), '+inf'),
     }
 end
 
 local function answer(org, outcome, is_new)
     return {
         outcome, org.balance - org.held, org.held, org.running,
-        is_new and 1 or 0, org.now, org.record or false, org.ends and text(org.ends) or false,
+        is_new and 1 or 0, org.now, org.record or false, org.ends and digits(org.ends) or false,
     }
 end
 
@@ -85,7 +85,7 @@ local function refuse(key, org, outcome, cents, notes)
     count(key, outcome)
     if notes and outcome == 'insufficient' then
         local all, org_id = org_parts(key)
-        redis.call('HSETNX', all .. 'refused', org_id, text(org.now) .. ' ' .. org.id .. ' ' .. cents)
+        redis.call('HSETNX', all .. 'refused', org_id, digits(org.now) .. ' ' .. org.id .. ' ' .. cents)
     end
     return answer(org, outcome)
 end
@@ -97,11 +97,11 @@ local function grant(key, org, cents, ttl_seconds, terms)
     org.held = org.held - before + tonumber(cents)
     -- When it was first held, and what was available after that: what a repeat of the first asking is told.
     local first = not is_new and string.match(org.record, '^%d+ (%d+ %-?%d+)')
-        or text(org.now) .. ' ' .. text(org.balance - org.held)
-    org.record = text(tonumber(cents)) .. ' ' .. first .. ' ' .. terms
+        or digits(org.now) .. ' ' .. digits(org.balance - org.held)
+    org.record = digits(tonumber(cents)) .. ' ' .. first .. ' ' .. terms
     org.ends = org.now + tonumber(ttl_seconds) * 1000
-    redis.call('HSET', key, org.id, org.record, 'cents', text(org.held), 'last_ms', text(org.now))
-    redis.call('ZADD', key .. ':ends', text(org.ends), org.id)
+    redis.call('HSET', key, org.id, org.record, 'cents', digits(org.held), 'last_ms', digits(org.now))
+    redis.call('ZADD', key .. ':ends', digits(org.ends), org.id)
     keep(key, org.ends + DAY_MS)
     keep(key .. ':ends', org.ends + DAY_MS)
     if org.is_new_org then
@@ -114,7 +114,7 @@ end
 
 -- `notes`: whether a refusal for want of money is left for the jobs.
 local function start(key, id, cents, ttl_seconds, terms, notes)
-    local org = look(key, id, now_ms())
+    local org = look_up(key, id, now_ms())
     if org.record then return answer(org, 'granted') end
     if has_ended(key, org) then return refuse(key, org, 'ended') end
     if org.state == 'suspended' then return refuse(key, org, 'suspended') end
@@ -126,7 +126,7 @@ end
 
 -- What takes no more than is held takes nothing. A call that isn't known (Redis was emptied) is held anew.
 local function renew(key, id, cents, ttl_seconds, terms, notes)
-    local org = look(key, id, now_ms())
+    local org = look_up(key, id, now_ms())
     local before = 0
     if org.record then
         before = cents_of(org.record)
@@ -142,5 +142,5 @@ end
 
 local function cancel(key, id)
     take_away(key, {id})
-    return answer(look(key, id, now_ms()), 'ended')
+    return answer(look_up(key, id, now_ms()), 'ended')
 end

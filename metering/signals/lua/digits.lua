@@ -1,4 +1,4 @@
 -- A whole number as text, never as 1e+15.
-local function text(number)
+local function digits(number)
     return string.format('%.0f', number)
 end
