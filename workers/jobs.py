@@ -18,6 +18,7 @@ from workers.dead_workers import DeadWorkers
 from workers.gate_reconciler import GateReconciler
 from workers.hold_reconciler import HoldCountsCollector, HoldReconciler
 from workers.metrics import BacklogCollector, ValkeyMemoryCollector
+from workers.overspent import overspent_task
 from workers.payment_reconciler import ATTEMPT_THREADS, payment_tasks
 from workers.refused_holds import RefusedHolds
 
@@ -64,6 +65,7 @@ def run_jobs(
         DeadWorkers(broker).task(),
         RefusedHolds(payments, Holds(client)).task(),
         HoldReconciler(payments.engine, client, clock=payments.clock).task(),
+        overspent_task(payments.engine, Holds(client)),
         charges.task(),
     ]
     runs = {"gates": reconciler.run} | {each.name: each.run for each in tasks}

@@ -88,7 +88,7 @@ async def get_billing_account(request: Request, org_id: OrgId) -> BillingAccount
     )
     if account is None:
         raise UnauthenticatedError
-    return account_answer(account, context.payments.clock())
+    return account_answer(account, context.payments.clock(), await context.held_money.held_cents(org_id))
 
 
 @router.patch(
@@ -113,4 +113,4 @@ async def patch_billing_account(
     account = await context.thread_pools.account.run_for(
         org_id, partial(change_settings, context.prompt_payments, org_id, asked.patch())
     )
-    return account_answer(account, context.payments.clock())
+    return account_answer(account, context.payments.clock(), await context.held_money.held_cents(org_id))

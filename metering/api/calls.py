@@ -1,6 +1,6 @@
 """`/v1/calls`: money held for calls that start, go on, or come to nothing (docs/reference/holds.md#over-http)."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -29,7 +29,7 @@ from metering.api.responses import (
 )
 from metering.rules.events import MAX_DURATION_S
 from metering.rules.hold_terms import decode_terms
-from metering.rules.times import format_time
+from metering.rules.times import format_time, from_milliseconds
 from metering.signals.holds import Hold, HoldOutcome
 
 router = APIRouter(prefix="/v1/calls", tags=["Calls"])
@@ -367,15 +367,10 @@ def _listed(hold: Hold, now_ms: int) -> ListedCall:
         direction=None if terms is None else terms.direction,
         held_cents=hold.cents,
         max_duration_seconds=None if terms is None else terms.max_duration_s,
-        held_since=format_time(instant_of(hold.since_ms)),
-        expires_at=format_time(instant_of(hold.ends_ms)),
+        held_since=format_time(from_milliseconds(hold.since_ms)),
+        expires_at=format_time(from_milliseconds(hold.ends_ms)),
         lapsed=hold.lapsed(now_ms),
     )
-
-
-def instant_of(at_ms: int) -> datetime:
-    """A time of Redis's clock."""
-    return datetime.fromtimestamp(at_ms // 1_000, UTC) + timedelta(milliseconds=at_ms % 1_000)
 
 
 def _told(came_of_it: Granted | NotGranted, call_id: int, status: HTTPStatus) -> JSONResponse:
@@ -387,7 +382,7 @@ def _told(came_of_it: Granted | NotGranted, call_id: int, status: HTTPStatus) ->
         "max_duration_seconds": came_of_it.max_duration_s,
         "held_cents": came_of_it.held_cents,
         "available_cents": came_of_it.available_cents,
-        "expires_at": format_time(instant_of(came_of_it.expires_ms)),
+        "expires_at": format_time(from_milliseconds(came_of_it.expires_ms)),
     }
     if status is HTTPStatus.OK:
         told["final"] = came_of_it.final

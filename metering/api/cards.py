@@ -108,4 +108,4 @@ async def post_default_payment_method(
     account = await context.thread_pools.provider.run_for(
         org_id, partial(set_default_payment_method, context.payments, org_id, asked.payment_method_id)
     )
-    return account_answer(account, context.payments.clock())
+    return account_answer(account, context.payments.clock(), await context.held_money.held_cents(org_id))

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from db.accounts.api_keys import find_orgs, note_uses
 from db.accounts.quick_reads import QuickReads
 from db.attempts.refused_holds import note_refused
+from metering.api.held_money import HeldMoney
 from metering.api.key_lookups import KeyLookups
 from metering.api.key_uses import KeyUses
 from metering.api.price_versions import PriceVersions
@@ -50,6 +51,7 @@ class ApiContext:
     key_uses: KeyUses = field(init=False)
     price_versions: PriceVersions = field(init=False)
     refusal_notes: RefusalNotes = field(init=False)
+    held_money: HeldMoney = field(init=False)
 
     def __post_init__(self) -> None:
         """Make what follows from the rest."""
@@ -57,6 +59,7 @@ class ApiContext:
         object.__setattr__(self, "key_uses", KeyUses(self._note_uses))
         object.__setattr__(self, "price_versions", PriceVersions(self.reads.price_book_version))
         object.__setattr__(self, "refusal_notes", RefusalNotes(self._note_refused))
+        object.__setattr__(self, "held_money", HeldMoney(self.holds))
 
     @property
     def prompt_payments(self) -> Payments:

@@ -76,7 +76,8 @@ class QuickAnswers:
         if account is None:
             return None
         self._context.key_uses.record(api_key)
-        answer = account_answer(account, self._context.payments.clock())
+        held_cents = await self._context.held_money.held_cents(account.org_id)
+        answer = account_answer(account, self._context.payments.clock(), held_cents)
         return Response(answer.model_dump_json(), media_type="application/json")
 
     async def _gate(self, credentials: str, org_id: int, query: bytes) -> Response | None:

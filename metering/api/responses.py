@@ -39,10 +39,16 @@ class BillingAccountAnswer(Answer):
         description="Why automatic top-ups rest, although they are on: Stripe's code of the decline, `refunded`, `disputed`, or "
         "another code; null while nothing pauses them."
     )
+    held_cents: int | None = Field(
+        description="What is held for calls that run: the most that they may still cost. Null while that can't be told."
+    )
+    available_cents: int | None = Field(
+        description="The balance without what is held: what is left for other calls. Null while that can't be told."
+    )
 
 
-def account_answer(account: BillingAccount, now: datetime) -> BillingAccountAnswer:
-    """An account as its owner sees it at a time."""
+def account_answer(account: BillingAccount, now: datetime, held_cents: int | None) -> BillingAccountAnswer:
+    """An account as its owner sees it at a time; `held_cents` is None where it can't be told."""
     return BillingAccountAnswer(
         balance_cents=account.balance_cents,
         balance_usd=format_usd(account.balance_cents),
@@ -53,6 +59,8 @@ def account_answer(account: BillingAccount, now: datetime) -> BillingAccountAnsw
         auto_reload_monthly_limit_cents=account.auto_reload_monthly_limit_cents,
         has_payment_method=account.has_payment_method,
         auto_reload_paused=account.auto_reload_paused(now),
+        held_cents=held_cents,
+        available_cents=None if held_cents is None else account.balance_cents - held_cents,
     )
 
 
@@ -86,6 +94,8 @@ BILLING_ACCOUNT: Final[Mapping[str, Any]] = {
     "auto_reload_monthly_limit_cents": None,
     "has_payment_method": True,
     "auto_reload_paused": None,
+    "held_cents": 80,
+    "available_cents": 124_920,
 }
 
 Documented = dict[int | str, dict[str, Any]]

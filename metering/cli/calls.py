@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from metering.cli import lapsed_calls
+from metering.console.errors import CommandError
 from metering.console.output import (
     JsonOption,
     LimitOption,
@@ -14,13 +16,14 @@ from metering.console.output import (
     show_table,
     table,
 )
-from metering.console.values import OrgArgument, id_value
+from metering.console.values import OptionalOrgArgument, OrgArgument, id_value
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Tell one call's story, and list an org's billed calls.",
+    help="Tell one call's story, list an org's billed calls, and calls whose event has not come.",
 )
+app.command()(lapsed_calls.dismiss)
 
 
 @app.command()
@@ -33,7 +36,6 @@ def show(
     from db.ledger.call_story import read_call_story
     from metering.console.call_screen import show_story, story_json, unknown_call
     from metering.console.connections import open_database
-    from metering.console.errors import CommandError
 
     id_value("ORG", org)
     id_value("CALL_ID", call_id)
@@ -49,7 +51,7 @@ def show(
 
 @app.command("list")
 def list_(
-    org: OrgArgument,
+    org: OptionalOrgArgument = None,
     limit: LimitOption = 50,
     before_id: Annotated[
         int | None,
@@ -59,9 +61,23 @@ def list_(
             show_default=False,
         ),
     ] = None,
+    lapsed: Annotated[
+        bool,
+        typer.Option(
+            "--lapsed",
+            help="Those whose time is over and whose event has not come, of one org or of all, in Redis.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List an org's billed calls, newest first."""
+    """List an org's billed calls, newest first; or lapsed calls, the longest lapsed first."""
+    if lapsed:
+        if before_id is not None:
+            raise CommandError("before-id: is for billed calls; leave it out with --lapsed.")
+        lapsed_calls.list_lapsed(org, limit=limit, as_json=as_json)
+        return
+    if org is None:
+        raise CommandError("ORG: name the org, by its id; only with --lapsed it may be left out.")
     from db.ledger.transaction_list import PageOfList, TransactionFilter, list_transactions
     from db.models import Kind
     from metering.console.call_screen import listed_json

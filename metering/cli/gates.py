@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import redis
 
     from metering.signals.gates import Gate
+    from metering.signals.holds import HeldTotals
 
 
 def follow_gate(balance: Balance, then: "Callable[[redis.Redis], None] | None" = None) -> None:
@@ -57,3 +58,18 @@ def gate_of(org_id: int) -> "Gate | None":
         )
         return None
     return gate
+
+
+def held_of(org_id: int) -> "HeldTotals | None":
+    """What an org's running calls hold; None where Redis can't be asked, of which `gate_of` has said so."""
+    import redis
+
+    from metering.console.connections import open_redis
+    from metering.signals.holds import Holds
+
+    try:
+        with open_redis() as client:
+            (held,) = Holds(client).totals([org_id])
+    except (redis.RedisError, CommandError):
+        return None
+    return held

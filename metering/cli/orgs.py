@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metering.cli import org_settings, suspensions
-from metering.cli.gates import follow_gate, gate_of
+from metering.cli.gates import follow_gate, gate_of, held_of
 from metering.console.errors import CommandError
 from metering.console.output import (
     JsonOption,
@@ -200,7 +200,7 @@ def show(
                 for tier in book.tiers()
                 if (price := book.in_force(tier, org, now)) is not None and price.steps
             }
-        screen = OrgScreen(overview, book, gate_of(org), now, used)
+        screen = OrgScreen(overview, book, gate_of(org), now, used, held_of(org))
         if as_json:
             show_json(screen.json())
         else:

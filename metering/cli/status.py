@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import redis
     from sqlalchemy import Engine
 
+    from db.accounts.overspent import AllOverspent
     from metering.signals.gates import Gates
 
 
@@ -66,6 +67,17 @@ class GatesStatus:
     """Those that are there and say something else than the org's balance, or whether an operator has suspended it."""
 
 
+@dataclass(slots=True)
+class HoldsStatus:
+    """What running calls hold in Redis, of all orgs."""
+
+    orgs: int = 0
+    held_cents: int = 0
+    running_calls: int = 0
+    lapsed_calls: int = 0
+    """Their time is over, and no event has come: it is late, or lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServersStatus:
     """Which servers these are, and what is wrong with how they are set up (docs/how-to/servers.md)."""
@@ -77,6 +89,7 @@ class ServersStatus:
 
 def status(as_json: JsonOption = False) -> None:
     """Show how things stand: the backlog, the meters, the orgs and their gates, what was rejected, charges and reloads."""
+    from db.accounts.overspent import read_overspent
     from db.attempts.reload_status import read_reload_status
     from db.payments.set_aside_events import count_set_aside
     from db.postgres.clock import read_clock
@@ -88,10 +101,12 @@ def status(as_json: JsonOption = False) -> None:
         servers = _servers(engine, client)
         ledger, stream, meters = _ledger(engine), _stream(client), _meters(client)
         gates = _gates(engine, client)
+        holds, holding = _holds(client)
         with engine.connect() as connection:
             now = read_clock(connection)
             reloads = read_reload_status(connection, now, limit=MAX_LIMITED)
             set_aside, set_aside_since = count_set_aside(connection)
+            overspent = read_overspent(connection, holding, with_log=True)
     if as_json:
         found: dict[str, Any] = {
             "schema_revision": expected_revision(),  # the database's own, or open_database would have refused it
@@ -99,13 +114,15 @@ def status(as_json: JsonOption = False) -> None:
             **reload_json(reloads, now),
             "stripe_events_set_aside": {"number": set_aside, "oldest_at": set_aside_since},
             "gates": asdict(gates),
+            "holds": asdict(holds),
+            "overspent": asdict(overspent),
             "stream": asdict(stream),
             "servers": asdict(servers),
             "meters": [asdict(meter) for meter in meters],
         }
         show_json(found)
     else:
-        _show(ledger, gates, stream, expected_revision())
+        _show(ledger, gates, stream, holds, overspent, expected_revision())
         for problem in servers.wrong:
             say(problem)
         show_reloads(reloads, now)
@@ -173,6 +190,22 @@ def _gates(engine: "Engine", client: "redis.Redis") -> GatesStatus:
     return found
 
 
+def _holds(client: "redis.Redis") -> tuple[HoldsStatus, set[int]]:
+    """What is held, and which orgs have taken holds lately."""
+    from metering.signals.holds import Holds
+
+    found, holds, holding = HoldsStatus(), Holds(client), set[int]()
+    for page in holds.org_ids():
+        new = sorted(set(page) - holding)
+        holding.update(new)
+        for each in holds.totals(new) if new else []:
+            found.orgs += each.running_calls + each.lapsed_calls > 0
+            found.held_cents += each.held_cents
+            found.running_calls += each.running_calls
+            found.lapsed_calls += each.lapsed_calls
+    return found, holding
+
+
 def _not_following(engine: "Engine", gates: "Gates", org_ids: Sequence[int]) -> list[int]:
     """Those of the orgs whose gates are there, but don't say what follows from their balances."""
     from db.ledger.balances import read_balances
@@ -225,7 +258,14 @@ def _meters(client: "redis.Redis") -> list[MeterStatus]:
     ]
 
 
-def _show(ledger: LedgerStatus, gates: GatesStatus, stream: StreamStatus, revision: str) -> None:
+def _show(
+    ledger: LedgerStatus,
+    gates: GatesStatus,
+    stream: StreamStatus,
+    holds: HoldsStatus,
+    overspent: "AllOverspent",
+    revision: str,
+) -> None:
     from metering.rules.money import format_usd
 
     shown = table("what", ">how much", title="Metering")
@@ -243,6 +283,15 @@ def _show(ledger: LedgerStatus, gates: GatesStatus, stream: StreamStatus, revisi
         ("gates suspended", f"{gates.suspended:,}"),
         ("gates missing", f"{gates.missing:,}"),
         ("gates that don't follow their balance yet", f"{gates.not_following:,}"),
+        ("calls that hold money", f"{holds.running_calls:,}"),
+        ("held for them, USD", format_usd(holds.held_cents)),
+        ("lapsed calls, whose event is late or lost", f"{holds.lapsed_calls:,}"),
+        ("orgs overspent (balance below 0)", f"{overspent.orgs:,}"),
+        ("overspent, USD", format_usd(overspent.cents)),
+        *(
+            (f"  {reason.value}", f"{each.orgs:,} orgs, {format_usd(each.cents)}")
+            for reason, each in overspent.reasons.items()
+        ),
         ("events that no meter has read", f"{stream.lag:,}"),
         ("events that a meter has in hand", f"{stream.pending:,}"),
         (

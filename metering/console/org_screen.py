@@ -15,6 +15,7 @@ from metering.rules.pricing import Price, PriceBook
 from metering.rules.steps import format_steps
 from metering.rules.times import format_time
 from metering.signals.gates import Gate
+from metering.signals.holds import HeldTotals
 
 MAX_PRICES: Final = 20
 """How many tiers are shown at most; `metering tier list` has all."""
@@ -30,6 +31,8 @@ class OrgScreen:
     now: datetime
     used: Mapping[str, int]
     """By tier whose price has steps: billable seconds of this month."""
+    held: HeldTotals | None = None
+    """What its calls hold; None where Redis can't be asked."""
 
     @property
     def _state(self) -> str:
@@ -48,6 +51,14 @@ class OrgScreen:
             "version": account.version,
             "state": self._state,
             "max_concurrent_calls": account.max_concurrent_calls,
+            "held": None
+            if self.held is None
+            else {
+                "held_cents": self.held.held_cents,
+                "available_cents": account.balance_cents - self.held.held_cents,
+                "running_calls": self.held.running_calls,
+                "lapsed_calls": self.held.lapsed_calls,
+            },
             "state_since": org.state_since,
             "state_since_earlier": org.since_earlier,
             "gate": None if self.gate is None else asdict(self.gate),
@@ -127,6 +138,8 @@ class OrgScreen:
             f"{format_usd(account.balance_cents)} USD, after {account.transaction_count:,} transactions",
         )
         yield "gate", self._gate()
+        if self.held is not None and (self.held.running_calls or self.held.lapsed_calls):
+            yield "held", self._held(self.held)
         if account.max_concurrent_calls is not None:
             yield "calls at once", f"{account.max_concurrent_calls:,} at most, of those that take holds"
         yield "auto-reload", self._reload()
@@ -151,6 +164,13 @@ class OrgScreen:
             yield "key", "none"
         yield "customer", account.stripe_customer_id
         yield "made", account.created_at
+
+    def _held(self, held: HeldTotals) -> str:
+        available_cents = self.org.account.balance_cents - held.held_cents
+        return (
+            f"{format_usd(held.held_cents)} USD for {held.running_calls:,} running and {held.lapsed_calls:,} lapsed calls;"
+            f" available {format_usd(available_cents)} USD"
+        )
 
     def _gate(self) -> str:
         """The gate, since when, and whether Redis has it as it is to be."""

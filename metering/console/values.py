@@ -14,6 +14,9 @@ MAX_KEY_CHARS: Final = 200
 MAX_INTENT_CHARS: Final = 255
 
 OrgArgument = Annotated[int, typer.Argument(metavar="ORG", help="The org's id.", show_default=False)]
+OptionalOrgArgument = Annotated[
+    int | None, typer.Argument(metavar="[ORG]", help="The org's id.", show_default=False)
+]
 
 
 def id_value(name: str, value: int) -> int:

@@ -1,11 +1,13 @@
 """What a hold costs: the most that a running call may still cost (docs/reference/holds.md#what-is-held)."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from metering.rules.events import MAX_DURATION_S
 from metering.rules.pricing import Price, charge_call
+from metering.rules.steps import dearest_rate
 
 STARTS_WITHIN: Final = timedelta(seconds=60)
 """How long after the first asking a call may start: any price that comes into force by then may be the one that counts."""
@@ -16,8 +18,10 @@ _US_PER_S: Final = 1_000_000
 
 
 def at_dearest(price: Price) -> Price:
-    """A price without steps that no call under `price` costs more than."""
-    return price
+    """A price without steps that no call under `price` costs more than, whatever the org has used in the month."""
+    if not price.steps:
+        return price
+    return replace(price, rate_microusd_per_minute=dearest_rate(price.steps), steps=())
 
 
 def hold_cents(seconds: int, prices: Iterable[Price]) -> int:

@@ -60,6 +60,8 @@ ROLE_NEEDED: Final[Mapping[str, OperatorRole]] = MappingProxyType(
         "rejected replay": _SUPPORT,
         # It gives up what a call costs: never more than was never billed, and a replay with --again takes it back.
         "rejected dismiss": _SUPPORT,
+        # It gives up what is held, not what the call costs: its event is billed if it comes.
+        "call dismiss": _SUPPORT,
         # It books what Stripe tells of, as the jobs do in their time.
         "stripe-event retry": _SUPPORT,
         # It charges the customer's card at most as the customer has asked for, within the limit of the month.

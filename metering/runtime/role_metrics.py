@@ -47,6 +47,8 @@ ROLES: Final = {
     "metering_auto_reload_paused_orgs": _STANDING,
     "metering_valkey_memory_bytes": _STANDING,
     "metering_valkey_memory_limit_bytes": _STANDING,
+    "metering_overspent_orgs": _STANDING,
+    "metering_overspent_cents": _STANDING,
     "metering_gates_mended": _STANDING,
     "metering_sweep_seconds": _STANDING,
     "metering_invariant_violations": _STANDING,

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import httpx
 import pytest
+import redis
 
 from db.accounts.call_limits import limit_concurrent_calls
 from db.ledger.prices import set_price
 from db.postgres.engine import transaction
+from metering.api import held_money
 from metering.rules.hold_terms import decode_terms
 from metering.signals.holds import Holds
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
@@ -384,3 +386,25 @@ def test_a_call_that_is_refused_because_others_hold_the_money_makes_no_reload(bo
     wait_until(lambda: bolt.world.rows("SELECT FROM refused_holds") != [], limit_s=30)
     RefusedHolds(bolt.world.payments, Holds(bolt.world.client)).run_once(threading.Event())
     assert bolt.world.attempts() == []
+
+
+def test_the_account_says_what_is_held_and_what_is_left(
+    bolt: Site, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def money() -> tuple[Any, Any, Any]:
+        quick, slow = bolt.get("/v1/billing").json(), bolt.get("/v1/billing?").json()
+        otherwise = bolt.get("/v1/billing?&").json()  # the framework's answer
+        assert quick == slow == otherwise
+        return quick["balance_cents"], quick["held_cents"], quick["available_cents"]
+
+    assert money() == (100, 0, 100)
+    granted(start(bolt, 1, 300))
+    assert money() == (100, 40, 60)
+    bolt.world.adjust(-70)
+    assert money() == (30, 40, -10)
+    assert bolt.patch(auto_reload_minimum_cents=5).json()["held_cents"] == 40
+    cancel(bolt, 1)
+    assert money() == (30, 0, 30)
+    monkeypatch.setattr(held_money, "PAUSE_S", 0.0)
+    redis_client.set("holds:1", "no hash")  # as good as none that answers
+    assert money() == (30, None, None)

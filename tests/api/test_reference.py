@@ -22,6 +22,8 @@ ACCOUNT = {
     "auto_reload_monthly_limit_cents": None,
     "has_payment_method": True,
     "auto_reload_paused": None,
+    "held_cents": 0,
+    "available_cents": 125000,
 }
 TOP_UP = {
     "payment_intent_id": "pi_abc123",
@@ -81,6 +83,8 @@ def test_get_billing_account_of_an_org_that_has_set_nothing(site: Site) -> None:
         "auto_reload_monthly_limit_cents": None,
         "has_payment_method": False,
         "auto_reload_paused": None,
+        "held_cents": 0,
+        "available_cents": 0,
     }
     assert list(account) == list(ACCOUNT)
 

@@ -107,6 +107,7 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
     "payment book": ("42", "pi_1", "--reason", "x"),
     "rejected replay": ("1",),
     "rejected dismiss": ("1", "--reason", "x"),
+    "call dismiss": ("42", "1", "--reason", "x"),
     "refund": ("42", "pi_1", "--reason", "x", "--key", "k"),
     "reprice": (
         *(

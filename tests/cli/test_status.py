@@ -41,6 +41,8 @@ def test_status_of_a_new_installation(cli: Cli) -> None:
             "missing": 0,
             "not_following": 0,
         },
+        "holds": {"orgs": 0, "held_cents": 0, "running_calls": 0, "lapsed_calls": 0},
+        "overspent": {"orgs": 0, "cents": 0, "reasons": {}},
         "stream": {"lag": 0, "pending": 0, "oldest_waiting_seconds": None},
         "meters": [],
     }

@@ -18,6 +18,7 @@ from workers.audit_job import INVARIANT_VIOLATIONS
 from workers.charges_standing import ChargesCollector
 from workers.hold_reconciler import HoldCountsCollector
 from workers.metrics import BacklogCollector, ValkeyMemoryCollector
+from workers.overspent import OVERSPENT_ORGS
 
 PAGE: Final = page("reference/metrics.md")
 NAMED: Final = {
@@ -46,6 +47,7 @@ def served() -> dict[str, str]:
         event_intake.HTTP_EVENTS,
         INVARIANT_VIOLATIONS,
         BUILD_INFO,
+        OVERSPENT_ORGS,
     ):
         assert imported in REGISTRY._collector_to_names  # and so registered
     asked: tuple[Any, ...] = (*REGISTRY._collector_to_names, *ASKED)

@@ -1,5 +1,6 @@
 """What is held, against ten lines of exact fractions, and against the charge itself."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
 
@@ -8,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metering.rules.events import MAX_DURATION_S
-from metering.rules.holds import hold_cents, longest_covered_s
+from metering.rules.holds import at_dearest, hold_cents, longest_covered_s
 from metering.rules.pricing import Price, charge_call
+from metering.rules.steps import Step
 from tests.rules.test_pricing import a_price, increments
 
 PRICES = st.builds(
@@ -91,6 +93,20 @@ def test_the_longest_call_is_covered_and_a_longer_one_is_not(
 )
 def test_what_is_covered(available_cents: int, changes: dict[str, int], seconds: int) -> None:
     assert longest_covered_s(available_cents, [a_price(**changes)]) == seconds
+
+
+@given(
+    st.lists(st.integers(0, 500_000), min_size=2, max_size=5),
+    st.integers(0, 100_000),
+    st.integers(1, 100_000),
+)
+def test_steps_count_at_their_dearest_whatever_was_used(rates: list[int], used_s: int, seconds: int) -> None:
+    steps = (*(Step(60 * 10 * (nth + 1), rate) for nth, rate in enumerate(rates[:-1])), Step(None, rates[-1]))
+    price = replace(a_price(), rate_microusd_per_minute=rates[-1], steps=steps)
+    held = hold_cents(seconds, [at_dearest(price)])
+    charge = charge_call(seconds * 1_000_000, price, used_s)
+    assert charge is not None
+    assert charge.amount_cents <= held == hold_cents(seconds, [a_price(rate_microusd_per_minute=max(rates))])
 
 
 def test_which_of_two_prices_is_dearer_depends_on_the_seconds() -> None:
