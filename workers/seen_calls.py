@@ -55,7 +55,11 @@ class SeenCalls:
             for rejected in posted.rejected:
                 try:
                     named = msgspec.json.decode(rejected.raw, type=_Named)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except (
+                    msgspec.DecodeError,
+                    UnicodeDecodeError,
+                    RecursionError,
+                ):  # brackets may nest without end
                     continue
                 if named.org_id > 0 and named.call_id > 0:
                     found[named.org_id].append(named.call_id)

@@ -53,6 +53,7 @@ def test_an_event_ends_the_hold_of_its_call(
             event(org_id=42, call_id=3, tier="nosuch"),
             event(org_id=42, call_id=4, duration_seconds=-1),
             b'{"org_id": 42, "call_id": 5',
+            b'{"org_id": 42, "call_id": 5, "x": ' + b"[" * 3_000 + b"]" * 3_000 + b"}",
             event(org_id=43, call_id=6),
         ],
     )
