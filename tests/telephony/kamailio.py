@@ -96,7 +96,10 @@ def replaced(text: str, old: str, new: str) -> str:
 
 
 class Kamailio(Process):
-    """One proxy: phones say by X-User, or X-Carrier, who they are, and by X-Port whom they call."""
+    """One proxy: phones say by X-User, or X-Carrier, who they are, and by X-Port whom they call.
+
+    With `holds` each call takes one, for a minute, and is cut at its end.
+    """
 
     def __init__(
         self,
@@ -107,16 +110,20 @@ class Kamailio(Process):
         users: dict[str, int],
         numbers: dict[str, int],
         more: str = "",
-        route: str = "request_route",
+        holds: bool = False,
     ) -> None:
         self.port = free_udp_port()
         directory.mkdir(parents=True)
         configuration = replaced(block("file: metering.cfg"), "port=6379", f"port={redis_port}")
         configuration = replaced(configuration, '"change-this"', f'"{password}"')
         (directory / "metering.cfg").write_text(configuration + "\n")
-        called = replaced(block(f"file: {route}"), '$si == "203.0.113.5"', "$hdr(X-Carrier) != $null")
+        called = replaced(block("file: request_route"), '$si == "203.0.113.5"', "$hdr(X-Carrier) != $null")
         called = replaced(called, "$sht(users=>$au)", "$sht(users=>$hdr(X-User))")
         called = replaced(called, "$var(maximum_s) = 0;", f"$var(maximum_s) = 0;\n{_LIMITED}")
+        if holds:
+            called = replaced(called, "route(METERING_GATE);", block("file: hold"))
+            hold_minute = replaced(block("file: metering-holds.cfg"), "HOLD_MINUTES 10", "HOLD_MINUTES 1")
+            more = f"{hold_minute}\n{more}"
         tables = [f'$sht(users=>{name}) = "{org}";' for name, org in users.items()]
         tables += [f'$sht(numbers=>{number}) = "{org}";' for number, org in numbers.items()]
         (directory / "kamailio.cfg").write_text(

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ pytestmark = pytest.mark.long
 
 PLAIN, CANCELLED, REINVITING, FORKED, LOST, TIMED_OUT, ODD, REUSED = range(11, 19)
 EXHAUSTED, SUSPENDED, MISSING, FROZEN, KILLED = range(19, 24)
+FEW, MANY = 24, 25
+"""Orgs whose calls take holds: one with money for ten minutes and a bit, one with enough."""
 ORGS: Final = {
     **dict.fromkeys((PLAIN, CANCELLED, REINVITING, FORKED, LOST, TIMED_OUT, ODD, REUSED), "open"),
     EXHAUSTED: "exhausted",
@@ -54,6 +57,8 @@ ORGS: Final = {
     MISSING: "missing",
     FROZEN: "open",
     KILLED: "open",
+    FEW: "open",
+    MANY: "open",
 }
 USERS: Final = {f"user{org_id}": org_id for org_id in ORGS}
 TABLES: Final = Path("/usr/share/kamailio/postgres")
@@ -122,9 +127,9 @@ def proxy(database: Database, tmp_path: Path) -> Iterator[Proxy]:
 
 
 @contextmanager
-def proxied(database: Database, directory: Path, *, more: str = "") -> Iterator[Proxy]:
+def proxied(database: Database, directory: Path, *, more: str = "", holds: bool = False) -> Iterator[Proxy]:
     """A scene, and Kamailio; `more` goes into its configuration."""
-    with scene(directory / "scene", database.engine, ORGS) as made:
+    with scene(directory / "scene", database.engine, ORGS, {FEW: 83}) as made:
         kamailio = Kamailio(
             directory / "kamailio",
             made.valkey.port,
@@ -132,6 +137,7 @@ def proxied(database: Database, directory: Path, *, more: str = "") -> Iterator[
             users=USERS,
             numbers={DID: ODD},
             more=more,
+            holds=holds,
         )
         found = Proxy(made, kamailio, directory / "phones")
         try:
@@ -191,6 +197,19 @@ def proxy_lets_in(proxy: Proxy) -> bool:
     return done
 
 
+def cancelled(org_id: int) -> Callable[[str], str]:
+    """A call that is given up while it rings."""
+    return lambda headers: "".join(
+        (
+            invite(user(org_id) + headers),
+            maybe("100") + receive("180"),
+            cancel(step=3),
+            receive("200") + receive("487"),
+            acknowledge_refusal(step=6),
+        )
+    )
+
+
 def refused(status: str, headers: str) -> Callable[[str], str]:
     return lambda _: invite(headers) + maybe("100") + receive(status) + acknowledge_refusal(step=3)
 
@@ -235,20 +254,7 @@ def start_calls(proxy: Proxy) -> None:
         + '<label id="1"/><pause milliseconds="1"/>'
     )
     proxy.phones("plain", call(PLAIN), [ANSWERS], calls=200, options=("-r", "50", "-d", "1500"))
-    proxy.phones(
-        "cancelled",
-        lambda headers: "".join(
-            (
-                invite(user(CANCELLED) + headers),
-                maybe("100") + receive("180"),
-                cancel(step=3),
-                receive("200") + receive("487"),
-                acknowledge_refusal(step=6),
-            )
-        ),
-        [RINGS + IS_CANCELLED],
-        calls=5,
-    )
+    proxy.phones("cancelled", cancelled(CANCELLED), [RINGS + IS_CANCELLED], calls=5)
     changes_media = [RINGS + PICKS_UP + REINVITED + HUNG_UP]
     proxy.phones(
         "reinviting",
@@ -398,3 +404,57 @@ def restart_in_calls(proxy: Proxy, connection: psycopg.Connection) -> None:
 def dialogs(connection: psycopg.Connection) -> list[Any]:
     """States of all dialogs that Kamailio has stored."""
     return connection.execute("SELECT state FROM dialog").fetchall()
+
+
+def until_cut(headers: str) -> str:
+    """A call that is refused for want of money, or goes on until it is cut."""
+    return "".join(
+        (
+            invite(user(FEW) + headers),
+            maybe("100", "180", "183"),
+            receive("402", 'optional="true"', 'next="2"'),
+            receive("200", 'rrs="true"'),
+            acknowledge(),
+            receive("BYE", 'timeout="90000"', 'ontimeout="1"'),
+            reply_within("200 OK"),
+            '<label id="1"/><nop next="3"/>',
+            '<label id="2"/>',
+            acknowledge_refusal(step=10),
+            '<label id="3"/><pause milliseconds="1"/>',
+        )
+    )
+
+
+@pytest.mark.timeout(240)
+def test_calls_with_holds_never_spend_more_than_there_is(database: Database, tmp_path: Path) -> None:
+    with proxied(database, tmp_path, holds=True) as proxy:
+        scene = proxy.scene
+        proxy.phones("few", until_cut, [ANSWERS], calls=30, answers=10, options=("-r", "100"))
+        wait_until(lambda: scene.held(FEW) == (80, 10), limit_s=LIMIT_S, every_s=0.1)
+        proxy.phones("many", call(MANY), [ANSWERS], calls=30, options=("-r", "100", "-d", "6000"))
+        for phone in proxy.phones("cancelled", cancelled(MANY), [RINGS + IS_CANCELLED], calls=5):
+            phone.wait()
+        wait_until(lambda: scene.held(MANY) == (240, 30), limit_s=LIMIT_S, every_s=0.1)
+
+        # Frozen for 2 s: whoever calls then is refused, and holds nothing in the end.
+        scene.valkey.send(signal.SIGSTOP)
+        thaw = threading.Timer(2, scene.valkey.send, [signal.SIGCONT])
+        thaw.start()
+        refusing = proxy.phones("refused-frozen", refused("503", user(MANY)), calls=1)
+        refusing[0].wait()
+        thaw.join()
+        wait_until(lambda: scene.held(MANY) == (240, 30), limit_s=LIMIT_S, every_s=0.1)
+
+        scene.valkey.client.waitaof(1, 0, 5000)
+        scene.valkey.kill()
+        scene.valkey.start()
+        assert scene.held(FEW) == (80, 10)
+        proxy.wait()
+        wait_until(lambda: len(scene.events()) == 40, limit_s=LIMIT_S, every_s=0.2)
+        scene.bill()
+        assert [(each.billable_seconds, each.amount_cents) for each in scene.debits(FEW)] == [(60, -8)] * 10
+        assert scene.balance_cents(FEW) == 3
+        assert len(scene.debits(MANY)) == 30
+        assert (scene.held(FEW), scene.held(MANY)) == ((0, 0), (0, 0))
+        durations = [each["duration_seconds"] for each in map(parsed, proxy.kamailio.events())]
+        assert all(57 < each < 60 for each in durations if each > 30), durations
