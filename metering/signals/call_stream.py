@@ -16,5 +16,6 @@ def append_events(client: "redis.Redis", raws: Sequence[bytes]) -> list[Any]:
     """
     with client.pipeline(transaction=False) as pipeline:
         for raw in raws:
-            pipeline.xadd(STREAM, {EVENT_FIELD: raw})
+            # As `xadd` would, without its looks at options: those are a third of the time for a thousand.
+            pipeline.execute_command("XADD", STREAM, "*", EVENT_FIELD, raw)  # type: ignore[no-untyped-call]
         return pipeline.execute(raise_on_error=False)
