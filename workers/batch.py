@@ -79,6 +79,8 @@ def price_entries(parsed: Sequence[ParsedEntry], book: PriceBook) -> PricedBatch
             rejected.append(RejectedEntry(entry.stream_id, entry.raw, event))
             continue
         price = book.price_of(event.tier, event.org_id, event.ended_at, event.duration_us)
-        counted = has_steps and book.counts_usage(event.tier, event.org_id)
-        calls.append(price_call(entry.stream_id, entry.raw, event, price, usage_counted=counted))
+        if has_steps and book.counts_usage(event.tier, event.org_id):
+            calls.append(price_call(entry.stream_id, entry.raw, event, price, usage_counted=True))
+        else:
+            calls.append(price_call(entry.stream_id, entry.raw, event, price))
     return PricedBatch(calls, rejected, book.version)

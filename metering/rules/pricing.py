@@ -214,6 +214,7 @@ class PriceBook:
             else:
                 self._orgs.setdefault(tier, {})[org_id] = _history(listed)
         self._stepped = frozenset(owner for owner, listed in by_owner.items() if _has_steps(listed))
+        self._note_newest()
 
     def changed(
         self, version: int, prices: Iterable[Price | PriceEnd], owners: Iterable[tuple[str, int | None]]
@@ -238,7 +239,15 @@ class PriceBook:
             if not later._orgs[tier]:
                 del later._orgs[tier]
         later._stepped = self._stepped - set(owners) | changes._stepped
+        later._note_newest()
         return later
+
+    def _note_newest(self) -> None:
+        """Keep at hand what nearly every call needs: each tier's last price, from when on it is sure, and its orgs' own."""
+        self._newest = {
+            tier: (prices[-1], since, self._orgs.get(tier))
+            for tier, (_, prices, since) in self._tiers.items()
+        }
 
     def __contains__(self, tier: object) -> bool:
         return tier in self._tiers
@@ -261,17 +270,16 @@ class PriceBook:
 
         See docs/reference/money-rules.md#which-price-counts.
         """
-        history = self._tiers.get(tier)
-        if history is None:
+        newest = self._newest.get(tier)
+        if newest is None:
             return None
-        orgs = self._orgs.get(tier)
-        if orgs is not None:
-            history = orgs.get(org_id, history)
+        price, since, orgs = newest
+        if orgs is not None and org_id in orgs:
+            _, prices, since = orgs[org_id]
+            price = prices[-1]
         # Nearly every call ended so long after the newest price came into force that it must have started after that as well.
-        if ended_at >= history[2]:
-            newest = history[1][-1]
-            if isinstance(newest, Price):
-                return newest
+        if ended_at >= since and price.__class__ is Price:
+            return price
         return self.in_force(tier, org_id, ended_at - timedelta(microseconds=duration_us))
 
     def in_force(self, tier: str, org_id: int | None, at: datetime) -> Price | None:
