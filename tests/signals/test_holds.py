@@ -1,5 +1,6 @@
 """Holds: starting, renewing, cancelling, by the functions and by the product's own programs."""
 
+import hashlib
 import threading
 from collections.abc import Iterator
 
@@ -312,6 +313,14 @@ def test_the_library_is_replaced_by_a_newer_one_only(redis_client: redis.Redis) 
     with pytest.raises(redis.ResponseError, match="call_start"):
         load_hold_library(redis_client)
     redis_client.function_flush()
+
+
+def test_a_library_that_has_changed_has_a_higher_version() -> None:
+    """Or servers would keep the one before. Whoever changes it raises VERSION in holds_library.lua, and writes both here."""
+    assert (version_of(CODE), hashlib.sha256(CODE.encode()).hexdigest()) == (
+        2,
+        "a7f23088ebe2229826133cd295a6ce4505b43d927bf539f6363f4e66f460f998",
+    )
 
 
 def test_thirty_calls_at_once_on_money_for_one(redis_url: str, telephony: Telephony) -> None:

@@ -30,7 +30,7 @@ ORG = st.integers(1, 2)
 CALL = st.integers(1, 5)
 CENTS = st.integers(0, 60)
 TTL_S = st.sampled_from([1, 60, 3_600, 691_200])
-WORDS = {b"cents", b"last_ms", b"looked_ms"}
+WORDS = {b"cents", b"last_ms", b"looked_ms", b"ended_until_ms"}
 
 
 class HoldsMachine(RuleBasedStateMachine):

@@ -7,5 +7,6 @@
 
 local ends = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not ends or tonumber(ends) > now_ms() then return {} end
-local record = take_away(KEYS[1], {ARGV[1]})[1]
+local record = redis.call('HGET', KEYS[1], ARGV[1])
+take_away(KEYS[1], {ARGV[1]}, {record})
 return record and {record, digits(tonumber(ends))} or {}

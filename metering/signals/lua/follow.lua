@@ -45,9 +45,10 @@ for i = 2, #KEYS do
 end
 
 -- What isn't of its kind is somebody else's doing: it goes, and nothing is left to be ended.
+local holds = string.gsub(ARGV[10], '%l+$', '')
 local function change_holds(work, orgs, now)
     for org_id, listed in string.gmatch(orgs, '(%d+)=([%d,]+)') do
-        local key, ids = string.gsub(ARGV[10], '%l+$', org_id), {}
+        local key, ids = holds .. org_id, {}
         for id in string.gmatch(listed, '%d+') do ids[#ids + 1] = id end
         local done, problem = true, nil
         if not not_followed[org_id] then done, problem = protected(work, key, ids, now) end

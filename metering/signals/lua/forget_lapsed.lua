@@ -6,5 +6,5 @@ local LAPSED_AT_ONCE = 100
 
 local function forget_lapsed(key, now)
     local old = redis.call('ZRANGEBYSCORE', key .. ':ends', '-inf', digits(now - DAY_MS), 'LIMIT', 0, LAPSED_AT_ONCE)
-    if #old > 0 then take_away(key, old) end
+    if #old > 0 then take_away(key, old, redis.call('HMGET', key, unpack(old))) end
 end

@@ -1,8 +1,9 @@
 -- Starting, renewing and cancelling the hold of one call (docs/reference/holds.md has what is promised).
 --
--- holds:ORG is a hash of call id -> "cents since_ms terms", and of `cents` (all holds together), `last_ms` (when the org last
--- took one) and `looked_ms` (up to when lapsed ones were told of). holds:ORG:ends has when each ends, holds:ORG:ended when the
--- event of a call was seen. An end that is to come: the call runs. One that is past: the hold is lapsed, and counts for a day.
+-- holds:ORG is a hash of call id -> "cents since_ms available_cents terms", and of `cents` (all holds together), `last_ms` (when
+-- the org last took one), `looked_ms` (up to when lapsed ones were told of) and `ended_until_ms`. holds:ORG:ends has when each
+-- ends, holds:ORG:ended when the event of a call was seen. An end that is to come: the call runs. One that is past: the hold is
+-- lapsed, and counts for a day.
 -- Records, ids and times are text; cents and milliseconds are exact as numbers, which are doubles, up to 2^53.
 --
 -- While a function library is loaded, Redis hasn't given it `string` and `redis.call` yet, so locals here can't hold them.
@@ -51,7 +52,7 @@ local function look_up(key, id, now)
     local ends = tonumber(redis.call('ZSCORE', key .. ':ends', id) or nil)
     local record = held[1]
     if record and (not ends or ends <= now - DAY_MS) then -- there were more to forget than one call does
-        take_away(key, {id})
+        take_away(key, {id}, {record})
         return look_up(key, id, now)
     end
     local balance = string.match(asked[2] or '', '^-?%d+$') and tonumber(asked[2]) or 0
@@ -141,6 +142,6 @@ local function renew(key, id, cents, ttl_seconds, terms, notes)
 end
 
 local function cancel(key, id)
-    take_away(key, {id})
+    take_away(key, {id}, redis.call('HMGET', key, id))
     return answer(look_up(key, id, now_ms()), 'ended')
 end

@@ -5,11 +5,10 @@ local function cents_of(record)
     return tonumber(string.match(record, '^%d+')) or 0
 end
 
--- Takes away those of `ids` that are held; an id may stand there twice. Gives their records: false where nothing was held.
+-- Takes away those of `ids` that are held; an id may stand there twice. `records` are theirs: false where nothing is held.
 --
 -- HDEL goes first: it needs no memory, and once a script has written, Redis lets it end where it has none left.
-local function take_away(key, ids)
-    local records = redis.call('HMGET', key, unpack(ids))
+local function take_away(key, ids, records)
     local cents, there, counted = 0, {}, {}
     for i = 1, #ids do
         if records[i] and not counted[ids[i]] then
@@ -23,5 +22,4 @@ local function take_away(key, ids)
         redis.call('ZREM', key .. ':ends', unpack(there))
         if cents > 0 then redis.call('HINCRBY', key, 'cents', digits(-cents)) end
     end
-    return records
 end
