@@ -18,7 +18,7 @@ from metering.rules.hold_terms import decode_terms
 from metering.signals.holds import Holds
 from tests.api.site import TELEPHONY_TOKEN, Site, assert_problem
 from tests.payments.world import START
-from tests.spine.billing import prepare, price
+from tests.spine.billing import event, prepare, price, push, run_meters
 from tests.waiting import wait_until
 from workers.refused_holds import RefusedHolds
 
@@ -161,6 +161,16 @@ def test_a_gate_that_redis_has_lost_is_no_empty_balance(bolt: Site) -> None:
     bolt.world.adjust(-100)
     bolt.world.client.flushall()
     refused(start(bolt, 1), 402, "balance_exhausted")
+
+
+def test_a_call_whose_event_was_seen_is_not_held_again(bolt: Site, redis_client: redis.Redis) -> None:
+    granted(start(bolt, 1, 300))
+    push(redis_client, [event(call_id=1, duration_seconds=61, ended_at=START.isoformat())])
+    run_meters(bolt.world.engine, redis_client)
+    refused(start(bolt, 1), 409, "call_ended")
+    refused(renew(bolt, 1), 409, "call_ended")
+    assert granted(start(bolt, 2)) == (600, 80, 4)
+    assert bolt.get(PATH).json()["total"] == 1
 
 
 def test_the_dearest_price_of_the_next_minute_counts(bolt: Site) -> None:
