@@ -458,3 +458,7 @@ def test_all_prices_of_a_span_of_time() -> None:
     assert between(0, 9) == [tiers[0], own[0], tiers[1]]
     assert between(0, 5, org_id=2) == between(0, 5, org_id=None) == tiers
     assert book.in_force_between("storm", 1, NOON, NOON) == []
+
+
+def test_a_tier_that_came_and_went_since_the_book_was_read_is_unknown() -> None:
+    assert PriceBook(1, [a_price()]).changed(2, [], [("thunder", None)]).tiers() == ["bolt"]
