@@ -21,6 +21,7 @@ from workers.metrics import BacklogCollector, ValkeyMemoryCollector
 from workers.overspent import overspent_task
 from workers.payment_reconciler import ATTEMPT_THREADS, payment_tasks
 from workers.refused_holds import RefusedHolds
+from workers.usage_job import usage_task
 
 POOL_SIZE: Final = (WORKER_THREADS + ATTEMPT_THREADS) // 2 + 8
 """Connections to Postgres, to be set on the engine that jobs are given. Most of an attempt's time is Stripe's, and holds none."""
@@ -62,6 +63,7 @@ def run_jobs(
     tasks = [
         *payment_tasks(payments),
         *audit_tasks(payments.engine),
+        usage_task(payments.engine),
         DeadWorkers(broker).task(),
         RefusedHolds(payments, Holds(client)).task(),
         HoldReconciler(payments.engine, client, clock=payments.clock).task(),

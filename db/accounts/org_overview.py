@@ -1,7 +1,7 @@
 """All that an operator asks of one org at once: bounded, however long its history is."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select, text
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.accounts.billing import BillingAccount, read_billing
 from db.attempts.reload_status import OrgCharges, ReloadStop, read_charges, read_reload_stops
+from db.ledger.daily_usage import Usage, read_usage
 from db.ledger.rejections import list_named
 from db.models import Account, ApiKey, OperatorLogEntry, PaymentMethod, RejectedEvent
 from db.models.errors import UnknownOrgError
@@ -55,6 +56,8 @@ class OrgOverview:
     rejected: list[RejectedEvent]
     """Events that name it and could not be billed."""
     log: list[OperatorLogEntry]
+    usage: list[Usage]
+    """This UTC month's and the last one's, by day and tier."""
 
 
 def read_overview(connection: Connection, org_id: int, now: datetime, *, last: int) -> OrgOverview:
@@ -81,4 +84,11 @@ def read_overview(connection: Connection, org_id: int, now: datetime, *, last: i
         transactions=list(connection.execute(_LAST, {"org_id": org_id, "limit": last})),
         rejected=list_named(connection, org_id, limit=last),
         log=list_log(connection, limit=last, org_id=org_id)[0],
+        usage=read_usage(connection, org_id, _last_month(now)),
     )
+
+
+def _last_month(now: datetime) -> date:
+    """The first day of the UTC month before this one."""
+    this_month = now.astimezone(UTC).date().replace(day=1)
+    return (this_month - timedelta(days=1)).replace(day=1)

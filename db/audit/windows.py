@@ -26,8 +26,9 @@ ROWS: Final = frozenset(
     {"whole_milliseconds", "sign_of_kind", "debit_priced_again", "price_in_force", "description_matches"}
 )
 """Each new transaction is right in itself."""
-WHOLE_ONLY: Final = frozenset({"usage_is_sum", "used_before"})
-"""They need all of a month's debits: looked at in full audits alone. That each new debit fits what it stores is in `ROWS`."""
+WHOLE_ONLY: Final = frozenset({"usage_is_sum", "used_before", "daily_usage_is_sum", "repricing_adjusted"})
+"""They need all of a month's debits, or an org's: looked at in full audits alone. That each new debit fits what it stores is in
+`ROWS`."""
 KEYS: Final = frozenset({"call_billed_once", "source_once"})
 """No new transaction repeats one of all that there are."""
 ORPHANS: Final = frozenset({"account_exists"})

@@ -4,6 +4,7 @@ from db.models.account import Account
 from db.models.api_key import ApiKey
 from db.models.audit import AuditedAccount, AuditFinding, AuditPass, AuditSuspect
 from db.models.base import Base
+from db.models.daily_usage import DailyUsage, DailyUsageCursor
 from db.models.idempotency_key import IdempotencyKey
 from db.models.monthly_usage import MonthlyUsage
 from db.models.operator import Operator, OperatorLogEntry
@@ -32,6 +33,8 @@ __all__ = [
     "AuditSuspect",
     "AuditedAccount",
     "Base",
+    "DailyUsage",
+    "DailyUsageCursor",
     "IdempotencyKey",
     "Kind",
     "MonthlyUsage",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 
 from db.accounts.org_overview import OrgOverview
@@ -107,6 +107,16 @@ class OrgScreen:
                 }
                 for tier, price in self._prices()
             ],
+            "usage": [
+                {
+                    "month": f"{month:%Y-%m}",
+                    "tier": tier,
+                    "calls": calls,
+                    "billable_seconds": seconds,
+                    "billed_cents": cents,
+                }
+                for month, tier, calls, seconds, cents in self._usage()
+            ],
             "transactions": [dict(row._mapping) for row in org.transactions],  # noqa: SLF001 - the row's public way to names
             "rejected": [
                 {
@@ -127,6 +137,7 @@ class OrgScreen:
         account = self.org.account
         show_fields(f"Org {account.org_id}: {account.name}", self._fields())
         self._show_prices()
+        self._show_usage()
         self._show_transactions()
         self._show_rejected()
         self._show_log()
@@ -237,6 +248,28 @@ class OrgScreen:
             say(f"{counted(seconds // 60, 'minute')} of {tier} used this month.")
         if len(prices) > MAX_PRICES:
             say(f"{MAX_PRICES} of {len(prices)} tiers; `metering tier list` shows all.")
+
+    def _usage(self) -> list[tuple[date, str, int, int, int]]:
+        """By month and tier: calls, billable seconds, cents billed; the newest month first."""
+        sums: dict[tuple[date, str], tuple[int, int, int]] = {}
+        for each in self.org.usage:
+            key = (each.day.replace(day=1), each.tier)
+            calls, seconds, cents = sums.get(key, (0, 0, 0))
+            sums[key] = (
+                calls + each.calls,
+                seconds + each.billable_seconds,
+                cents + each.billed_cents,
+            )
+        newest_first = sorted(sums, key=lambda key: (-key[0].toordinal(), key[1]))
+        return [(*key, *sums[key]) for key in newest_first]
+
+    def _show_usage(self) -> None:
+        shown = table("calls of", "tier", ">calls", ">minutes", ">billed USD")
+        for month, tier, calls, seconds, cents in self._usage():
+            minutes = f"{seconds // 60:,}" if seconds % 60 == 0 else f"{seconds / 60:,.1f}"
+            add_row(shown, [f"{month:%Y-%m}", tier, f"{calls:,}", minutes, format_usd(cents)])
+        if shown.row_count:
+            show_table(shown)
 
     def _show_transactions(self) -> None:
         shown = table("last transactions", ">USD", ">balance after", "what")

@@ -1,11 +1,13 @@
 """What an operator asks of orgs every day: finding, showing, renaming, listing those that run dry."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 import redis
 from sqlalchemy import text
 
+from db.ledger.daily_usage import count_page
 from db.ledger.rejections import RejectedEntry, keep_rejected
 from db.postgres.engine import driver_connection, transaction
 from metering.rules.rejections import Reason, Rejection
@@ -13,6 +15,7 @@ from metering.runtime.clock import system_clock
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 from tests.db import execute_as
+from tests.db.audit.ledger import BOLT, FINE, a_call, make_orgs, make_prices, post
 from tests.payments.world import World, make_world
 from tests.spine.billing import event, prepare, price, push, running_meters
 from tests.waiting import wait_until
@@ -168,6 +171,25 @@ def test_show_has_all_of_an_org_on_one_screen(cli: Cli, world: World, redis_clie
     redis_client.delete("gate:1")
     assert "Redis has no gate" in " ".join(cli.run("org", "show", "1").stdout.split())
     assert cli.fail("org", "show", "9").startswith("ORG: there is no org 9;")
+
+
+def test_show_sums_up_this_months_calls_by_tier_whether_they_are_counted_or_not(
+    cli: Cli, database: Database
+) -> None:
+    at = system_clock()
+    make_orgs(database.engine, 1)
+    make_prices(database.engine, BOLT, FINE)
+    post(database.engine, [a_call(1, 1, "bolt", 61_000_000, at), a_call(1, 2, "fine", 1_000_000, at)])
+    count_page(database.engine)
+    post(database.engine, [a_call(1, 3, "bolt", 60_000_000, at)])
+    month = f"{at - timedelta(seconds=61):%Y-%m}"
+    assert cli.json("org", "show", "1")["usage"] == [
+        {"month": month, "tier": "bolt", "calls": 2, "billable_seconds": 180, "billed_cents": 24},
+        {"month": month, "tier": "fine", "calls": 1, "billable_seconds": 48, "billed_cents": 28},
+    ]
+    shown = cli.run("org", "show", "1").stdout
+    assert f"│ {month}  │ bolt │     2 │       3 │       0.24 │" in shown
+    assert "0.8" in shown
 
 
 def test_a_suspended_org_is_shown_as_such(cli: Cli, world: World) -> None:

@@ -173,6 +173,8 @@ WRITE_A_DEBIT = """
 # What a role that somebody has broken into would be used for. Each has its own reason besides: see db/migrations.
 FORBIDDEN = {
     "metering_meter": [
+        "SELECT * FROM daily_usage",
+        "INSERT INTO daily_usage_cursors VALUES (1, 1, 1)",
         "INSERT INTO transaction_marks VALUES (1, 1, 1)",
         "DELETE FROM audit_suspects",
         "DELETE FROM owed_hold_ends",
@@ -221,6 +223,7 @@ FORBIDDEN = {
         "SELECT end_blockers(1, 1)",
     ],
     "metering_jobs": [
+        "DELETE FROM daily_usage",
         "UPDATE accounts SET suspended_at = NULL",
         "INSERT INTO owed_hold_ends VALUES (1, 1, now())",
         "SELECT * FROM api_keys",

@@ -8,12 +8,14 @@ rows. It must name damage, however wild, and not fail on it: no sum that can ove
 from typing import Final
 
 from db.audit.invariants.charges import CHARGE_INVARIANTS
+from db.audit.invariants.derived import DERIVED_INVARIANTS
 from db.audit.invariants.invariant import Invariant
 from db.audit.invariants.ledger import LEDGER_INVARIANTS
 from db.audit.invariants.payments import PAYMENT_INVARIANTS
 
 INVARIANTS: Final[dict[str, Invariant]] = {
-    invariant.name: invariant for invariant in (*LEDGER_INVARIANTS, *CHARGE_INVARIANTS, *PAYMENT_INVARIANTS)
+    invariant.name: invariant
+    for invariant in (*LEDGER_INVARIANTS, *CHARGE_INVARIANTS, *DERIVED_INVARIANTS, *PAYMENT_INVARIANTS)
 }
 """Every invariant, by name."""
 

@@ -26,6 +26,7 @@ from metering.rules.pricing import Price
 from metering.rules.repricing import RepricingTerms, whole_months
 from metering.rules.steps import parse_steps
 from tests.conftest import Database
+from tests.db import execute_as
 from tests.db.audit.ledger import a_call, make_orgs, make_prices, pay_in, post
 from tests.payments.together import together
 
@@ -300,6 +301,34 @@ def test_many_at_once_with_the_same_key_adjust_each_org_once(engine: Engine) -> 
         call(engine, org_id, APRIL, 60)
     together(*[lambda: apply(engine, terms())] * 3)
     assert adjustments(engine) == {1: 2, 2: 2, 3: 2}
+    assert run_audit(engine).passed
+
+
+AUDITED = {
+    "a difference": "UPDATE repriced_orgs SET repriced_cents = repriced_cents - 1",
+    "another adjustment": "UPDATE repriced_orgs SET transaction_id = transaction_id - 1",
+    "no adjustment": "UPDATE repriced_orgs SET transaction_id = NULL, repriced_cents = billed_cents",
+    "not seen to": "DELETE FROM repriced_orgs",
+    "another key": "UPDATE repricings SET key = 'other'",
+}
+
+
+def test_the_audit_names_each_damage(engine: Engine, database: Database) -> None:
+    call(engine, 1, APRIL, 60)
+    apply(engine, terms())
+    call(engine, 2, APRIL, 60)
+    assert run_audit(engine).passed
+    execute_as(
+        database.admin_url,
+        "ALTER TABLE repriced_orgs DISABLE TRIGGER USER; CREATE TABLE kept_orgs AS TABLE repriced_orgs",
+    )
+    for name, script in AUDITED.items():
+        execute_as(database.admin_url, script)
+        assert {each.invariant for each in run_audit(engine).violations} == {"repricing_adjusted"}, name
+        execute_as(
+            database.admin_url,
+            "DELETE FROM repriced_orgs; INSERT INTO repriced_orgs TABLE kept_orgs; UPDATE repricings SET key = 'k'",
+        )
     assert run_audit(engine).passed
 
 

@@ -21,7 +21,7 @@ from metering.sandbox.servers.embedded import Servers, running
 from tests.conftest import Database
 from tests.db import execute_as
 
-REVISION = "0023"
+REVISION = "0024"
 MIGRATIONS = Path(__file__).parents[3] / "db" / "migrations"
 
 # Alembic's own comparison passes over the conditions of indexes, identities and storage parameters.
@@ -189,6 +189,7 @@ def test_there_is_no_way_back(database: Database) -> None:
     revisions = list(ScriptDirectory.from_config(config).walk_revisions())
     assert [script.revision for script in revisions] == [
         REVISION,
+        "0023",
         "0022",
         "0021",
         "0020",
