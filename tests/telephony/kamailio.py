@@ -1,10 +1,12 @@
 """Kamailio with the blocks of its page, as they stand there."""
 
+import json
 import os
 import re
 import shlex
+from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.docs.pages import page
 from tests.external_servers.process import HOST, Process, apt_program
@@ -17,6 +19,7 @@ PROGRAM: Final = "METERING_TEST_KAMAILIO"
 """Names another Kamailio than Debian's: a command, such as `chroot /srv/sid kamailio`."""
 MODULES: Final = "/usr/lib/x86_64-linux-gnu/kamailio/modules/"
 USERS: Final = "users"
+_TIMES: Final = re.compile(r"(asks|goes on) (\S+) (\d+\.\d+)$", re.MULTILINE)
 EVENT: Final = re.compile(r"metering event: (\{.*\})$", re.MULTILINE)
 
 _CORE: Final = """#!KAMAILIO
@@ -61,7 +64,9 @@ request_route {{
     t_check_trans();
     if (!is_method("INVITE")) {{ sl_send_reply("405", "Method Not Allowed"); exit; }}
     if ($hdr(X-Ungated) == $null) {{
+        xlog("L_NOTICE", "asks $ci $TV(Sn)\\n");
         route(CALL);
+        xlog("L_NOTICE", "goes on $ci $TV(Sn)\\n");
     }}
     record_route();
     if ($hdr(X-Other-Port) == $null) {{
@@ -93,6 +98,11 @@ def replaced(text: str, old: str, new: str) -> str:
     """What a reader of the page changes; it has to be there."""
     assert old in text, f"the page has no {old!r}"
     return text.replace(old, new)
+
+
+def program() -> list[str]:
+    """The command that is Kamailio here."""
+    return shlex.split(os.environ.get(PROGRAM, "")) or [str(apt_program("kamailio", PACKAGE))]
 
 
 class Kamailio(Process):
@@ -137,11 +147,10 @@ class Kamailio(Process):
                 block=called,
             )
         )
-        command = shlex.split(os.environ.get(PROGRAM, "")) or [str(apt_program("kamailio", PACKAGE))]
         runs_in = ["-Y", str(directory), "-P", str(directory / "pid"), "-w", str(directory)]
         super().__init__(
             directory,
-            [*command, "-f", str(directory / "kamailio.cfg"), "-DD", "-E", "-m", "64", "-M", "8", *runs_in],
+            [*program(), "-f", str(directory / "kamailio.cfg"), "-DD", "-E", "-m", "64", "-M", "8", *runs_in],
             lambda: listens(self.port),
         )
 
@@ -152,3 +161,20 @@ class Kamailio(Process):
     def events(self) -> list[str]:
         """What its log says that it pushed, or will."""
         return EVENT.findall(self.log.read_text(errors="surrogateescape"))
+
+    def added_ms(self) -> list[float]:
+        """How long each call that went on was held up by the page's blocks, by Kamailio's own clock."""
+        began: dict[str, Decimal] = {}
+        took = []
+        for what, call, at in _TIMES.findall(self.log.read_text(errors="surrogateescape")):
+            if what == "asks":
+                began[call] = Decimal(at)
+            else:
+                took.append(float(Decimal(at) - began[call]) * 1000)
+        return took
+
+
+def parsed_events(kamailio: Kamailio) -> dict[int, Any]:
+    """The events in Kamailio's log, by call id."""
+    events = [json.loads(line, parse_float=Decimal) for line in kamailio.events()]
+    return {each["call_id"]: each for each in events}

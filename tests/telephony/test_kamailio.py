@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from tests.cli.conftest import Cli
 from tests.conftest import Database
 from tests.external_servers.postgres import TcpPostgres
 from tests.external_servers.process import apt_program
-from tests.telephony.kamailio import Kamailio, block, replaced
+from tests.telephony.kamailio import Kamailio, block, parsed_events, replaced
 from tests.telephony.scene import PASSWORDS, Scene, must_cost_cents, scene
 from tests.telephony.sipp import (
     ANSWERS,
@@ -175,15 +174,11 @@ def events_of(scene: Scene, org_id: int) -> int:
 
 def assert_costs(scene: Scene, kamailio: Kamailio) -> None:
     """Each debit is what the event in Kamailio's log must cost, worked out here."""
-    said = {each["call_id"]: each for each in map(parsed, kamailio.events())}
+    said = parsed_events(kamailio)
     for debit in scene.all_debits():
         duration = said[debit.call_id]["duration_seconds"]
         cents = 0 if debit.tier == "free" else must_cost_cents(duration)
         assert -debit.amount_cents == cents, (debit, duration)
-
-
-def parsed(line: str) -> Any:
-    return json.loads(line, parse_float=Decimal)
 
 
 def proxy_lets_in(proxy: Proxy) -> bool:
@@ -396,7 +391,7 @@ def restart_in_calls(proxy: Proxy, connection: psycopg.Connection) -> None:
     assert len(proxy.scene.debits(PLAIN)) == 6
     assert len(proxy.scene.debits(TIMED_OUT)) == 2
     assert_costs(proxy.scene, proxy.kamailio)
-    durations = [parsed(line)["duration_seconds"] for line in proxy.kamailio.events()]
+    durations = [each["duration_seconds"] for each in parsed_events(proxy.kamailio).values()]
     assert all(duration > 7 for duration in durations)
     wait_until(lambda: dialogs(connection) == [], limit_s=LIMIT_S)
 
@@ -456,5 +451,5 @@ def test_calls_with_holds_never_spend_more_than_there_is(database: Database, tmp
         assert scene.balance_cents(FEW) == 3
         assert len(scene.debits(MANY)) == 30
         assert (scene.held(FEW), scene.held(MANY)) == ((0, 0), (0, 0))
-        durations = [each["duration_seconds"] for each in map(parsed, proxy.kamailio.events())]
+        durations = [each["duration_seconds"] for each in parsed_events(proxy.kamailio).values()]
         assert all(57 < each < 60 for each in durations if each > 30), durations
