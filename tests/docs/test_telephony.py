@@ -313,6 +313,34 @@ def test_program_for_freeswitch(tmp_path: Path, redis_client: redis.Redis, redis
     assert len({event.call_id for event in (first, long, undecodable)}) == 3
 
 
+@pytest.mark.parametrize(
+    ("answered", "ended", "billusec", "billsec"),
+    [
+        (1375609856285587, 1375609860205563, 3919976, 4),
+        (1396984227717006, 1396984242257026, 14540020, 15),
+        (1436280728971147, 1436280794010851, 65039704, 66),
+        (1520944105037574, 1520944164057232, 59019658, 59),
+        (1521025767766321, 1521025788366141, 20599820, 21),
+    ],
+)
+def test_program_for_freeswitch_takes_the_time_from_answer_to_end(
+    tmp_path: Path, answered: int, ended: int, billusec: int, billsec: int
+) -> None:
+    """The times are those of records that others have published."""
+    program = load("file: freeswitch_push.py", tmp_path)
+    variables = {
+        "start_uepoch": str(answered - 1_000_000),
+        "answer_uepoch": str(answered),
+        "end_uepoch": str(ended),
+    }
+    variables |= {"billusec": str(billusec), "billsec": str(billsec), "metering_number": "+15551234567"}
+    variables |= {"metering_org_id": "42", "metering_tier": "bolt", "metering_direction": "outbound"}
+    made = program.event("aaaa", variables)
+    assert made["duration_seconds"] * 1_000_000 == ended - answered
+    assert made["ended_at"].timestamp() == pytest.approx(ended / 1e6)
+    assert abs(int(billsec) - made["duration_seconds"]) < 1
+
+
 def cel(kind: str, at: str, channel: str, mark: str = "") -> str:
     """A line as cel_custom writes it with CSV_QUOTE."""
     return ",".join(f'"{field}"' for field in (kind, at, channel, mark)) + "\n"

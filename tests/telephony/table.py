@@ -2,7 +2,7 @@
 """What calls through a SIP proxy cost, and how long the gate and a hold make them wait: `python -m tests.telephony.table`.
 
 Kamailio runs with the blocks of its page: without a gate, with the gate, with a hold for each call. SIPp calls, a meter bills,
-and the audit runs. Set-up is from INVITE to 200 as SIPp sees it, in steps of 4 ms; what is added of that, by Kamailio's own clock.
+and the audit runs. Set-up is from INVITE to 200 as SIPp sees it, in steps of 4 ms; what of it is added, by Kamailio's clock.
 Another Kamailio than Debian's: METERING_TEST_KAMAILIO="chroot /srv/sid kamailio".
 """
 
