@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from db.audit.full import run_audit
+from db.ledger import repricing_passes
 from db.ledger.adjustments import adjust
 from db.ledger.repriced_calls import RepricedCalls
 from db.ledger.repricing_passes import apply_repricing, show_repricing
@@ -302,6 +303,23 @@ def test_many_at_once_with_the_same_key_adjust_each_org_once(engine: Engine) -> 
     together(*[lambda: apply(engine, terms())] * 3)
     assert adjustments(engine) == {1: 2, 2: 2, 3: 2}
     assert run_audit(engine).passed
+
+
+def test_all_pages_are_of_one_snapshot(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repricing_passes, "ORGS_AT_ONCE", 1)
+    for org_id in (1, 2, 3):
+        call(engine, org_id, APRIL, 60)
+    with show_repricing(engine, terms()) as snapshot:
+        first, progress = next(snapshot.pages)
+        assert (progress.done, progress.total) == (1, 3)
+        call(engine, 3, APRIL, 600)
+        apply(engine, terms(), "meanwhile")
+        rest = [each for page, _ in snapshot.pages for each in page]
+    assert [(each.org_id, each.billed_cents, each.repriced_cents) for each in (*first, *rest)] == [
+        (1, 8, 6),
+        (2, 8, 6),
+        (3, 8, 6),
+    ]
 
 
 AUDITED = {
