@@ -52,7 +52,7 @@ from db.postgres.exchange import Row, Statement, exchange
 from db.postgres.instants import instant
 from metering.rules.events import ENDS_TOO_LATE, CallEvent, latest_end, same_call
 from metering.rules.gates import Balance
-from metering.rules.pricing import Charge, Price, charge_call
+from metering.rules.pricing import Charge, Price, billable_seconds, charge_call, charge_seconds
 from metering.rules.rejections import Reason, Rejection
 from metering.runtime.crashpoints import CrashPoint, reach
 
@@ -65,8 +65,8 @@ class PricedCall(msgspec.Struct, frozen=True, gc=False):
     """A call event, ready to be posted (`price_call` makes them).
 
     `price` is None where the price book doesn't know the tier, `charge` for 0 seconds; without a charge `row` is empty. What a
-    price with steps charges is known only under the org's lock: until then it is what an org pays that has used nothing yet, and
-    `row` lacks the terms.
+    price with steps charges is known only under the org's lock: until then `charge` knows the billable seconds alone, and `row`
+    lacks the terms, so that it can't be written.
     """
 
     stream_id: str
@@ -76,12 +76,8 @@ class PricedCall(msgspec.Struct, frozen=True, gc=False):
     charge: Charge | None
     row: bytes
     """The debit as it goes to Postgres, but for what is known only under the org's lock."""
-    month: int | None = None
-    """The month to whose use it adds (`month_number`), where the org's use of the tier may be counted."""
-
-    @property
-    def usage_key(self) -> Key | None:
-        return None if self.month is None else (self.event.org_id, self.event.tier, self.month)
+    usage_key: Key | None = None
+    """To what it adds, where the org's use of the tier in the month may be counted."""
 
     def reject(self, reason: Reason, detail: str) -> RejectedEntry:
         return RejectedEntry(self.stream_id, self.raw, Rejection(reason, detail))
@@ -100,12 +96,16 @@ def price_call(
         charge = charge_call(event.duration_us, price)
         row = b"" if charge is None else pack_debit(stream_id, event, price, charge)
         return PricedCall(stream_id, raw, event, price, charge, row)
-    charge = charge_call(event.duration_us, price, 0)
-    if charge is None:
+    if not event.duration_us:
         return PricedCall(stream_id, raw, event, price, None, b"")
-    row = pack_call(stream_id, event) if price.steps else pack_debit(stream_id, event, price, charge)
     month = month_number(event.ended_at - timedelta(microseconds=event.duration_us))
-    return PricedCall(stream_id, raw, event, price, charge, row, month)
+    key = (event.org_id, event.tier, month)
+    if price.steps:
+        charge = Charge(billable_seconds(event.duration_us, price), 0, "")
+        return PricedCall(stream_id, raw, event, price, charge, pack_call(stream_id, event), key)
+    charge = charge_call(event.duration_us, price)
+    row = b"" if charge is None else pack_debit(stream_id, event, price, charge)
+    return PricedCall(stream_id, raw, event, price, charge, row, key)
 
 
 class BalanceChange(msgspec.Struct, gc=False):
@@ -336,9 +336,9 @@ def _lock_and_look(
         (PRICE_BOOK_VERSION, []),
         (FIND_BILLED_CALLS, keys),
     ]
-    counted = {call.usage_key for call in calls if call.month is not None} - {None}
+    counted = {key for call in calls if (key := call.usage_key) is not None}
     if counted:
-        asked.append((READ_USAGE, key_columns(sorted(filter(None, counted)))))
+        asked.append((READ_USAGE, key_columns(sorted(counted))))
     locked, [(newest_price, now_us)], billed, *used = exchange(driver, asked)
     known = {(row[0], row[1]): _billed_event(*row) for row in billed}
     usage = usage_of_rows(used[0]) if used else {}
@@ -410,26 +410,27 @@ def _charge_steps(
     Gives the ends of their rows, by place, and what is used now, where that has changed: every debit of an org, tier and month
     adds to it once one of them was priced by steps.
     """
-    counted = [(place, call) for place, call in enumerate(debits) if call.month is not None]
+    counted = [(place, key, call) for place, call in enumerate(debits) if (key := call.usage_key) is not None]
     if not counted:
         return {}, {}
-    keys = {call.usage_key for _, call in counted if call.price is not None and call.price.steps} - {None}
-    missing = sorted(key for key in keys if key is not None and key not in usage)
+    missing = {
+        key for _, key, call in counted if key not in usage and call.price is not None and call.price.steps
+    }
     if missing:
-        usage = usage | fill_usage(driver, missing)
+        usage = usage | fill_usage(driver, sorted(missing))
     tails: dict[int, bytes] = {}
     used: Usage = {}
-    for place, call in counted:
-        key, price, charge = call.usage_key, call.price, call.charge
-        if key is None or price is None or charge is None or key not in usage:
+    for place, key, call in counted:
+        price, charge = call.price, call.charge
+        before_s = used.get(key)
+        if before_s is None:
+            before_s = usage.get(key)
+        if before_s is None or price is None or charge is None:
             continue
-        before_s = used.get(key, usage[key])
         if price.steps:
-            charge = charge_call(call.event.duration_us, price, before_s)
-            if charge is None:
-                raise ValueError(f"call {call.event.call_id} of org {call.event.org_id} costs nothing")
+            charge = charge_seconds(charge.billable_seconds, price, before_s)
             row = call.row + pack_terms(call.event, price, charge)
-            debits[place] = PricedCall(call.stream_id, call.raw, call.event, price, charge, row, call.month)
+            debits[place] = PricedCall(call.stream_id, call.raw, call.event, price, charge, row, key)
             tails[place] = pack_used(before_s, price.steps)
         used[key] = before_s + charge.billable_seconds
     return tails, used

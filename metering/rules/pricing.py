@@ -143,11 +143,20 @@ def charge_call(duration_us: int, price: Price, used_before_s: int | None = None
     if price.steps:
         if used_before_s is None:
             raise ValueError("a price with steps needs to know what was used before")
-        cents, description = charge_steps(
-            seconds, used_before_s, price.steps, price.connect_fee_microusd, by_minutes=_by_minutes(price)
-        )
-        return Charge(seconds, cents, description)
+        return charge_seconds(seconds, price, used_before_s)
     return _charge(seconds, price.rate_microusd_per_minute, price.connect_fee_microusd, _by_minutes(price))
+
+
+def charge_seconds(billable_seconds: int, price: Price, used_before_s: int) -> Charge:
+    """The same for billable seconds, more than 0, and a price with steps."""
+    cents, description = charge_steps(
+        billable_seconds,
+        used_before_s,
+        price.steps,
+        price.connect_fee_microusd,
+        by_minutes=_by_minutes(price),
+    )
+    return Charge(billable_seconds, cents, description)
 
 
 @lru_cache(maxsize=8192)

@@ -135,9 +135,19 @@ def charge_steps(
 
     See docs/reference/money-rules.md#rounding.
     """
+    for until_s, rate in steps:  # nearly every call lies within one step
+        if until_s is None or used_before_s + billable_seconds <= until_s:
+            return _charge_part(billable_seconds, rate, connect_fee_microusd, by_minutes)
+        if used_before_s < until_s:
+            break
     return _charge_parts(
         part_at_steps(billable_seconds, used_before_s, steps), connect_fee_microusd, by_minutes
     )
+
+
+@lru_cache(maxsize=8192)
+def _charge_part(seconds: int, rate: int, connect_fee_microusd: int, by_minutes: bool) -> tuple[int, str]:
+    return _charge_parts((Part(seconds, rate),), connect_fee_microusd, by_minutes)
 
 
 @lru_cache(maxsize=8192)
