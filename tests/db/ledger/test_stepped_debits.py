@@ -344,11 +344,12 @@ EMPTY = """
 """
 
 
-def test_every_charge_is_that_of_exact_fractions(database: Database, engine: Engine) -> None:
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.long)])
+def test_every_charge_is_that_of_exact_fractions(database: Database, engine: Engine, examples: int) -> None:
     """Random prices with and without steps, of tiers and orgs, and calls of three months in any order, in batches of any size."""
 
     @given(price_lists(), CALLS, st.randoms(use_true_random=False))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=examples, deadline=None)
     def check(prices: list[Price | PriceEnd], drawn: list[tuple[int, int, int, str]], source: Random) -> None:
         execute_as(database.admin_url, EMPTY)
         put(engine, *prices)
