@@ -37,6 +37,8 @@ REQUEST_ID: Final = b"x-request-id"
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}", re.ASCII)
 """Of a caller's ids: what can't be taken for anything else in a log. For any other a new one is made."""
 _CHANGE_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_FOR_EVERY_CALL: Final = frozenset({"/v1/calls", "/v1/calls/{call_id}/renew", "/v1/calls/{call_id}"})
+"""Telephony asks for these hundreds of times a second, and what comes of it stands in Redis: a line for each is no help."""
 _FOR_ANYBODY: Final = frozenset({401, 404, 405, 429})
 """What anybody can bring about as often as he likes: no log is to be filled with it."""
 _SERVER_ERROR: Final = 500
@@ -98,8 +100,9 @@ def _request_id(scope: Scope) -> str:
 
 
 def _tell(method: str, route: str, status: int, took_s: float) -> None:
-    """A line for each request that may have changed something, or that failed here; for others only below info."""
-    told = status >= _SERVER_ERROR or (method not in _CHANGE_NOTHING and status not in _FOR_ANYBODY)
+    """A line for each request that may have changed something, or that failed here; for others and holds only below info."""
+    changes = method not in _CHANGE_NOTHING and route not in _FOR_EVERY_CALL
+    told = status >= _SERVER_ERROR or (changes and status not in _FOR_ANYBODY)
     if told or log.is_enabled_for(logging.DEBUG):
         say = log.info if told else log.debug
         say("request", method=method, route=route, status=status, took_ms=round(took_s * 1_000, 1))
