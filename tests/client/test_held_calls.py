@@ -1,5 +1,6 @@
 """Holding what a call may cost, by the client."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from metering.client.keys import HOLD_ENDS_SUFFIX, HOLDS_PREFIX
 from metering.runtime.names import hold_ends_key, holds_key
 from metering.signals import holds
 from metering.signals.hold_library import load_hold_library
-from tests.client.conftest import scripted_redis
+from tests.client.conftest import OwnValkey, scripted_redis
 from tests.signals.holding import set_gate
 
 GRANTED = b"*4\r\n$7\r\ngranted\r\n:40\r\n:60\r\n:1"
@@ -100,3 +101,23 @@ def test_what_no_waiting_ends_is_told_at_once() -> None:
     ):
         client.renew_call(42, 7, cents=60, ttl_seconds=720)
     assert len(server.commands) == 1
+
+
+def test_what_redis_loses_renewals_bring_back(own_valkey: OwnValkey) -> None:
+    """Killed and started again it has what was on its disk; emptied it has nothing, until the jobs and the calls come by."""
+    with MeteringClient(own_valkey.url, tries=2) as client, own_valkey.connect() as jobs:
+        load_hold_library(jobs)
+        set_gate(jobs, 42, balance_cents=100)
+        assert client.start_call(42, 7, cents=60, ttl_seconds=720).granted
+        assert jobs.waitaof(1, 0, 20_000) == [1, 0]
+        own_valkey.end(signal.SIGKILL)
+        own_valkey.start()
+        assert client.start_call(42, 8, cents=60, ttl_seconds=720).outcome == "insufficient"
+        jobs.flushall()
+        assert client.renew_call(42, 7, cents=60, ttl_seconds=720).outcome == "exhausted"  # no gate yet
+        jobs.function_flush()
+        with pytest.raises(Unreachable, match="the jobs load them"):
+            client.renew_call(42, 7, cents=60, ttl_seconds=720)
+        load_hold_library(jobs)
+        set_gate(jobs, 42, balance_cents=100)
+        assert client.renew_call(42, 7, cents=60, ttl_seconds=720) == HeldCall(42, 7, "granted", 40, 60, 1)

@@ -10,8 +10,10 @@ import redis
 from metering.client import MeteringClient, Refused, Unreachable
 from metering.client.sentinel import Sentinels, UnknownPrimary, read_sentinel_url
 from metering.runtime.redis_connection import connect_redis, connect_redis_async
+from metering.signals.hold_library import load_hold_library
 from tests.external_servers.process import HOST, free_port
 from tests.external_servers.valkeys import NAME, Watched, watched
+from tests.signals.holding import set_gate
 from tests.spine.billing import event
 from tests.waiting import wait_until
 
@@ -61,10 +63,15 @@ def test_everybody_finds_the_primary_and_its_successor(cluster: Watched) -> None
     first = cluster.primary()
     with MeteringClient(cluster.url, timeout_s=2.0, tries=8) as client, connect_redis(cluster.url) as role:
         client.push(event(call_id=1, org_id=1))
+        load_hold_library(role)
+        set_gate(role, 1, balance_cents=100)
+        assert client.start_call(1, 3, cents=60, ttl_seconds=600).granted
         role.set("said", "before")
         assert first.client.get("said") == b"before"
         cluster.switch_over()
-        client.push(event(call_id=2, org_id=1))  # tries again by itself
+        # Both try again by themselves. The functions and what is held have come along.
+        assert client.renew_call(1, 3, cents=61, ttl_seconds=600).held_cents == 61
+        client.push(event(call_id=2, org_id=1))
 
         def written() -> bool:
             try:
