@@ -14,6 +14,12 @@ _VERSION: Final = text("""
     SELECT version, EXISTS (SELECT FROM prices WHERE prices.version = :known) AS known FROM price_book
 """)
 _CHANGED_OWNERS: Final = text("SELECT DISTINCT tier, org_id FROM prices WHERE version > :known")
+_CANCELLED_STEPS: Final = text("""
+    SELECT DISTINCT tier, org_id FROM prices WHERE version > :known AND cancelled_at IS NOT NULL AND steps IS NOT NULL
+""")
+_BEFORE_ALL: Final = -1
+MOST_OWNERS: Final = 500
+"""Of more that have changed, each would be named to Postgres in vain: to read every price takes no longer."""
 
 # Plain columns: an ORM object for each of 100,000 prices takes ten times as long.
 COLUMNS: Final = (
@@ -32,14 +38,14 @@ COLUMNS: Final = (
 def load_price_book(connection: Connection) -> PriceBook:
     """All that counts. The version is read first: so the book may be newer than it says, and is then found stale."""
     version = connection.execute(text("SELECT version FROM price_book")).scalar_one()
-    return PriceBook(version, _read(connection))
+    return PriceBook(version, _read(connection), _cancelled_steps(connection, _BEFORE_ALL))
 
 
 def refresh_price_book(connection: Connection, book: PriceBook) -> PriceBook:
     """The book of now, given one that was read before: the same one if nothing has changed.
 
-    Reads only the prices of tiers and orgs that have changed. Reads everything where `book` holds what this database doesn't
-    know: it was restored to an earlier time.
+    Reads only the prices of tiers and orgs that have changed. Reads everything where those are many, and where `book` holds what
+    this database doesn't know: it was restored to an earlier time.
     """
     version, known = connection.execute(_VERSION, {"known": book.version}).one()
     if version == book.version and (known or version == 0):
@@ -47,8 +53,12 @@ def refresh_price_book(connection: Connection, book: PriceBook) -> PriceBook:
     if not known or version < book.version:
         return load_price_book(connection)
     owners = [(row.tier, row.org_id) for row in connection.execute(_CHANGED_OWNERS, {"known": book.version})]
+    if len(owners) > MOST_OWNERS:
+        return load_price_book(connection)
     changed = or_(*(_of(tier, org_id) for tier, org_id in owners))
-    return book.changed(version, _read(connection, changed), owners)
+    return book.changed(
+        version, _read(connection, changed), owners, _cancelled_steps(connection, book.version)
+    )
 
 
 def load_prices_of(connection: Connection, tier: str | None, org_id: int) -> PriceBook:
@@ -58,6 +68,11 @@ def load_prices_of(connection: Connection, tier: str | None, org_id: int) -> Pri
     return PriceBook(
         version, _read(connection, wanted if tier is None else wanted & (TierPrice.tier == tier))
     )
+
+
+def _cancelled_steps(connection: Connection, known: int) -> list[tuple[str, int | None]]:
+    """Whose price with steps was cancelled after a version."""
+    return [(row.tier, row.org_id) for row in connection.execute(_CANCELLED_STEPS, {"known": known})]
 
 
 def _of(tier: str, org_id: int | None) -> ColumnElement[bool]:

@@ -209,8 +209,17 @@ class PriceBook:
     Never changed: threads read one while another takes its place.
     """
 
-    def __init__(self, version: int, prices: Iterable[Price | PriceEnd]) -> None:
-        """Take the prices in any order. ValueError when two of a tier, or of an org, come into force at the same instant."""
+    def __init__(
+        self,
+        version: int,
+        prices: Iterable[Price | PriceEnd],
+        cancelled_steps: Iterable[tuple[str, int | None]] = (),
+    ) -> None:
+        """Take the prices in any order. ValueError when two of a tier, or of an org, come into force at the same instant.
+
+        `cancelled_steps` are the tiers, each with an org or None, that had a price with steps which was cancelled: a call that
+        starts ahead of the clock may have been priced by it before that, and its use counts.
+        """
         self.version = version
         by_owner: dict[tuple[str, int | None], list[Price | PriceEnd]] = {}
         for price in prices:
@@ -222,14 +231,20 @@ class PriceBook:
                 self._tiers[tier] = _history(listed)
             else:
                 self._orgs.setdefault(tier, {})[org_id] = _history(listed)
-        self._stepped = frozenset(owner for owner, listed in by_owner.items() if _has_steps(listed))
+        self._stepped = frozenset(owner for owner, listed in by_owner.items() if _has_steps(listed)).union(
+            cancelled_steps
+        )
         self._note_newest()
 
     def changed(
-        self, version: int, prices: Iterable[Price | PriceEnd], owners: Iterable[tuple[str, int | None]]
+        self,
+        version: int,
+        prices: Iterable[Price | PriceEnd],
+        owners: Iterable[tuple[str, int | None]],
+        cancelled_steps: Iterable[tuple[str, int | None]] = (),
     ) -> "PriceBook":
         """A later version: of `owners`, each a tier and an org or None, there is nothing now but what `prices` say."""
-        changes = PriceBook(version, prices)
+        changes = PriceBook(version, prices, cancelled_steps)
         later = PriceBook(version, [])
         later._tiers = self._tiers | changes._tiers
         later._orgs = dict(self._orgs)
@@ -247,7 +262,7 @@ class PriceBook:
         for tier in copied:
             if not later._orgs[tier]:
                 del later._orgs[tier]
-        later._stepped = self._stepped - set(owners) | changes._stepped
+        later._stepped = self._stepped | changes._stepped  # what had steps once may have use that is counted
         later._note_newest()
         return later
 
@@ -263,11 +278,13 @@ class PriceBook:
 
     @property
     def has_steps(self) -> bool:
-        """Whether any price has."""
+        """Whether any price has, or had."""
         return bool(self._stepped)
 
     def counts_usage(self, tier: str, org_id: int) -> bool:
-        """Whether a price of the org, or of the tier for all, ever had steps: then its use of a month may be counted."""
+        """Whether a price of the org, or of the tier for all, ever had steps, a cancelled one too: then its use of a month may be
+        counted.
+        """
         return (tier, None) in self._stepped or (tier, org_id) in self._stepped
 
     def tiers(self) -> list[str]:

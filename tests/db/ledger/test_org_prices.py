@@ -267,6 +267,25 @@ def test_a_book_is_brought_up_to_date_by_what_changed(engine: Engine) -> None:
         assert refresh_price_book(connection, book) is book
 
 
+@pytest.mark.long
+def test_a_book_is_brought_up_to_date_however_much_has_changed(engine: Engine) -> None:
+    """A statement takes 65,535 parameters at most: a book that is seldom read must not fail for ever after so many changes."""
+    book = book_of(engine)
+    with transaction(engine) as connection:
+        connection.execute(
+            text("""
+                INSERT INTO prices (tier, org_id, in_force_from, rate_microusd_per_minute, increment_first_s, increment_next_s,
+                    minimum_s, connect_fee_microusd, created_at)
+                SELECT 'bolt', org_id, :start, 70000, 60, 60, 0, 0, now() FROM generate_series(1, 33000) AS org_id
+            """),
+            {"start": START},
+        )
+    with transaction(engine) as connection:
+        refreshed = refresh_price_book(connection, book)
+    assert refreshed.version > book.version
+    assert len(refreshed._orgs["bolt"]) == 33_000
+
+
 def test_a_book_of_what_a_restored_database_has_forgotten_is_read_anew(
     engine: Engine, database: Database
 ) -> None:

@@ -18,11 +18,12 @@ from sqlalchemy import Connection, Engine, text
 from db.audit.full import run_audit
 from db.ledger.monthly_usage import read_usage
 from db.ledger.post_calls import Posted, StalePriceBookError, post_calls
-from db.ledger.price_book import load_price_book
-from db.ledger.prices import clear_price, list_org_prices, list_prices, set_price
+from db.ledger.price_book import load_price_book, refresh_price_book
+from db.ledger.prices import cancel_price, clear_price, list_org_prices, list_prices, set_price
+from db.postgres.clock import read_clock
 from db.postgres.engine import transaction
 from metering.rules.events import CallEvent
-from metering.rules.pricing import Price, PriceEnd
+from metering.rules.pricing import Price, PriceBook, PriceEnd
 from metering.rules.steps import parse_steps
 from tests.conftest import Database
 from tests.db import execute_as
@@ -58,10 +59,10 @@ def call(
     return CallEvent(call_id, org_id, tier, "outbound", duration_us, end, None, None, "{}")
 
 
-def bill(engine: Engine, calls: Sequence[CallEvent]) -> Posted:
-    """As a meter does, in one transaction."""
+def bill(engine: Engine, calls: Sequence[CallEvent], book: PriceBook | None = None) -> Posted:
+    """As a meter does that holds such a price book, in one transaction."""
     with transaction(engine) as connection:
-        book = load_price_book(connection)
+        book = book or load_price_book(connection)
     batch = price_entries([ParsedEntry(f"1-{each.call_id}", b"", each) for each in calls], book)
     with transaction(engine) as connection:
         return post_calls(connection, batch.calls, batch.rejected, price_book_version=batch.book_version)
@@ -237,6 +238,31 @@ def test_use_is_counted_only_where_steps_counted(engine: Engine) -> None:
     with transaction(engine) as connection:
         asked = [(1, MAY), (1, JUNE), (2, MAY), (2, JUNE), (1, JUNE - SECOND)]
         assert [read_usage(connection, org_id, "bolt", at) for org_id, at in asked] == [180, 60, 60, 0, 180]
+
+
+@pytest.mark.parametrize("refreshed", [False, True])
+def test_use_by_steps_that_were_cancelled_afterwards_is_still_counted(
+    engine: Engine, refreshed: bool
+) -> None:
+    """A call may start ahead of the clock, and be priced by what is cancelled only then."""
+    put(engine, PLAIN)
+    with transaction(engine) as connection:
+        now, before = read_clock(connection), load_price_book(connection)
+    starts = [now + timedelta(seconds=seconds) for seconds in (100, 160)]
+    steps = [stepped("2:0", ":0.08", start=start) for start in starts]
+    with transaction(engine) as connection:
+        set_price(connection, steps[0], lambda: now)
+    bill(engine, [call(1, starts[0], 1)])
+    with transaction(engine) as connection:
+        cancel_price(connection, "bolt", None, starts[0], lambda: now)
+        book = refresh_price_book(connection, before) if refreshed else None
+    bill(engine, [call(2, starts[0], 1)], book)
+    with transaction(engine) as connection:
+        set_price(connection, steps[1], lambda: now)
+        book = refresh_price_book(connection, book) if book else None
+    bill(engine, [call(3, starts[1], 1)], book)
+    assert billed(engine) == [(0, "1 minute included"), (8, "1 minute × $0.08"), (8, "1 minute × $0.08")]
+    assert not run_audit(engine).violations
 
 
 def raise_after(posted: Posted) -> None:
