@@ -19,6 +19,7 @@ from metering.runtime.health import HEALTH
 from metering.runtime.redis_connection import connect_redis
 from metering.sandbox.servers.embedded import Servers, running
 from tests.servers import execute_as_admin, lent_servers, make_template, named
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.api.site import Site
@@ -66,10 +67,24 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """This test process's own Postgres and Valkey: it starts them, or was lent some that run."""
     with lent_servers() or running(tmp_path_factory.mktemp("servers")) as started:
         # No test here takes the machine's power away, and a process that is killed loses nothing that it has written.
-        execute_as_admin(started, "ALTER SYSTEM SET fsync = off")
-        execute_as_admin(started, "ALTER SYSTEM SET full_page_writes = off")
-        execute_as_admin(started, "SELECT pg_reload_conf()")
+        _sync_writes(started, "off")
         yield started
+
+
+def _sync_writes(servers: Servers, on_or_off: str) -> None:
+    """Have Postgres see to it that what it writes outlives a crash of the machine, or not."""
+    for setting in ("full_page_writes", "fsync"):
+        execute_as_admin(servers, f"ALTER SYSTEM SET {setting} = {on_or_off}")
+    execute_as_admin(servers, "SELECT pg_reload_conf()")
+    wait_until(lambda: execute_as_admin(servers, "SHOW fsync") == [(on_or_off,)], limit_s=20)
+
+
+@pytest.fixture
+def synced(servers: Servers) -> Iterator[None]:
+    """This test process's Postgres as the embedded one is otherwise: it syncs what it writes."""
+    _sync_writes(servers, "on")
+    yield
+    _sync_writes(servers, "off")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from db.postgres.engine import transaction
 from metering.api import key_uses
 from metering.api.app import make_app
 from metering.api.key_uses import KeyUses
-from tests.api.site import Site, served
+from tests.api.site import Site, api_context, served
 from tests.conftest import Database
 from tests.db import execute_as
 from tests.waiting import wait_until
@@ -55,9 +55,14 @@ def test_a_bad_key_is_never_noted(site: Site) -> None:
     assert site.context.key_uses._used == set()
 
 
-def test_the_server_writes_them_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_writes_them_by_itself(
+    site: Site, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(key_uses, "EVERY_S", 0.05)
-    with served(make_app(site.context)) as url:
+    database = Database(
+        "", site.context.engine.url.render_as_string(hide_password=False), "", site.world.engine
+    )
+    with api_context(database, redis_url, site.world) as context, served(make_app(context)) as url:
         answer = site.http.get(f"{url}/v1/billing", headers=site.headers(1))
         assert answer.status_code == 200
         wait_until(lambda: last_used(site) is not None, limit_s=20)

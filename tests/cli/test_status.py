@@ -20,7 +20,7 @@ from tests.workers.calls import read_all
 from workers.stream import GROUP, CallStream
 
 
-def test_status_of_a_new_installation(cli: Cli) -> None:
+def test_status_of_a_new_installation(cli: Cli, synced: None) -> None:
     found = cli.json("status")
     assert {"attempts", "reloads"} <= found.keys()  # tests/cli/test_attempts.py looks into them
     assert found["servers"]["wrong"] == []
@@ -152,7 +152,9 @@ def test_a_balance_that_changes_meanwhile_is_no_gate_that_does_not_follow(
     assert not reads
 
 
-def test_status_says_what_is_wrong_with_the_servers(cli: Cli, redis_client: redis.Redis) -> None:
+def test_status_says_what_is_wrong_with_the_servers(
+    cli: Cli, redis_client: redis.Redis, synced: None
+) -> None:
     redis_client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         assert "set maxmemory-policy noeviction" in " ".join(cli.run("status").stdout.split())

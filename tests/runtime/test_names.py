@@ -45,6 +45,8 @@ NO_NAMES: Final = {
     "VmHWM:": "a line of /proc",
     "failed:{}": "a transaction's source key",
     "won:{}": "the same",
+    "reprice:": "the beginning of one",
+    "used_before_s::numeric": "SQL's cast",
 }
 
 CONSTANTS: Final = {name for name in vars(names) if name.isupper()}

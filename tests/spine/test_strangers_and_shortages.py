@@ -135,7 +135,7 @@ def test_a_meter_ends_when_what_follows_its_commits_fails_unforeseen(
     def fail(*_arguments: object) -> None:
         raise answers.pop(0) if len(answers) > 1 else answers[0]
 
-    monkeypatch.setattr("metering.signals.gates.Gates.follow", fail)
+    monkeypatch.setattr("metering.signals.gates.Gates.try_to_follow", fail)
     push(redis_client, [event()])
     with (
         pytest.raises(RuntimeError, match="unforeseen"),

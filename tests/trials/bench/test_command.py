@@ -84,7 +84,7 @@ def test_a_limit_that_is_shown_is_the_meter_s_own() -> None:
     assert signature(meter).parameters["batch_limit"].default == BATCH_LIMIT
 
 
-def test_a_postgres_that_may_lose_commits_is_not_measured(database: Database) -> None:
+def test_a_postgres_that_may_lose_commits_is_not_measured(database: Database, synced: None) -> None:
     require_durability(database.engine)
     url = make_url(database.admin_url)
     with psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as admin:
