@@ -66,7 +66,7 @@ class HoldReconciler:
             if not owed:
                 return
             followed = self._gates.try_to_follow(
-                read_balances(self._engine, owed), self._clock(), _Ended(owed)
+                read_balances(self._engine, owed), self._clock(), EndedCalls(owed)
             )
             problem = followed.error if followed.failed else followed.holds_refused
             if problem:
@@ -95,7 +95,7 @@ class HoldReconciler:
         HELD_CENTS.set(cents)
 
 
-class _Ended:
+class EndedCalls:
     """Calls that have ended, for `Gates`."""
 
     def __init__(self, calls: CallsByOrg) -> None:

@@ -12,6 +12,7 @@ from metering.payments.context import Payments
 from metering.signals.holds import Holds
 from workers.audit_job import audit_tasks
 from workers.auto_reload import declare_auto_reload
+from workers.billed_holds import BilledHolds
 from workers.broker import WORKER_THREADS, make_broker, make_worker
 from workers.charges_standing import ChargesCollector
 from workers.dead_workers import DeadWorkers
@@ -67,6 +68,7 @@ def run_jobs(
         DeadWorkers(broker).task(),
         RefusedHolds(payments, Holds(client)).task(),
         HoldReconciler(payments.engine, client, clock=payments.clock).task(),
+        BilledHolds(payments.engine, client, clock=payments.clock).task(),
         overspent_task(payments.engine, Holds(client)),
         charges.task(),
     ]

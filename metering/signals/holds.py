@@ -1,8 +1,9 @@
 """Holds in Redis: what running calls may still cost (docs/reference/holds.md)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 from typing import Any, Final
 
 import redis
@@ -19,6 +20,9 @@ HELD_AFTER_LAPSE_S: Final = 86_400
 """How long a lapsed hold still counts. held.lua has the same."""
 PAGE: Final = 1_000
 """How many orgs are read at once."""
+MAX_ID: Final = 2**63 - 1
+MAX_DIGITS: Final = 19
+"""How many MAX_ID has."""
 
 _ASK: Final = lua_script(__package__, "ask_hold.lua")
 _READ: Final = lua_script(__package__, "read_holds.lua")
@@ -174,7 +178,7 @@ class Holds:
             SweptOrg(
                 HeldTotals(org_id, int(answer[0]), answer[1], answer[2]),
                 answer[3],
-                [int(call) for call in answer[4] if call.isdigit()],
+                _ids(answer[4]),
             )
             for org_id, answer in zip(org_ids, answers, strict=True)
             if answer
@@ -191,14 +195,32 @@ class Holds:
         while True:
             found: Any = self._client.sscan(HOLDING_ORGS, cursor, count=PAGE)
             cursor, members = found
-            yield [int(member) for member in members if member.isdigit()]
+            yield _ids(members)
             if cursor == 0:
                 return
 
+    def lapsed_call_ids(self, org_id: int, page: int) -> Iterator[list[int]]:
+        """Pages of an org's lapsed calls, the longest lapsed first; where some end meanwhile, others may be left out."""
+        seconds, microseconds = self._client.time()
+        now_ms = seconds * 1_000 + microseconds // 1_000
+        for offset in count(0, page):
+            found: Any = self._client.zrange(
+                hold_ends_key(org_id), "-inf", now_ms, byscore=True, offset=offset, num=page
+            )
+            yield _ids(found)
+            if len(found) < page:
+                return
+
     def refused(self, limit: int = PAGE) -> list[RefusedHold]:
-        """About `limit` refusals that were left for the jobs, one for an org at the most."""
-        found: Any = self._client.hscan(HOLDS_REFUSED, 0, count=limit)
-        return [refusal for item in found[1].items() if (refusal := _refused(*item)) is not None]
+        """About `limit` refusals that were left for the jobs, one for an org at the most.
+
+        What is none is taken away: it would stand before the others for ever.
+        """
+        scanned: Any = self._client.hscan(HOLDS_REFUSED, 0, count=limit)
+        found = {item: _refused(*item) for item in scanned[1].items()}
+        if junk := [word for item, refusal in found.items() if refusal is None for word in item]:
+            self._forget_refused([HOLDS_REFUSED], junk)
+        return [refusal for refusal in found.values() if refusal is not None]
 
     def forget_refused(self, refused: Sequence[RefusedHold]) -> None:
         """Take them away, once what is due because of them is written: the next one is left again."""
@@ -261,7 +283,7 @@ def _calls(org_id: int, answer: Any) -> HeldCalls:
         [
             _hold(org_id, int(call_id), ends_ms, record)
             for call_id, ends_ms, record in zip(found[::3], found[1::3], found[2::3], strict=True)
-            if call_id.isdigit()
+            if _is_id(call_id)
         ],
     )
 
@@ -293,7 +315,7 @@ def _all_totals(org_ids: Sequence[int], answer: Any) -> list[HeldTotals]:
 def _refused(org_id: bytes, note: bytes) -> RefusedHold | None:
     """A refusal; None where somebody else wrote something there."""
     words = note.split(b" ")
-    if not org_id.isdigit() or len(words) != 3 or not all(word.isdigit() for word in words):  # noqa: PLR2004 - as hold_call.lua writes it
+    if len(words) != 3 or not all(map(_is_id, (org_id, *words[:2]))) or not _is_number(words[2]):  # noqa: PLR2004 - as hold_call.lua writes it
         return None
     at_ms, call_id, cents = map(int, words)
     return RefusedHold(int(org_id), call_id, cents, at_ms)
@@ -301,4 +323,19 @@ def _refused(org_id: bytes, note: bytes) -> RefusedHold | None:
 
 def _number(text: bytes) -> int:
     """0 where somebody else wrote something there, as in held.lua."""
-    return int(text) if text.isdigit() else 0
+    return int(text) if _is_number(text) else 0
+
+
+def _is_number(text: bytes) -> bool:
+    """Not so long that Python itself refuses to read it."""
+    return text.isdigit() and len(text) <= MAX_DIGITS
+
+
+def _is_id(text: bytes) -> bool:
+    """Postgres can't be asked for what is none."""
+    return _is_number(text) and 0 < int(text) <= MAX_ID
+
+
+def _ids(texts: Iterable[bytes]) -> list[int]:
+    """Ids, without what somebody else wrote there."""
+    return [int(text) for text in texts if _is_id(text)]

@@ -224,8 +224,17 @@ def test_a_refusal_for_want_of_money_is_left_for_the_jobs(
     assert holds.refused() == []
     telephony.call("call_renew", 1, 3, 10, 60)
     assert [each.call_id for each in holds.refused()] == [3]
-    redis_client.hset(HOLDS_REFUSED, mapping={"x": "1 2 3", "2": "nothing"})
+    for field, text in {
+        "x": "1 2 3",
+        "2": "nothing",
+        "3": f"1 {2**63} 3",
+        "0": "1 2 3",
+        str(2**63): "1 2 3",
+        "9" * 5_000: "1 2 3",
+    }.items():
+        redis_client.hset(HOLDS_REFUSED, field, text)
     assert [each.org_id for each in holds.refused()] == [1]
+    assert redis_client.hkeys(HOLDS_REFUSED) == [b"1"]  # what is none would stand before others for ever
     assert holds.start(5, 1, 1, 60).outcome is HoldOutcome.EXHAUSTED
     set_gate(redis_client, 5, balance_cents=1)
     assert holds.start(5, 1, 2, 60).outcome is HoldOutcome.INSUFFICIENT

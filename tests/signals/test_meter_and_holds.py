@@ -12,7 +12,7 @@ from db.ledger.owed_hold_ends import list_owed_ends
 from db.postgres.engine import transaction
 from metering.rules.gates import Balance
 from metering.runtime.clock import system_clock
-from metering.runtime.names import HOLDING_ORGS, gate_key, holds_key
+from metering.runtime.names import HOLDING_ORGS, gate_key, hold_ends_key, holds_key
 from metering.runtime.redis_connection import connect_redis
 from metering.signals.gates import Gates
 from metering.signals.hold_library import loaded_version
@@ -22,6 +22,7 @@ from tests.signals.holding import Seen
 from tests.signals.listening import adjust_and_tell, gate
 from tests.spine.billing import balances, event, prepare, price, push, run_meters, running_meters
 from tests.waiting import wait_until
+from workers.billed_holds import BilledHolds
 from workers.hold_reconciler import HoldCountsCollector, HoldReconciler
 from workers.stream import CallStream, backlog
 
@@ -115,6 +116,25 @@ def test_what_redis_cannot_end_the_jobs_do(
     assert held(holds) == [3]
     assert holds.totals([42])[0].held_cents == 16
     assert gate(redis_client, 42)["balance_cents"] == "9968"
+
+
+def test_a_call_that_is_billed_already_holds_nothing_for_long(
+    database: Database, redis_client: redis.Redis, holds: Holds
+) -> None:
+    """Redis forgot that its event was seen, and it was renewed once more; or a meter before holds has billed it."""
+    push(redis_client, [event(org_id=42, call_id=1), event(org_id=43, call_id=2)])
+    run_meters(database.engine, redis_client)
+    assert (
+        holds.start(42, 1, 16, 1).outcome is HoldOutcome.GRANTED
+    )  # the org took no hold before: nothing was remembered
+    assert holds.start(42, 2, 16, 1).outcome is HoldOutcome.GRANTED  # another org's call has that id
+    assert holds.start(42, 3, 16, 600).outcome is HoldOutcome.GRANTED
+    redis_client.zadd(hold_ends_key(42), {"junk": 1, str(2**63): 1})
+    wait_until(lambda: holds.totals([42])[0].running_calls == 1, limit_s=20)
+    BilledHolds(database.engine, redis_client, clock=system_clock).run_once(threading.Event())
+    assert held(holds) == [2, 3]
+    assert holds.totals([42])[0].held_cents == 32
+    assert holds.renew(42, 1, 16, 240).outcome is HoldOutcome.ENDED
 
 
 def test_the_jobs_load_the_functions_and_tell_of_what_lapsed(
