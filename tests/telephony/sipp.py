@@ -1,5 +1,6 @@
 """SIPp as both phones: scenarios put together from steps, each side a process of its own."""
 
+import re
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -172,6 +173,12 @@ class Phone:
             "\n".join(file.read_text(errors="replace")[-3000:] for file in files)
             or (self.directory / f"{self.name}.out").read_text(errors="replace")[-1500:]
         )
+
+    def received(self, method: str) -> int:
+        """In how many calls it was sent a request of this method, of one that traces its messages."""
+        traces = self.directory.glob(f"{self.name}_*_messages.log")
+        request = re.compile(rf"\n{method} sip:.*?\nCall-ID: (\S+)", re.DOTALL)
+        return len({each for trace in traces for each in request.findall(trace.read_text(errors="replace"))})
 
     def response_times_ms(self) -> list[float]:
         """From INVITE to the answer that the scenario measures, call by call."""
