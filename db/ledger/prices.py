@@ -266,8 +266,11 @@ def _require_usual(connection: Connection, new: Price, before: Price | PriceEnd 
         before = None if start is None else _before(tiers, start, including=True)
     if not isinstance(before, Price):
         return
+    # Of steps three are looked at: a slip in the dearest, in the cheapest that isn't included, or in the last, which has no end.
     for what, value, was in (
         ("USD_PER_MINUTE", new.dearest_rate, before.dearest_rate),
+        ("USD_PER_MINUTE", new.lowest_rate, before.lowest_rate),
+        ("USD_PER_MINUTE", new.rate_microusd_per_minute, before.rate_microusd_per_minute),
         ("connect-fee", new.connect_fee_microusd, before.connect_fee_microusd),
     ):
         # A fee that comes or goes is no typo of a digit; a rate that does, may be.

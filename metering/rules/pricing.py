@@ -86,6 +86,12 @@ class Price:
         """The highest rate, in micro-USD per minute, that a call may have."""
         return dearest_rate(self.steps) if self.steps else self.rate_microusd_per_minute
 
+    @property
+    def lowest_rate(self) -> int:
+        """The lowest rate above 0, in micro-USD per minute, that a call may have; 0 where all are."""
+        rates = [step.rate_microusd_per_minute for step in self.steps] or [self.rate_microusd_per_minute]
+        return min((rate for rate in rates if rate), default=0)
+
     def at_dearest(self) -> "Price":
         """The same price as if all were charged at its dearest step: no call costs more, whatever was used before it."""
         return replace(self, rate_microusd_per_minute=self.dearest_rate, steps=()) if self.steps else self

@@ -17,6 +17,7 @@ from db.postgres.engine import transaction
 from metering.rules.pricing import Price, PriceBook, PriceEnd
 from tests.conftest import Database
 from tests.db import execute_as
+from tests.db.ledger.test_stepped_debits import stepped
 from tests.spine.billing import assert_sound, debits, event, prepare, price, push, run_meters
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -165,6 +166,34 @@ def test_ten_times_the_price_before_or_a_tenth_of_it(
         with pytest.raises(PriceError, match=r"^USD_PER_MINUTE: \$.* the \$0\.08 before it\. Say --yes"):
             put(engine, usd, org_id=org_id)
     assert put(engine, usd, org_id=org_id, allow_unusual=not usual).changed
+
+
+@pytest.mark.parametrize(
+    ("before", "steps", "named"),
+    [
+        (":0.08", "500:0 2000:0.06 :0.05", None),
+        (":0.08", "500:0 2000:0.6 :0.05", None),  # not more than ten times
+        (":0.08", "500:0 2000:0.81 :0.05", "0.81"),
+        (":0.08", "500:0 2000:0.006 :0.05", "0.006"),
+        (":0.08", "500:0 2000:0.06 :0.0005", "0.0005"),
+        (":0.08", "500:0.05 :0", "0.00"),
+        ("500:0 :0.05", "600:0 :0.04", None),
+        ("500:0 :0.05", ":0.08", None),
+        ("500:0.08 :0.005", "500:0.07 :0.004", None),
+    ],
+)
+def test_a_slip_in_any_step_wants_a_yes(engine: Engine, before: str, steps: str, named: str | None) -> None:
+    """The dearest is not the only one that may lack or have a digit too many; included minutes are no slip."""
+    old, new = (stepped(*each.split(), start=START, org_id=1) for each in (before, steps))
+    with transaction(engine) as connection:
+        set_price(connection, old, lambda: NOW)
+    new = replace(new, in_force_from=START + timedelta(days=1))
+    with transaction(engine) as connection:
+        if named is None:
+            assert set_price(connection, new, lambda: NOW, allow_unusual=False).changed
+        else:
+            with pytest.raises(PriceError, match=rf"^USD_PER_MINUTE: \${named} is .* Say --yes"):
+                set_price(connection, new, lambda: NOW, allow_unusual=False)
 
 
 def test_a_price_is_compared_with_the_one_that_it_follows(engine: Engine) -> None:
