@@ -24,6 +24,7 @@ from metering.runtime.clock import system_clock
 from metering.runtime.names import STREAM
 from metering.sandbox.stripe.faults import RequestFault
 from metering.sandbox.stripe.sandbox import WEBHOOK_SECRET, StripeSandbox
+from metering.signals.holds import Holds
 from tests.cli.conftest import Cli
 from tests.conftest import Database
 from tests.deploy.stack import free_port
@@ -148,6 +149,7 @@ def test_each_alert_fires_and_ends(site: Site, capsys: pytest.CaptureFixture[str
         site.note("promtool check metrics: meter, jobs, api")
         save_cards(site)
         events_are_rejected(site)
+        calls_lapse(site)
         the_ledger_is_wrong(site)
         nobody_audits(site)
         valkey_is_nearly_full(site)
@@ -179,6 +181,15 @@ def events_are_rejected(site: Site) -> None:
     with site.going_on(lambda: push(site.client, [b"{"]), every_s=1):
         site.fires("MeteringEventsRejected")
     site.ends("MeteringEventsRejected")
+
+
+def calls_lapse(site: Site) -> None:
+    """A call is held for a second, and its event doesn't come."""
+    holds = Holds(site.client)
+    wait_until(lambda: holds.start(6, 77, 8, 1).hold is not None, limit_s=LIMIT_S)  # once its gate is there
+    site.fires("MeteringCallsLapsed")
+    assert holds.dismiss(6, 77) is not None
+    site.ends("MeteringCallsLapsed")
 
 
 def save_cards(site: Site) -> None:
