@@ -132,7 +132,9 @@ class ReloadMachine(Customers, Dashboard, Ending):
             self._hand_has_acted()
         self.world.enqueued.clear()
         rows.restore()
+        marks = self.model.marks  # what Stripe has made since the backup may have been edited since
         self.model = model.copied()
+        self.model.marks.update(marks)
         self.model.restored()
         self.restored = True
         self.tally["restored"] += 1
