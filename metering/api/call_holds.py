@@ -126,6 +126,9 @@ async def renew(
     if answer.outcome is not HoldOutcome.GRANTED or answer.hold is None:
         return _not_granted(context, asked, answer, prices)
     held = answer.hold
+    # Longer than was asked for where a longer renewal came before this one: who was told so may rely on it.
+    kept = decode_terms(held.terms)
+    seconds = longest_covered_s(held.cents, prices) if kept is None else kept.max_duration_s
     # What another call holds may come free again: it is final as things stand.
     final = longest_covered_s(held.cents + max(answer.available_cents, 0), prices) <= seconds
     return Granted(seconds, held.cents, answer.available_cents, held.ends_ms, final)
@@ -157,7 +160,7 @@ async def _renew(
                 terms, max_duration_s=seconds, first=terms.first or _first_answer(hold, terms)
             )
         )
-        answer = await context.holds.renew(
+        answer = await context.holds.extend(
             asked.org_id,
             asked.call_id,
             hold_cents(seconds, prices),

@@ -242,9 +242,9 @@ class HoldsAsync:
         answer = await self._ask(_keys(org_id), ["start", call_id, cents, ttl_s, terms])
         return _answer(org_id, call_id, answer)
 
-    async def renew(self, org_id: int, call_id: int, cents: int, ttl_s: int, terms: str = "") -> HoldAnswer:
-        """As Holds.renew."""
-        answer = await self._ask(_keys(org_id), ["renew", call_id, cents, ttl_s, terms])
+    async def extend(self, org_id: int, call_id: int, cents: int, ttl_s: int, terms: str = "") -> HoldAnswer:
+        """As Holds.renew, but one that asks for less than is held leaves that, and its terms; and no hold ends sooner by it."""
+        answer = await self._ask(_keys(org_id), ["extend", call_id, cents, ttl_s, terms])
         return _answer(org_id, call_id, answer)
 
     async def cancel(self, org_id: int, call_id: int) -> HoldAnswer:
