@@ -123,7 +123,7 @@ def reply_within(status: str, body: str = _EMPTY) -> str:
     )
 
 
-RINGS: Final = receive("INVITE") + reply("180 Ringing")
+RINGS: Final = receive("INVITE") + reply("180 Ringing") + '<pause milliseconds="100"/>'
 PICKS_UP: Final = reply("200 OK", _SDP) + receive("ACK")
 HUNG_UP: Final = receive("BYE") + reply_within("200 OK")
 ANSWERS: Final = RINGS + PICKS_UP + HUNG_UP

@@ -65,6 +65,8 @@ TABLES: Final = Path("/usr/share/kamailio/postgres")
 CONFIRMED: Final = 4
 """The state of a dialog whose ACK was seen."""
 DID: Final = "15550001"
+OUT_OF_ORDER: Final = ("-default_behaviors", "all,-abortunexp")
+"""Kamailio's processes may pass on a 180 after the 200: that is no reason to give a call up."""
 LIMIT_S: Final = 60.0
 
 
@@ -108,7 +110,10 @@ class Proxy:
         )
         steps = scenario(name, caller(headers))
         calling = start_phone(
-            self.directory, name, steps, "-m", str(calls), "-s", number, *options, self.kamailio.address
+            *(self.directory, name, steps, "-m", str(calls), "-s", number),
+            *(OUT_OF_ORDER if called else ()),
+            *options,
+            self.kamailio.address,
         )
         self.started += [calling, *there]
         return [calling, *there]
