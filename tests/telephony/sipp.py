@@ -123,8 +123,8 @@ def reply_within(status: str, body: str = _EMPTY) -> str:
     )
 
 
-RINGS: Final = receive("INVITE") + reply("180 Ringing") + '<pause milliseconds="100"/>'
-PICKS_UP: Final = reply("200 OK", _SDP) + receive("ACK")
+RINGS: Final = receive("INVITE") + reply("180 Ringing")
+PICKS_UP: Final = '<pause milliseconds="100"/>' + reply("200 OK", _SDP) + receive("ACK")
 HUNG_UP: Final = receive("BYE") + reply_within("200 OK")
 ANSWERS: Final = RINGS + PICKS_UP + HUNG_UP
 """A called phone: rings, is picked up, is hung up on."""
