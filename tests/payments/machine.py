@@ -155,7 +155,8 @@ class PaymentsMachine(Clients, Dashboard):
         self.world.clock.move(minutes=16)
         self.world.process_due_attempts()
         self.world.read_events()
-        by_hand = {each["id"] for each in self.intents("succeeded") if each["id"] in self.dashboard}
+        ours = {each["id"] for each in self.intents("succeeded")}
+        by_hand = ours & self.dashboard
         rows = self.world.rows(
             "SELECT source_key FROM transactions WHERE org_id = :org_id AND kind = 'credit'",
             org_id=self.org_id,
@@ -164,7 +165,8 @@ class PaymentsMachine(Clients, Dashboard):
         listed = {
             each.payment_intent_id
             for each in find_unbooked(self.world.engine, self.world.payments.stripe)
-            if each.org_id == self.org_id
+            # A restore may have lost whose customer has paid: then it is nobody's, until an operator books it.
+            if each.org_id == self.org_id or (each.org_id is None and each.payment_intent_id in ours)
         }
         assert listed == left, "what isn't booked is what somebody has paid by hand, and it is listed"
         for intent_id in left:
