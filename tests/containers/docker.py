@@ -160,7 +160,9 @@ class Installation:
 
     def remove(self) -> None:
         """Take everything of it away: containers, network, volumes, image, files."""
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20")
+        # What a profile started is left behind unless the profile is named, with its volumes.
+        profiles = ("--profile", "demo", "--profile", "monitoring")
+        self.compose(*profiles, "down", "--volumes", "--remove-orphans", "--timeout", "20")
         for image in set(IMAGES.values()):
             if run("docker", "image", "ls", "--quiet", image):
                 run("docker", "image", "rm", "--force", image)
