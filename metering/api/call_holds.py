@@ -79,6 +79,8 @@ async def start(context: ApiContext, asked: AskedHold) -> Granted | NotGranted:
     terms = decode_terms(hold.terms)
     if terms is None:  # held by telephony itself before
         longest = longest_covered_s(hold.cents, prices)
+        if longest == 0:  # less than one first increment: let in, it would be cut at once
+            return NotGranted(HoldOutcome.INSUFFICIENT)
         return Granted(longest, hold.cents, answer.available_cents, hold.ends_ms)
     first = terms.first or _first_answer(hold, terms)
     return Granted(first.max_duration_s, first.held_cents, first.available_cents, first.expires_ms)

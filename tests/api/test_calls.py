@@ -346,6 +346,17 @@ def test_a_renewal_is_of_the_tier_that_was_held(bolt: Site) -> None:
     assert renewed(renew(bolt, 1, 120))[:2] == (120, 16)
 
 
+def test_what_telephony_holds_by_itself_is_let_in_for_as_long_as_it_covers(bolt: Site) -> None:
+    holds = Holds(bolt.world.client)
+    holds.start(1, 1, 17, 600)
+    holds.start(1, 2, 3, 600)
+    assert granted(start(bolt, 1)) == (120, 17, 80)
+    refused(start(bolt, 2), 402, "insufficient_balance")
+    found = holds.find(1, 2)
+    assert found is not None
+    assert found.cents == 3
+
+
 def test_what_telephony_holds_by_itself_is_renewed_too(bolt: Site) -> None:
     holds = Holds(bolt.world.client)
     holds.start(1, 1, 16, 300)
